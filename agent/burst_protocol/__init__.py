@@ -1,0 +1,1 @@
+"""What both ends of burst agree on: digests, trees, messages, framing, errors. No I/O here."""

@@ -1,0 +1,1 @@
+"""The lifecycle of the server: cloud, servers, volumes, images. Behind `burst-admin`."""

@@ -33,7 +33,7 @@ class Digest:
             threads = blake3.AUTO if size >= _THREADS_FROM_BYTES else 1
             hasher = blake3(max_threads=threads)
             hasher.update_mmap(os.fsdecode(path))
-            # The size is of the bytes hashed: a file that grew in between must not get a wrong pair.
+            # The size is of the bytes hashed: a file that grew meanwhile must not get a wrong pair.
             if os.stat(path).st_size == size:
                 return cls(hasher.digest(), size)
         with open(path, "rb") as file:

@@ -1,7 +1,7 @@
 """The one place that knows msgpack.
 
-Only arrays, bytes, text, integers, booleans and nil are ever packed: no maps, no extension types, no
-floats. `raw=False` keeps text and bytes apart, and the limits stop a hostile length from allocating.
+Only arrays, bytes, text, integers, booleans and nil are ever packed: no maps, no extension types,
+no floats. `raw=False` keeps text and bytes apart; the limits stop a hostile length from allocating.
 """
 
 from __future__ import annotations

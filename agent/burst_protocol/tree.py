@@ -7,7 +7,7 @@ trees have equal digests.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -68,7 +68,8 @@ class Directory:
     def decode(cls, data: bytes) -> Directory:
         """RemoteProtocolError for anything that `encode` cannot have written."""
         try:
-            version, files, directories, symlinks = unpack(data)  # type: ignore[misc]
+            value: Any = unpack(data)
+            version, files, directories, symlinks = value
             if version != _FORMAT:
                 raise ValueError(f"directory format {version!r}")
             decoded = cls(
@@ -78,11 +79,13 @@ class Directory:
             )
         except (ValueError, TypeError) as error:
             raise RemoteProtocolError(f"not a directory: {error}") from error
-        names = [n.name for n in (*decoded.files, *decoded.directories, *decoded.symlinks)]
+        names = [node.name for node in decoded.files]
+        names += [node.name for node in decoded.directories]
+        names += [node.name for node in decoded.symlinks]
         if not all(valid_name(name) for name in names) or len(set(names)) != len(names):
             raise RemoteProtocolError("a directory with impossible names")
         for link in decoded.symlinks:
-            if not isinstance(link.target, bytes) or not link.target or b"\0" in link.target:
+            if type(link.target) is not bytes or not link.target or b"\0" in link.target:
                 raise RemoteProtocolError("a directory with an impossible symlink")
         return decoded
 

@@ -69,6 +69,8 @@ class Action:
     """Programs that the command may start without being reported (the linker)."""
     timeout_s: int = field(INT, default=3600)
     priority: int = field(INT, default=0)
+    quiet: tuple[bytes, ...] = field(many(BYTES), default=())
+    """Absolute path prefixes (toolchain, system) whose found accesses are not reported."""
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
 """The one place that knows msgpack.
 
 Only arrays, bytes, text, integers, booleans and nil are ever packed: no maps, no extension types,
-no floats. `raw=False` keeps text and bytes apart; the limits stop a hostile length from allocating.
+no floats. `raw=False` keeps text and bytes apart.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import msgpack
 
 from burst_protocol.errors import RemoteProtocolError
-
-MAX_PACKED_BYTES = 64 * 1024 * 1024
 
 _packer = msgpack.Packer(use_bin_type=True)
 
@@ -24,9 +22,8 @@ def pack(value: object) -> bytes:
 def unpack(data: bytes | memoryview) -> object:
     """The one value in `data`; RemoteProtocolError for anything else."""
     try:
-        value: object = msgpack.unpackb(
-            data, raw=False, use_list=True, strict_map_key=True, max_buffer_size=MAX_PACKED_BYTES
-        )
+        # unpackb bounds every length by len(data), so a hostile length cannot allocate.
+        value: object = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
     except (ValueError, TypeError, RecursionError) as error:
         raise RemoteProtocolError(f"not msgpack: {type(error).__name__}") from error
     return value

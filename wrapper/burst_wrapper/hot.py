@@ -1,0 +1,590 @@
+"""The process cargo starts for every rustc call: ask the daemon, relay its answer, leave.
+
+It runs as `python -I -S` hundreds of times per build, so it imports builtin modules only (no
+`socket`, `os`, `struct`, not even `__future__`; a test holds the list) and leaves through
+`posix._exit`, which skips the interpreter's shutdown: the whole request costs no more than an
+empty interpreter.
+
+It never prints anything of its own, since cargo stores and replays what a wrapper prints. The
+three exceptions end the call: `BURST_REQUIRE_REMOTE`, no arguments at all, no such compiler.
+Whatever goes wrong otherwise, `execute` replaces this process by the compiler that cargo named.
+
+Request, wrapper to daemon: `MAGIC`, u32 total length, then fields of u32 length and bytes:
+protocol version, pid, umask (octal), cwd, argv joined by NUL, environment as in
+/proc/self/environ. Answer: frames of tag (1 byte), u32 length, payload; `_relay` lists the tags.
+All numbers are little endian.
+"""
+
+import posix
+import sys
+
+import _socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+PROTOCOL = b"1"
+MAGIC = b"BRS1"
+OWN_NAME = b"burst-rustc"
+
+# The daemon answers within 2 s and then at least every 5 s.
+SILENCE_S = 15.0
+# A longer frame is a damaged stream: outputs travel as files, frames hold text.
+MAX_FRAME_BYTES = 1 << 28
+# `sun_path` holds 108 bytes with its NUL; the name and the suffix of the temporary name need 45.
+MAX_RUNTIME_DIR_BYTES = 62
+# A daemon that dies at once must not cost every rustc call an interpreter start.
+MAX_START_FAILURES = 3
+START_PAUSE_S = 60.0
+
+# What a daemon may know of the environment of the call that happened to start it.
+DAEMON_ENVIRON = frozenset(
+    (b"HOME", b"PATH", b"LANG", b"LC_ALL", b"USER", b"LOGNAME", b"SSH_AUTH_SOCK")
+    + (b"CARGO_HOME", b"RUSTUP_HOME")
+)
+DAEMON_ENVIRON_PREFIXES = (b"XDG_", b"BURST_")
+# A shell sets these on its own; every other name it either hands on as it is or drops.
+SHELL_ENVIRON = frozenset((b"PWD", b"OLDPWD", b"SHLVL", b"_"))
+
+SIGPIPE = 13
+SIGXFSZ = 25
+ENOEXEC = 8
+EXIT_INTERRUPTED = 130
+
+
+class _Unavailable(Exception):  # noqa: N818  (it is a state of the world, not a mistake)
+    """No answer from a daemon; the text completes "remote execution was required, but ..."."""
+
+
+class _Local(Exception):  # noqa: N818
+    """The daemon decided that the compiler runs here; not a failure."""
+
+
+class _Lost(_Unavailable):
+    """The daemon left before its first frame: it was just ending, another one may be started."""
+
+
+def from_launcher() -> "NoReturn":
+    """Entry of the launcher: its arguments are those of cargo."""
+    main(_arguments(1), own_environ())
+
+
+def from_script() -> "NoReturn":
+    """Entry of the installed `sh` script, which puts its environment before cargo's arguments."""
+    shell, *argv = _arguments(1)
+    main(argv, environ_before_shell(shell))
+
+
+def main(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
+    """Do one wrapper call. `argv` starts with the compiler; `environ` is what cargo gave."""
+    try:
+        _run(argv, environ)
+    except KeyboardInterrupt:
+        posix._exit(EXIT_INTERRUPTED)  # the closed connection tells the daemon
+
+
+def _run(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
+    # RUSTC_WRAPPER and RUSTC_WORKSPACE_WRAPPER may both name us.
+    while argv and _name(argv[0]) == OWN_NAME:
+        argv = argv[1:]
+    if not argv:
+        _write(2, b"usage: RUSTC_WRAPPER=burst-rustc cargo build\n")
+        posix._exit(2)
+    if argv[0].startswith(b"-"):  # set as RUSTC rather than as RUSTC_WRAPPER
+        argv = [b"rustc", *argv]
+    if _switch(environ, b"BURST_DISABLE") or not wants_daemon(argv):
+        execute(argv, environ)
+    try:
+        _ask(argv, environ)
+    except _Local:
+        execute(argv, environ)
+    except _Unavailable as problem:
+        reason = str(problem)
+    except Exception as problem:  # our failure must never become the user's
+        reason = f"{type(problem).__name__}: {problem}"
+    if _switch(environ, b"BURST_REQUIRE_REMOTE"):
+        # The words of burst_protocol.errors.RemoteRequired, which is too dear to import here.
+        text = (
+            f"error: remote execution was required, but {reason}\n"
+            "hint: unset BURST_REQUIRE_REMOTE to compile at home instead\n"
+        )
+        _write(2, text.encode("utf-8", "surrogateescape"))
+        posix._exit(1)
+    execute(argv, environ)
+
+
+def _arguments(first: int) -> list[bytes]:
+    """The arguments as the bytes they came as, whatever the locale (PEP 383)."""
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    return [argument.encode(encoding, errors) for argument in sys.argv[first:]]
+
+
+def own_environ() -> dict[bytes, bytes]:
+    """The environment we were started with.
+
+    Not `posix.environ`: Python adds LC_CTYPE to it in the C locale (PEP 538), and rustc would
+    inherit that.
+    """
+    try:
+        entries = _read(b"/proc/self/environ").split(b"\0")
+    except OSError:
+        return dict(posix.environ)
+    return _parse_environ(entries)
+
+
+def environ_before_shell(text: bytes) -> dict[bytes, bytes]:
+    r"""The environment that the installed script's `sh` was started with.
+
+    dash drops variables whose names are not shell names (cargo's CARGO_BIN_EXE_my-tool) and
+    every shell sets PWD. So the script hands over its /proc/<pid>/environ with NUL and newline
+    translated to newline and \1. A \1 of a value is lost there and taken from our own
+    environment, which holds what the shell did not touch.
+    """
+    if not text:
+        return own_environ()
+    environ = _parse_environ([entry.replace(b"\1", b"\n") for entry in text.split(b"\n")])
+    for name, value in posix.environ.items():
+        if name in environ and name not in SHELL_ENVIRON:
+            environ[name] = value
+    return environ
+
+
+def _parse_environ(entries: list[bytes]) -> dict[bytes, bytes]:
+    environ: dict[bytes, bytes] = {}
+    for entry in entries:
+        name, separator, value = entry.partition(b"=")
+        if name and separator:
+            environ.setdefault(name, value)  # getenv returns the first of two
+    return environ
+
+
+def wants_daemon(argv: list[bytes]) -> bool:
+    """Whether this is a compile that cargo follows through artifact messages.
+
+    Everything else is run at once and not counted: `-vV` and other questions, input from stdin,
+    and the probes of build scripts, which fail by design and have no `--json=...artifacts`.
+    """
+    if not _is_compiler(argv[0]):
+        return False
+    try:
+        arguments = _expanded(argv[1:])
+    except OSError:
+        return False  # let rustc say what is wrong with its argument file
+    artifacts = False
+    previous = b""
+    for argument in arguments:
+        if argument in QUESTIONS or argument.startswith((b"--print", b"--explain")):
+            return False
+        if (argument.startswith(b"--json=") or previous == b"--json") and b"artifacts" in argument:
+            artifacts = True
+        previous = argument
+    return artifacts
+
+
+QUESTIONS = frozenset((b"-", b"-V", b"-vV", b"-Vv", b"--version", b"-h", b"--help"))
+
+
+def _is_compiler(path: bytes) -> bool:
+    """`rustc` and `clippy-driver`, also with a version as distributions add (`rustc-1.85`)."""
+    name, _, version = _name(path).rpartition(b"-")
+    if name in {b"rustc", b"clippy-driver"}:
+        return version[:1].isdigit()
+    return _name(path) in {b"rustc", b"clippy-driver"}
+
+
+def _name(path: bytes) -> bytes:
+    return path.rpartition(b"/")[2]
+
+
+def _expanded(arguments: list[bytes]) -> list[bytes]:
+    """`arguments` with each `@file` replaced by its lines, as rustc does (one level)."""
+    result: list[bytes] = []
+    for argument in arguments:
+        if argument.startswith(b"@"):
+            result += _read(argument[1:]).splitlines()
+        else:
+            result.append(argument)
+    return result
+
+
+def _switch(environ: dict[bytes, bytes], name: bytes) -> bool:
+    return environ.get(name, b"0") not in {b"", b"0"}
+
+
+def _read(path: bytes) -> bytes:
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        parts = []
+        while part := posix.read(fd, 1 << 18):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        posix.close(fd)
+
+
+# --- the compiler itself ---
+
+
+def execute(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
+    """Become the program that cargo named, with the arguments and environment cargo gave."""
+    _default_signal(SIGPIPE)  # Python ignores these two, and exec would hand that on
+    _default_signal(SIGXFSZ)
+    program = argv[0]
+    places = [program]
+    if b"/" not in program:
+        path = environ.get(b"PATH", b"/bin:/usr/bin")
+        places = [(folder or b".") + b"/" + program for folder in path.split(b":")]
+    problem: OSError = FileNotFoundError("not found on PATH")
+    for place in places:
+        try:
+            if len(places) > 1 and _is_own_script(place):
+                continue  # a `rustc` on PATH that is a link to us would call us for ever
+            posix.execve(place, argv, environ)
+        except OSError as error:
+            if error.errno == ENOEXEC:  # a script without #!, which execvp gives to sh
+                posix.execve(b"/bin/sh", [b"/bin/sh", place, *argv[1:]], environ)
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                problem = error
+            elif len(places) == 1:
+                problem = error
+    reason = problem.strerror or str(problem)
+    _write(2, b"error: cannot execute `%b`: %b\n" % (program, reason.encode()))
+    posix._exit(127 if isinstance(problem, FileNotFoundError) else 126)
+
+
+def _is_own_script(place: bytes) -> bool:
+    try:
+        there, own = posix.stat(place), posix.stat(sys.argv[0])
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
+
+
+def _default_signal(number: int) -> None:
+    # The interpreter loads this module for itself; there are no stubs to import it by name.
+    signals = sys.modules.get("_signal")
+    if signals is not None:
+        signals.signal(number, signals.SIG_DFL)
+
+
+def _die(number: int) -> "NoReturn":
+    """End by the signal that ended rustc, so that cargo reports it as it does at home."""
+    try:
+        _default_signal(number)
+    except (OSError, ValueError):
+        pass  # SIGKILL has no disposition
+    posix.kill(posix.getpid(), number)
+    posix._exit(128 + number)
+
+
+# --- where the daemon is ---
+
+
+def runtime_dir(environ: dict[bytes, bytes]) -> bytes:
+    """The folder of the socket: below XDG_RUNTIME_DIR if that is ours and short, else in /tmp.
+
+    Ownership counts because `sudo -E` keeps the variable: root must not ask the user's daemon.
+    """
+    base = environ.get(b"XDG_RUNTIME_DIR", b"")
+    if base.startswith(b"/") and len(base) + len(b"/burst") <= MAX_RUNTIME_DIR_BYTES:
+        try:
+            if posix.stat(base).st_uid == posix.geteuid():
+                return base + b"/burst"
+        except OSError:
+            pass
+    return b"/tmp/burst-%d" % posix.geteuid()
+
+
+def socket_name() -> bytes:
+    """One daemon per mount namespace: a toolbox container shares our folders but not our libc."""
+    namespace = posix.readlink(b"/proc/self/ns/mnt")  # mnt:[4026531841]
+    return b"d-%b-v%b.sock" % (namespace.partition(b"[")[2].rstrip(b"]"), PROTOCOL)
+
+
+def socket_path(environ: dict[bytes, bytes]) -> bytes:
+    """Where the daemon of this user, mount namespace and protocol version listens."""
+    return runtime_dir(environ) + b"/" + socket_name()
+
+
+def check_private(folder: bytes) -> None:
+    """Make the folder, or see that nobody else can have put a socket there to read our sources."""
+    try:
+        status = posix.lstat(folder)
+    except FileNotFoundError:
+        try:
+            posix.mkdir(folder, 0o700)
+        except FileExistsError:
+            pass  # another wrapper was faster
+        status = posix.lstat(folder)
+    is_directory = status.st_mode & 0o170000 == 0o040000
+    if not is_directory or status.st_uid != posix.geteuid() or status.st_mode & 0o077:
+        message = f"{folder.decode('utf-8', 'replace')} is not a private folder of this user"
+        raise _Unavailable(message)
+
+
+# --- asking it ---
+
+
+def _ask(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
+    folder = runtime_dir(environ)
+    check_private(folder)
+    path = folder + b"/" + socket_name()
+    request = _request(argv, environ)
+    silence_s = float(environ.get(b"BURST_SILENCE_S") or SILENCE_S)
+    connection = _connect(path)
+    if connection is not None:
+        try:
+            _relay(connection, request, silence_s)
+        except _Lost:
+            connection.close()
+    connection = _connect_or_start(path, environ)
+    _relay(connection, request, silence_s, path + b".lock")
+
+
+def _request(argv: list[bytes], environ: dict[bytes, bytes]) -> bytes:
+    umask = posix.umask(0o077)
+    posix.umask(umask)
+    fields = (
+        PROTOCOL,
+        b"%d" % posix.getpid(),
+        b"%o" % umask,
+        posix.getcwdb(),
+        b"\0".join(argv),
+        b"".join([b"%b=%b\0" % item for item in environ.items()]),
+    )
+    body = b"".join([len(field).to_bytes(4, "little") + field for field in fields])
+    return MAGIC + len(body).to_bytes(4, "little") + body
+
+
+def _connect(path: bytes) -> "_socket.socket | None":
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        connection.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    return connection
+
+
+def _relay(
+    connection: "_socket.socket", request: bytes, silence_s: float, starts: bytes = b""
+) -> "NoReturn":
+    """Send the request and do what the answer says; `starts` is the count to clear, if any."""
+    connection.settimeout(silence_s)
+    received = bytearray()
+    answered = False
+    while True:
+        try:
+            if request:
+                connection.sendall(request)
+                request = b""
+            data = connection.recv(1 << 18)
+        except TimeoutError:
+            message = f"the daemon was silent for {silence_s:g} s"
+            raise _Unavailable(message) from None
+        except (ConnectionResetError, BrokenPipeError):
+            data = b""
+        if not data:
+            kind = _Unavailable if answered else _Lost
+            message = "the daemon closed the connection"
+            raise kind(message)
+        received += data
+        while len(received) >= 5:
+            end = 5 + int.from_bytes(received[1:5], "little")
+            if end > MAX_FRAME_BYTES:
+                message = "the daemon sent a damaged frame"
+                raise _Unavailable(message)
+            if len(received) < end:
+                break
+            tag, payload = received[:1], bytes(received[5:end])
+            del received[:end]
+            if not answered:
+                answered = True
+                if starts:
+                    posix.truncate(starts, 0)
+            _obey(tag, payload)
+
+
+def _obey(tag: bytes, payload: bytes) -> None:
+    """Do what one frame says. Returns if more frames are to come."""
+    if tag == b"E":
+        _write(2, payload)
+    elif tag == b"O":
+        _write(1, payload)
+    elif tag == b"R":
+        # The daemon writes under temporary names; only we rename. A wrapper that cargo killed
+        # then never changes an output, however late the daemon notices.
+        names = payload.removesuffix(b"\0").split(b"\0")
+        if len(names) % 2:
+            message = "the daemon sent a rename without its target"
+            raise _Unavailable(message)
+        for index in range(0, len(names), 2):
+            posix.rename(names[index], names[index + 1])
+    elif tag == b"X":
+        status = int.from_bytes(payload, "little", signed=True)
+        if status < 0:
+            _die(-status)
+        posix._exit(status & 0xFF)
+    elif tag == b"L":
+        raise _Local
+    elif tag == b"J":
+        _take_token(payload)
+        raise _Local
+    elif tag == b"F":
+        _write(2, payload)
+        posix._exit(1)
+    elif tag == b"A":
+        posix._exit(EXIT_INTERRUPTED)
+    elif tag != b"H":
+        message = f"the daemon sent an unknown frame {tag!r}"
+        raise _Unavailable(message)
+
+
+def _take_token(jobserver: bytes) -> None:
+    """Take back from cargo's jobserver the token that the daemon gave away for this call.
+
+    Cargo itself returns it when this process ends. A jobserver that is gone costs nothing but
+    one compile more at a time.
+    """
+    try:
+        if jobserver.isdigit():
+            fd = int(jobserver)
+        else:  # O_RDWR: opening a fifo for reading alone waits for a writer
+            fd = posix.open(jobserver, posix.O_RDWR | posix.O_CLOEXEC)
+        while True:
+            try:
+                posix.read(fd, 1)
+            except BlockingIOError:
+                _pause()
+            else:
+                return
+    except OSError:
+        return
+
+
+def _write(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[posix.write(fd, rest) :]
+        except BlockingIOError:  # somebody else made the shared terminal or pipe non-blocking
+            _pause()
+        except BrokenPipeError:
+            _die(SIGPIPE)  # cargo is gone; rustc would die the same way
+
+
+def _pause() -> None:
+    """Sleep for 10 ms, with the modules we have."""
+    ours, theirs = _socket.socketpair()
+    ours.settimeout(0.01)
+    try:
+        ours.recv(1)
+    except TimeoutError:
+        pass
+    ours.close()
+    theirs.close()
+
+
+# --- starting it ---
+
+
+def _connect_or_start(path: bytes, environ: dict[bytes, bytes]) -> "_socket.socket":
+    """Of all wrappers that find no daemon, the first to get the lock starts one."""
+    lock = posix.open(path + b".lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
+    try:
+        posix.lockf(lock, posix.F_LOCK, 0)
+        connection = _connect(path)
+        if connection is None:
+            _count_start(lock)
+            _start(path, environ)
+            connection = _connect(path)
+        if connection is None:
+            message = "the daemon's socket does not answer"
+            raise _Unavailable(message)
+        return connection
+    finally:
+        posix.close(lock)
+
+
+def _count_start(lock: int) -> None:
+    """Give up for a while after daemons that ended without a first answer.
+
+    The lock file holds their number and the time of the last start (seconds since boot).
+    """
+    now_s = posix.times().elapsed
+    try:
+        failures, _, last_s = posix.pread(lock, 64, 0).partition(b" ")
+        count, idle_s = int(failures), now_s - float(last_s)
+    except ValueError:
+        count, idle_s = 0, START_PAUSE_S
+    if not 0 <= idle_s < START_PAUSE_S:
+        count = 0
+    if count >= MAX_START_FAILURES:
+        message = "the daemon does not start"
+        raise _Unavailable(message)
+    posix.ftruncate(lock, 0)
+    posix.pwrite(lock, b"%d %.2f" % (count + 1, now_s), 0)
+
+
+def _start(path: bytes, environ: dict[bytes, bytes]) -> None:
+    """Listen, then start the daemon on that socket: whoever connects meanwhile waits in line."""
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    temporary = b"%b.%d" % (path, posix.getpid())
+    try:
+        listener.bind(temporary)
+        listener.listen(4096)
+        posix.rename(temporary, path)
+        _spawn(listener.fileno(), _daemon_environ(environ))
+    finally:
+        listener.close()
+
+
+def _daemon_environ(environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in DAEMON_ENVIRON or name.startswith(DAEMON_ENVIRON_PREFIXES)
+    }
+
+
+def _spawn(listener: int, environ: dict[bytes, bytes]) -> None:
+    """Start the daemon with nothing of ours but its socket, as descriptor 3.
+
+    A daemon that kept our stderr would keep cargo waiting for the end of that pipe. Forked twice:
+    this process may become rustc, which must not find a child it never started.
+    """
+    if listener < 3:
+        message = "standard input, output and error must be open"
+        raise _Unavailable(message)
+    child = posix.fork()
+    if child:
+        posix.waitpid(child, 0)
+        return
+    try:
+        posix.setsid()
+        if posix.fork():
+            posix._exit(0)
+        posix.chdir("/")
+        posix.umask(0o077)
+        null = posix.open("/dev/null", posix.O_RDWR)
+        for fd in (0, 1, 2):
+            posix.dup2(null, fd)
+        if listener == 3:
+            posix.set_inheritable(3, True)
+        else:
+            posix.dup2(listener, 3)
+        for name in posix.listdir("/proc/self/fd"):
+            if int(name) > 3:
+                try:
+                    posix.close(int(name))
+                except OSError:
+                    pass  # the listing's own descriptor
+        _default_signal(SIGPIPE)
+        _default_signal(SIGXFSZ)
+        # With `site` (no -S), so that a virtual environment finds its packages; -P keeps `/`
+        # off the module path.
+        command = [sys.executable, "-P", "-m", "burst_wrapper.daemon.main", "--fd", "3"]
+        posix.execve(sys.executable, command, environ)
+    finally:
+        posix._exit(127)

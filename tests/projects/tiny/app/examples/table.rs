@@ -1,0 +1,5 @@
+//! Prints the generated table.
+
+fn main() {
+    println!("{:?}", library::SQUARES);
+}

@@ -1,0 +1,296 @@
+"""Are two target folders the same? The question behind "same bits as local rustc".
+
+Paths are part of artifacts, so both builds must have run at the same path:
+`build_twice_at_same_path` builds, moves the target folder aside and builds again.
+
+With incremental compilation rustc puts a random part into the names of object files, so what an
+incremental unit *generates* differs from run to run, also between two plain builds: rlib,
+staticlib, shared library, program, objects. Its metadata and dep-info do not, and are compared.
+"""
+
+import difflib
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from projects import Project, plain_environ
+
+Kind = Literal["missing", "extra", "type", "mode", "links", "content"]
+
+# Cargo's own notes: times, absolute mtimes, locks, and the wrapper's path.
+_CARGOS_OWN = frozenset({".fingerprint", "incremental", ".rustc_info.json", "cargo-timings"})
+_LOCK = re.compile(r"\.cargo(-[a-z]+)*-lock$")
+# `name-0123456789abcdef.cgu.0.rcgu.o`, `name-….00azx5.rcgu.dwo`: the part between is random.
+_OBJECT = re.compile(r"^(?P<unit>.+-[0-9a-f]{16})\..*(?P<kind>rcgu\.(?:o|dwo))$")
+_UNIT = re.compile(r"^(?:lib)?(?P<crate>.+?)(?:-[0-9a-f]{16})?(?P<suffix>\.[a-z.]+)?$")
+_SAME_EVEN_IF_INCREMENTAL = (".rmeta", ".d")
+_AR = b"!<arch>\n"
+_TEXT_BYTES = 1 << 20
+_SHOWN_LINES = 12
+
+
+@attrs.frozen
+class Difference:
+    """One way in which a file under target/ is not what plain rustc left there."""
+
+    path: str
+    kind: Kind
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind:8}{self.path}: {self.detail}"
+
+
+@attrs.frozen
+class Run:
+    """What one cargo command said and where its target folder is now."""
+
+    target: Path
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def report(differences: list[Difference], *, most: int = 20) -> str:
+    """All differences as text, the first `most` of them in full; for an assertion's message."""
+    lines = [str(difference) for difference in differences[:most]]
+    if len(differences) > most:
+        kinds = Counter(difference.kind for difference in differences[most:])
+        more = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        lines.append(f"and {len(differences) - most} more ({more})")
+    return "\n".join(lines)
+
+
+def build_twice_at_same_path(
+    project: Project,
+    first: Mapping[str, str],
+    second: Mapping[str, str],
+    *arguments: str,
+    verb: str = "build",
+) -> tuple[Run, Run]:
+    """Run the same cargo command with two environments, both from an empty target/ at one path.
+
+    `first` and `second` are added to a plain environment. The first target folder ends beside the
+    project, with `.first` added to its name; a folder left there by an earlier call is removed.
+    """
+    aside = project.target.with_name("target.first")
+    _remove(aside)
+    runs: list[Run] = []
+    for extra in (first, second):
+        _remove(project.target)
+        run = subprocess.run(
+            project.cargo_argv(verb, *arguments),
+            cwd=project.path,
+            env=plain_environ(extra),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        runs.append(Run(project.target, run.returncode, run.stdout, run.stderr))
+        if not aside.exists() and project.target.exists():
+            project.target.rename(aside)
+    return attrs.evolve(runs[0], target=aside), runs[1]
+
+
+def compare_targets(plain: Path, burst: Path, *, incremental: bool) -> list[Difference]:
+    """Everything in which `burst` is not `plain`; empty if the two are the same.
+
+    Compared: which files there are, type, permission bits, hard links among them, bytes.
+    With `incremental`, bytes of what incremental units generate are left out (see the module).
+    Raises FileNotFoundError if one of the folders does not exist.
+    """
+    ours, theirs = _files(plain), _files(burst)
+    generated = _Generated.of(plain) if incremental else _Generated(frozenset(), frozenset())
+    differences = _absences(ours.keys() - theirs.keys(), theirs.keys() - ours.keys(), generated)
+    both = sorted(ours.keys() & theirs.keys())
+    for path in both:
+        one, other = ours[path].st_mode, theirs[path].st_mode
+        modes = f"{stat.filemode(one)} became {stat.filemode(other)}"
+        if stat.S_IFMT(one) != stat.S_IFMT(other):
+            differences.append(Difference(path, "type", modes))
+            continue
+        if one != other:
+            differences.append(Difference(path, "mode", modes))
+        if generated.holds(path) or stat.S_ISDIR(one):
+            continue
+        detail = _content(plain / path, burst / path)
+        if detail:
+            differences.append(Difference(path, "content", detail))
+    return differences + _links(both, ours, theirs)
+
+
+def _absences(
+    missing: AbstractSet[str], extra: AbstractSet[str], generated: "_Generated"
+) -> list[Difference]:
+    # Random names: as many objects of a unit here as there are the same objects.
+    here = Counter(generated.object_of(path) for path in missing)
+    there = Counter(generated.object_of(path) for path in extra)
+
+    def is_matched(path: str) -> bool:
+        group = generated.object_of(path)
+        return group is not None and here[group] == there[group]
+
+    return [
+        *(
+            Difference(path, "missing", "plain rustc leaves it")
+            for path in sorted(missing)
+            if not is_matched(path)
+        ),
+        *(
+            Difference(path, "extra", "plain rustc does not leave it")
+            for path in sorted(extra)
+            if not is_matched(path)
+        ),
+    ]
+
+
+@attrs.frozen
+class _Generated:
+    """Which files incremental units generate: by crate name, and by folder for build scripts."""
+
+    crates: frozenset[str]
+    build_script_folders: frozenset[str]
+
+    @classmethod
+    def of(cls, target: Path) -> "_Generated":
+        """Read it from the folder that has one directory per incremental unit, named by crate.
+
+        All build scripts have one crate name; those of workspace members name their sources
+        relative to the workspace, those of packages (never incremental) by absolute paths.
+        """
+        crates = {
+            unit.name.rpartition("-")[0]
+            for folder in target.glob("**/incremental")
+            for unit in folder.iterdir()
+        }
+        scripts = {
+            str(dep_info.parent.relative_to(target))
+            for dep_info in target.glob("**/build/*/build_script_*.d")
+            if not dep_info.read_text().split(": ", 1)[1].startswith("/")
+        }
+        return cls(frozenset(crates), frozenset(scripts))
+
+    def holds(self, path: str) -> bool:
+        """Whether the bytes of this file may differ between two plain builds."""
+        folder, _, name = path.rpartition("/")
+        match = _UNIT.match(name)
+        if match is None or match["suffix"] in _SAME_EVEN_IF_INCREMENTAL:
+            return False
+        crate = match["crate"].replace("-", "_")
+        if crate.startswith("build_script_"):
+            return folder in self.build_script_folders
+        return crate in self.crates and "/out/" not in path
+
+    def object_of(self, path: str) -> str | None:
+        """The unit and kind of an object file with a random name; None for any other file."""
+        folder, _, name = path.rpartition("/")
+        match = _OBJECT.match(name)
+        if match is None or not self.holds(f"{folder}/{match['unit']}"):
+            return None
+        return f"{folder}/{match['unit']} {match['kind']}"
+
+
+def _files(target: Path) -> dict[str, os.stat_result]:
+    """Everything below `target` but cargo's own notes, by path relative to it."""
+    found: dict[str, os.stat_result] = {}
+    pending = [target]
+    while pending:
+        for entry in os.scandir(pending.pop()):
+            if entry.name in _CARGOS_OWN or _LOCK.match(entry.name):
+                continue
+            found[str(Path(entry.path).relative_to(target))] = entry.stat(follow_symlinks=False)
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(Path(entry.path))
+    return found
+
+
+def _links(
+    both: Sequence[str],
+    ours: Mapping[str, os.stat_result],
+    theirs: Mapping[str, os.stat_result],
+) -> list[Difference]:
+    """Cargo uplifts by hard link; a link into a cache would let a later write change the cache."""
+    groups = [_link_groups(files) for files in (ours, theirs)]
+    differences = []
+    for path in both:
+        if stat.S_ISDIR(ours[path].st_mode) or not stat.S_ISREG(theirs[path].st_mode):
+            continue
+        one, other = (group[path] - {path} for group in groups)
+        if one != other:
+            names = [", ".join(sorted(names)) or "nothing" for names in (one, other)]
+            detail = f"linked with {names[0]}, became linked with {names[1]}"
+            differences.append(Difference(path, "links", detail))
+        elif ours[path].st_nlink != theirs[path].st_nlink:
+            detail = f"{ours[path].st_nlink} hard links became {theirs[path].st_nlink}"
+            differences.append(Difference(path, "links", detail))
+    return differences
+
+
+def _link_groups(files: Mapping[str, os.stat_result]) -> dict[str, set[str]]:
+    by_inode: dict[tuple[int, int], set[str]] = defaultdict(set)
+    for path, status in files.items():
+        by_inode[status.st_dev, status.st_ino].add(path)
+    return {path: by_inode[status.st_dev, status.st_ino] for path, status in files.items()}
+
+
+def _content(plain: Path, burst: Path) -> str:
+    """What differs between two files of one type, or an empty string."""
+    if plain.is_symlink():
+        one, other = plain.readlink(), burst.readlink()
+        return "" if one == other else f"link to {one} became link to {other}"
+    ours, theirs = plain.read_bytes(), burst.read_bytes()
+    if ours == theirs:
+        return ""
+    sizes = f"{len(ours)} bytes became {len(theirs)}"
+    if max(len(ours), len(theirs)) < _TEXT_BYTES and b"\0" not in ours + theirs:
+        lines = [file.decode(errors="replace").splitlines() for file in (ours, theirs)]
+        changes = list(difflib.unified_diff(lines[0], lines[1], lineterm="", n=0))[2:]
+        return "\n    ".join([sizes, *changes[:_SHOWN_LINES]])
+    if ours.startswith(_AR) and theirs.startswith(_AR):
+        members = [Counter(_members(archive)) for archive in (ours, theirs)]
+        names = sorted({name for name, _ in (members[0] - members[1]) + (members[1] - members[0])})
+        return f"{sizes}; archive members that differ: {', '.join(names[:_SHOWN_LINES])}"
+    offset = _first_difference(ours, theirs)
+    excerpts = [file[max(0, offset - 16) : offset + 32] for file in (ours, theirs)]
+    return f"{sizes}; first at byte {offset}:\n    {excerpts[0]!r}\n    {excerpts[1]!r}"
+
+
+def _first_difference(one: bytes, other: bytes) -> int:
+    """The length of what two unequal files have in common at their start, by bisection."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _members(archive: bytes) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a GNU ar archive, which rlibs and staticlibs are."""
+    long_names, offset = b"", len(_AR)
+    while offset + 60 <= len(archive):
+        name = archive[offset : offset + 16].rstrip()
+        size = int(archive[offset + 48 : offset + 58])
+        body = archive[offset + 60 : offset + 60 + size]
+        if name == b"//":
+            long_names = body
+        elif name.startswith(b"/") and name[1:].isdigit():
+            name = long_names[int(name[1:]) :].split(b"/\n", 1)[0]
+        yield name.rstrip(b"/").decode(errors="replace") or "symbol table", body
+        offset += 60 + size + size % 2
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

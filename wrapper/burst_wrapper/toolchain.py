@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 Signature = tuple[int, int, int, int] | None
 """inode, size, mtime and ctime (ns) of a path; None where nothing is."""
 
-_LIBRARY_PATTERNS: Final = (b"librustc*", b"libstd-*", b"libtest-*", b"libLLVM*", b"rustlib")
+_OWN_PATTERNS: Final = (b"librustc*", b"libstd-*", b"libtest-*", b"rustlib")
+_LLVM_PATTERN: Final = b"libLLVM*"
+"""Not rustc's own where the folder is shared: the one it loads is part of the runtime."""
 _FOREIGN_ENTRIES_OF_A_SHARED_FOLDER: Final = 8
 _SOURCE_PARTS: Final = ((b"src", b"library"), (b"rustc-src", b"compiler"))
 """Below `lib/rustlib/<first>/rust`, what rustc looks at when a component (or a link to a whole
@@ -285,13 +287,16 @@ def _collect(toolchain: Toolchain) -> Iterable[TreeSource]:
     for name in (b"bin/rustc", b"bin/clippy-driver"):
         yield from _whole(os.path.join(sysroot, name))
     lib = os.path.join(sysroot, b"lib")
-    foreign = [name for name in _names(lib) if not _is_rusts(name)]
+    known = (*_OWN_PATTERNS, _LLVM_PATTERN)
+    foreign = [name for name in _names(lib) if not _matches(name, known)]
     shared = len(foreign) > _FOREIGN_ENTRIES_OF_A_SHARED_FOLDER
     folders = library_folders(sysroot)
     for folder in folders:
         for name in _names(folder):
             path = os.path.join(folder, name)
-            if name != b"rustlib" and path not in folders and (_is_rusts(name) or not shared):
+            if name == b"rustlib" or path in folders:
+                continue
+            if not shared or _matches(name, _OWN_PATTERNS):
                 yield from _whole(path)
     yield from _collect_rustlib(os.path.join(lib, b"rustlib"), toolchain)
 
@@ -349,8 +354,8 @@ def _try_walk(path: bytes) -> Walk | None:
         return None
 
 
-def _is_rusts(name: bytes) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _LIBRARY_PATTERNS)
+def _matches(name: bytes, patterns: Iterable[bytes]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _names(folder: bytes) -> Sequence[bytes]:

@@ -100,7 +100,7 @@ _TYPE_PREFIX = b'{"$message_type":"'
 
 def classify(line: bytes) -> Message:
     """What `line` is, with or without its newline. Never raises."""
-    if line[:2] != b'{"':
+    if line[:1] != b"{":  # as cargo decides
         return Text(line)
     match = _ARTIFACT.match(line)
     if match:

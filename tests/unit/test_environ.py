@@ -67,6 +67,13 @@ def test_links_see_the_linkers_variables() -> None:
     assert b"HOME" not in chosen
 
 
+def test_a_resized_terminal_does_not_change_clippys_variables() -> None:
+    """CLIPPY_ARGS is sent, the width only where it was looked up."""
+    env = {b"CLIPPY_ARGS": b"-D", b"CLIPPY_TERMINAL_WIDTH": b"80"}
+    assert names(environ.select(env, None, links=False)) == {b"CLIPPY_ARGS"}
+    assert names(environ.select(env, env, learned=frozenset(env), links=False)) == set(env)
+
+
 def test_learned_and_forwarded_names() -> None:
     """Learning never sends a secret; only the configuration may, and never the impossible."""
     asked = frozenset({b"HOME", b"GITHUB_TOKEN", b"MAKEFLAGS", b"BURST_HOST", b"NOT_SET"})

@@ -1,0 +1,202 @@
+"""What a run looked at: reads the log of the observer library (native/observer.c has the format).
+
+The log is written before each observed call returns, so whoever has seen an effect of a run (an
+rmeta, a line on stderr) finds in the log all that the run had looked at before. It can therefore be
+judged in the middle of a run: `parse` takes any prefix of it.
+"""
+
+from __future__ import annotations
+
+import enum
+import os.path
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+import attrs
+
+LOG_VERSION: Final = b"1"
+_MISSING: Final = frozenset({2, 20})  # ENOENT, ENOTDIR
+
+
+class Op(enum.Enum):
+    """How a path was used; the values are the log's."""
+
+    OPEN = b"o"
+    STAT = b"s"
+    ACCESS = b"a"
+    LINK = b"l"
+    LIST = b"d"
+    LIBRARY = b"D"
+    CHDIR = b"c"
+    CHANGE = b"m"
+
+
+_PATH_OPS: Final = {op.value: op for op in Op}
+
+
+@attrs.frozen
+class Access:
+    """One use of a path. `path` is absolute but not normalised: `..` after a link is the kernel's
+    to resolve. It is not absolute where the observer could not know the directory."""
+
+    op: Op
+    path: bytes
+    errno: int
+    write: bool
+
+    @property
+    def absent(self) -> bool:
+        """The run learned that nothing is there."""
+        return self.errno in _MISSING
+
+
+@attrs.frozen
+class EnvironmentRead:
+    name: bytes
+    present: bool
+
+
+@attrs.frozen
+class Program:
+    """A start of a program, or an attempt (errno not 0). A bare name was searched along PATH."""
+
+    path: bytes
+    errno: int
+
+
+@attrs.frozen
+class Observation:
+    """All of a run, or, where `complete` is false, part of it; `gap` says what is not known."""
+
+    complete: bool
+    gap: str
+    accesses: tuple[Access, ...]
+    env_reads: tuple[EnvironmentRead, ...]
+    programs: tuple[Program, ...]
+    network: tuple[bytes, ...]
+
+    @property
+    def env_names(self) -> frozenset[bytes]:
+        return frozenset(read.name for read in self.env_reads)
+
+
+def parse(log: bytes) -> Observation:
+    """The observation in a log or in a prefix of one. Never raises: what cannot be understood
+    makes the observation incomplete."""
+    accesses: dict[Access, None] = {}
+    env_reads: dict[EnvironmentRead, None] = {}
+    programs: dict[Program, None] = {}
+    network: dict[bytes, None] = {}
+    gaps: list[str] = []
+    expected: Counter[bytes] = Counter()
+    hellos: Counter[bytes] = Counter()
+    started: dict[bytes, bytes] = {}
+
+    records = log.split(b"\0")
+    if records.pop():
+        gaps.append("the log ends within a record")
+    for record in records:
+        head, _, text = record.partition(b" ")
+        kind, flag, digits = head[:1], head[1:2], head[2:]
+        if flag not in {b"-", b"w"} or not digits.isdigit():
+            gaps.append("a record is not understood")
+            continue
+        errno = int(digits)
+        op = _PATH_OPS.get(kind)
+        if op is not None:
+            if not text.startswith(b"/") and op is not Op.LIBRARY:
+                gaps.append("a path relative to an unknown directory")
+            accesses[Access(op, text, errno, flag == b"w")] = None
+        elif kind == b"e":
+            env_reads[EnvironmentRead(text, errno == 0)] = None
+        elif kind == b"n":
+            network[text] = None
+        elif kind == b"H":
+            pid, _parent, version, _exe = (*text.split(b" ", 3), b"", b"", b"")[:4]
+            hellos[pid] += 1
+            if version != LOG_VERSION:
+                gaps.append("an observer of another version")
+        elif kind in {b"X", b"x", b"S"}:
+            pid, _, path = text.partition(b" ")
+            if kind == b"x":
+                expected[pid] -= 1  # the attempt before it came to nothing
+                programs.pop(Program(path, 0), None)
+            elif errno == 0:
+                expected[pid] += 1
+                started[pid] = path
+            programs[Program(path, errno)] = None
+        else:
+            gaps.append("a record is not understood")
+
+    if not hellos:
+        gaps.append("the observer was not loaded")
+    gaps.extend(
+        f"not observed: {os.fsdecode(started[pid])}"
+        for pid, count in expected.items()
+        if hellos[pid] < count
+    )
+    return Observation(
+        complete=not gaps,
+        gap=gaps[0] if gaps else "",
+        accesses=tuple(accesses),
+        env_reads=tuple(env_reads),
+        programs=tuple(programs),
+        network=tuple(network),
+    )
+
+
+@attrs.frozen
+class Declared:
+    """The places a run may look at, because they are in its key: files (also absent ones) by name,
+    directories with all that is in them. Absolute and normalised."""
+
+    files: frozenset[bytes] = attrs.field(converter=frozenset, default=frozenset())
+    directories: frozenset[bytes] = attrs.field(converter=frozenset, default=frozenset())
+
+    def covers(self, path: bytes) -> bool:
+        """Whether the place, or a directory above it, is declared."""
+        if path in self.files or path in self.directories:
+            return True
+        end = path.rfind(b"/")
+        while end > 0:
+            if path[:end] in self.directories:
+                return True
+            end = path.rfind(b"/", 0, end)
+        return b"/" in self.directories
+
+    def leads_to(self, path: bytes) -> bool:
+        """Whether something declared lies below this directory. Its existence is then no news
+        (looking at it on the way down is harmless), its list of names is."""
+        prefix = path.rstrip(b"/") + b"/"
+        return any(place.startswith(prefix) for place in (*self.files, *self.directories))
+
+
+def normalised(path: bytes) -> bytes:
+    """Lexically: `..` is taken back without asking whether a link came before it."""
+    return b"/" + os.path.normpath(path).lstrip(b"/") if path.startswith(b"/") else path
+
+
+def undeclared(accesses: Iterable[Access], declared: Declared) -> tuple[Access, ...]:
+    """Accesses of places that are not declared, each path and kind once, in order.
+
+    Mere looks (stat, access, link) at directories that lead to declared places are left out when
+    they found something; lists of them are not.
+    """
+    found: dict[tuple[bytes, bool, bool], Access] = {}
+    known: dict[bytes, bool] = {}
+    for access in accesses:
+        path = normalised(access.path)
+        covered = known.get(path)
+        if covered is None:
+            covered = known[path] = declared.covers(path)
+        if covered:
+            continue
+        if (
+            access.op in {Op.STAT, Op.ACCESS, Op.LINK, Op.CHDIR}
+            and not access.errno
+            and declared.leads_to(path)
+        ):
+            continue
+        found.setdefault((path, access.write, access.op is Op.LIST), access)
+    return tuple(found.values())

@@ -1,0 +1,149 @@
+"""Builds the two native helpers once, with home's own `cc`.
+
+The sandbox is freestanding and static, so the result runs on any Linux of this architecture. The
+observer is a shared library built against home's libc, which is the libc it meets in the sandbox.
+Both are kept under a name that says what they were made from; a second daemon that builds at the
+same time makes the same bytes, and whose rename comes second is simply dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+SOURCES: Final = Path(__file__).resolve().parent / "native"
+BUILD_TIMEOUT_S: Final = 120.0
+
+_COMMON: Final = ("-std=gnu11", "-O2", "-g0", "-w", "-fno-stack-protector", "-U_FORTIFY_SOURCE")
+_LINK: Final = ("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s")
+SANDBOX_FLAGS: Final = (
+    *_COMMON,
+    *("-static", "-nostdlib", "-ffreestanding", "-fno-pie", "-no-pie"),
+    *("-fno-asynchronous-unwind-tables", "-fcf-protection=none"),
+    *_LINK,
+)
+OBSERVER_FLAGS: Final = (
+    *_COMMON,
+    *("-shared", "-fPIC", "-fvisibility=hidden", "-fno-builtin"),
+    *_LINK,
+)
+# dlsym lives in libdl before glibc 2.34; behind the source, or --as-needed drops it.
+OBSERVER_LIBRARIES: Final = ("-Wl,--as-needed", "-ldl")
+
+
+@attrs.frozen
+class NativeTools:
+    """What could be built. `reason` says why something is None, and is empty otherwise."""
+
+    sandbox: Path | None
+    observer: Path | None
+    reason: str
+
+
+def build_native(cc: bytes | None, cache_dir: Path) -> NativeTools:
+    """Both tools from `cache_dir`, built there first if need be. Never raises for want of a cc."""
+    if cc is None:
+        return NativeTools(None, None, "no C compiler found")
+    try:
+        identity = _identity(cc)
+    except (OSError, subprocess.SubprocessError, ValueError) as problem:
+        return NativeTools(None, None, f"{os.fsdecode(cc)} does not work: {problem}")
+    reasons: list[str] = []
+    machine = identity.rsplit(b"\0", 1)[-1].split(b"-", 1)[0]
+    sandbox_flags = SANDBOX_FLAGS
+    if machine != b"x86_64":
+        sandbox_flags = tuple(flag for flag in SANDBOX_FLAGS if "cf-protection" not in flag)
+    sandbox = _build(cc, identity, cache_dir, "sandbox.c", "burst-sandbox", sandbox_flags, reasons)
+    observer = _build(
+        cc,
+        identity,
+        cache_dir,
+        "observer.c",
+        "libburst-observer.so",
+        OBSERVER_FLAGS,
+        reasons,
+        OBSERVER_LIBRARIES,
+    )
+    return NativeTools(sandbox, observer, "; ".join(reasons))
+
+
+def _environment() -> dict[str, str]:
+    """Nothing that steers a compiler (CPATH, LIBRARY_PATH, GCC_EXEC_PREFIX ...) gets in."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
+
+def _identity(cc: bytes) -> bytes:
+    """Version text and target of the compiler. Raises OSError, SubprocessError, ValueError."""
+    answers: list[bytes] = []
+    for question in (b"--version", b"-dumpmachine"):
+        done = subprocess.run(
+            [cc, question],
+            check=False,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+            timeout=BUILD_TIMEOUT_S,
+        )
+        if done.returncode != 0:
+            raise ValueError(f"exit {done.returncode} for {question.decode()}")
+        answers.append(done.stdout.strip())
+    return b"\0".join(answers)
+
+
+def _build(
+    cc: bytes,
+    identity: bytes,
+    cache_dir: Path,
+    source_name: str,
+    product_name: str,
+    flags: tuple[str, ...],
+    reasons: list[str],
+    libraries: tuple[str, ...] = (),
+) -> Path | None:
+    source = SOURCES / source_name
+    temporary: Path | None = None
+    try:
+        parts = (source.read_bytes(), identity, "\0".join(flags + libraries).encode())
+        name = hashlib.blake2b(b"".join(hashlib.blake2b(p).digest() for p in parts), digest_size=20)
+        final = cache_dir / name.hexdigest()
+        product = final / product_name
+        if product.is_file():
+            return product
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix="build-", dir=cache_dir))
+        target = temporary / product_name
+        done = subprocess.run(
+            [cc, *flags, "-o", target, source, *libraries],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            timeout=BUILD_TIMEOUT_S,
+        )
+        if done.returncode != 0:
+            said = done.stdout.decode(errors="replace").strip().splitlines()
+            reasons.append(f"{source_name} does not build: {said[0] if said else done.returncode}")
+            return None
+        # Read and run by other users too: a sandbox of another uid binds the observer.
+        target.chmod(0o555)
+        temporary.chmod(0o755)
+        with contextlib.suppress(OSError):  # somebody else was first, with the same bytes
+            temporary.rename(final)
+        if product.is_file():
+            return product
+        reasons.append(f"{source_name}: {final} cannot be made")
+    except (OSError, subprocess.SubprocessError) as problem:
+        reasons.append(f"{source_name}: {problem}")
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return None

@@ -1,0 +1,161 @@
+"""What does one wrapper call cost, as a multiple of an empty interpreter?
+
+Every case is a whole rustc call of cargo's: a real command line and environment, a request to a
+daemon (a trivial one: it answers 1 KiB of stderr and exit code 0), relay, exit. Cases run
+interleaved, so that a machine that changes its speed changes it for all. Milliseconds move with
+the machine; the ratios to `python -I -S -c pass` hardly do.
+
+    python benchmarks/startup.py [--rounds 60] [--python /usr/bin/python3 ...] [--limit 1.3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BASE = "python -I -S -c pass"
+CARGO_ARGUMENTS = [
+    *["rustc", "--crate-name", "demo", "--edition=2021", "src/lib.rs", "--error-format=json"],
+    "--json=diagnostic-rendered-ansi,artifacts,future-incompat",
+    *["--crate-type", "lib", "--emit=dep-info,metadata,link", "-C", "embed-bitcode=no"],
+    *["-C", "debuginfo=2", "-C", "metadata=0123456789abcdef", "--out-dir", "target/debug/deps"],
+    *[f"--extern=crate{i}=target/debug/deps/libcrate{i}-0123456789abcdef.rmeta" for i in range(20)],
+]
+
+
+def frame(tag: bytes, payload: bytes) -> bytes:
+    return tag + len(payload).to_bytes(4, "little") + payload
+
+
+ANSWER = frame(b"E", b"x" * 1023 + b"\n") + frame(b"X", bytes(4))
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return data
+
+
+def serve(listener: socket.socket) -> None:
+    """Answer one connection after the other, for ever."""
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            header = receive(connection, 8)
+            receive(connection, int.from_bytes(header[4:], "little"))
+            connection.sendall(ANSWER)
+
+
+def run(*command: str | Path, **environ: str) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environ})
+
+
+def installed(python: str, wheel: Path, folder: Path) -> Path:
+    """A virtual environment with burst as pip installs it; returns its bin folder."""
+    run(python, "-m", "venv", "--without-pip", folder)
+    interpreter = folder / "bin" / "python3"
+    run(sys.executable, *PIP, "--python", interpreter, "install", "--no-deps", wheel)
+    return folder / "bin"
+
+
+PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+
+def cases(bin_folder: Path, folder: Path) -> dict[str, list[str]]:
+    script = bin_folder / "burst-rustc"
+    # As `uv tool` and pipx do: every script of the installation is linked into one folder.
+    tool = folder / "tool"
+    tool.mkdir()
+    for name in ("burst-rustc", "cargo-burst"):
+        (tool / name).symlink_to(bin_folder / name)
+    alone = folder / "alone"
+    alone.mkdir()
+    (alone / "burst-rustc").symlink_to(tool / "burst-rustc")
+    python = str(bin_folder / "python3")
+    make = "import os; from burst_wrapper.launcher import write_launcher as w; w(os.environb)"
+    run(python, "-c", make, XDG_DATA_HOME=str(folder / "data"))
+    launcher = folder / "data" / "burst" / "bin" / "burst-rustc"
+    return {
+        "/bin/true": ["/bin/true"],
+        BASE: [python, "-I", "-S", "-c", "pass"],
+        "launcher (cargo burst enable)": [str(launcher), *CARGO_ARGUMENTS],
+        "installed script": [str(script), *CARGO_ARGUMENTS],
+        "installed script, uv tool / pipx links": [str(tool / "burst-rustc"), *CARGO_ARGUMENTS],
+        "installed script, link of one's own": [str(alone / "burst-rustc"), *CARGO_ARGUMENTS],
+    }
+
+
+def measure(
+    commands: dict[str, list[str]], environ: dict[str, str], rounds: int
+) -> dict[str, float]:
+    """Median wall milliseconds of each command; one round first to warm caches."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds + 1):
+        for name, command in commands.items():
+            begin = time.perf_counter()
+            actions = [(os.POSIX_SPAWN_DUP2, null, 2)]
+            pid = os.posix_spawn(command[0], command, environ, file_actions=actions)
+            _, status = os.waitpid(pid, 0)
+            times[name].append((time.perf_counter() - begin) * 1e3)
+            if status:
+                raise SystemExit(f"{command}: wait status {status}")
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=60, help="default %(default)s")
+    parser.add_argument("--python", action="append", help="interpreter to test; repeatable")
+    parser.add_argument("--limit", type=float, help="fail if a linked or plain script is above")
+    parser.add_argument("--wheel", type=Path, help="installs this one instead of building it")
+    options = parser.parse_args()
+    worst = 0.0
+    with tempfile.TemporaryDirectory(prefix="burst-", dir="/tmp") as name:
+        folder = Path(name)
+        wheel = options.wheel
+        if wheel is None:
+            run(sys.executable, *PIP, "wheel", "--no-deps", "-w", folder, REPOSITORY)
+            (wheel,) = folder.glob("*.whl")
+        runtime = folder / "burst"
+        runtime.mkdir(mode=0o700)
+        environ = {**os.environ, "XDG_RUNTIME_DIR": name, "BURST_REQUIRE_REMOTE": "1"}
+        environ |= {f"CARGO_PKG_EXAMPLE_{i}": f"some value {i}" for i in range(40)}
+        sys.path.insert(0, str(REPOSITORY / "wrapper"))
+        from burst_wrapper.hot import socket_name  # noqa: PLC0415  (needs the path above)
+
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(bytes(runtime) + b"/" + socket_name())
+        listener.listen()
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        for number, python in enumerate(options.python or [sys.executable]):
+            place = folder / str(number)
+            place.mkdir()
+            commands = cases(installed(python, wheel, place / "venv"), place)
+            medians = measure(commands, environ, options.rounds)
+            print(f"{python}, median of {options.rounds}:")
+            for case, value in medians.items():
+                ratio = value / medians[BASE]
+                print(f"  {case:<42}{value:7.2f} ms {ratio:6.2f} x")
+                worst = max(worst, ratio)
+    if options.limit and worst > options.limit:
+        print(f"error: {worst:.2f} is above the limit of {options.limit}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

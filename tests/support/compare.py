@@ -3,9 +3,11 @@
 Paths are part of artifacts, so both builds must have run at the same path:
 `build_twice_at_same_path` builds, moves the target folder aside and builds again.
 
-With incremental compilation rustc puts a random part into the names of object files, so what an
-incremental unit *generates* differs from run to run, also between two plain builds: rlib,
-staticlib, shared library, program, objects. Its metadata and dep-info do not, and are compared.
+With incremental compilation rustc puts a random part into the names of object files, so rlibs and
+staticlibs differ between two plain builds, in the names of their members only. With split debug
+info besides, these names stand in what is linked: programs, shared libraries and .dwp files of
+incremental units differ then, their sizes do not. All else is equal (measured, rustc 1.95), and is
+compared. Only for builds that succeed: how far a failing one gets is a race.
 """
 
 import difflib
@@ -29,10 +31,10 @@ Kind = Literal["missing", "extra", "type", "mode", "links", "content"]
 # Cargo's own notes: times, absolute mtimes, locks, and the wrapper's path.
 _CARGOS_OWN = frozenset({".fingerprint", "incremental", ".rustc_info.json", "cargo-timings"})
 _LOCK = re.compile(r"\.cargo(-[a-z]+)*-lock$")
-# `name-0123456789abcdef.cgu.0.rcgu.o`, `name-….00azx5.rcgu.dwo`: the part between is random.
-_OBJECT = re.compile(r"^(?P<unit>.+-[0-9a-f]{16})\..*(?P<kind>rcgu\.(?:o|dwo))$")
-_UNIT = re.compile(r"^(?:lib)?(?P<crate>.+?)(?:-[0-9a-f]{16})?(?P<suffix>\.[a-z.]+)?$")
-_SAME_EVEN_IF_INCREMENTAL = (".rmeta", ".d")
+# `name-0123456789abcdef.<codegen unit>.<random>.rcgu.o`
+_OBJECT = re.compile(r"^(?P<unit>[^.]+)\.(?P<cgu>.+)\.[0-9a-z]{7}\.rcgu\.(?P<kind>o|dwo)$")
+_CRATE = re.compile(r"^(?P<crate>.+?)(?:-[0-9a-f]{16})?(?P<suffix>\.[a-z.]+)?$")
+_SAME_EVEN_IF_INCREMENTAL = (".rmeta", ".d", ".rlib", ".a")
 _AR = b"!<arch>\n"
 _TEXT_BYTES = 1 << 20
 _SHOWN_LINES = 12
@@ -105,12 +107,12 @@ def compare_targets(plain: Path, burst: Path, *, incremental: bool) -> list[Diff
     """Everything in which `burst` is not `plain`; empty if the two are the same.
 
     Compared: which files there are, type, permission bits, hard links among them, bytes.
-    With `incremental`, bytes of what incremental units generate are left out (see the module).
+    With `incremental`, what differs between any two such builds is let pass (see the module).
     Raises FileNotFoundError if one of the folders does not exist.
     """
     ours, theirs = _files(plain), _files(burst)
-    generated = _Generated.of(plain) if incremental else _Generated(frozenset(), frozenset())
-    differences = _absences(ours.keys() - theirs.keys(), theirs.keys() - ours.keys(), generated)
+    units = _Incremental.of(plain) if incremental else None
+    differences = _absences(ours.keys() - theirs.keys(), theirs.keys() - ours.keys(), units)
     both = sorted(ours.keys() & theirs.keys())
     for path in both:
         one, other = ours[path].st_mode, theirs[path].st_mode
@@ -120,48 +122,49 @@ def compare_targets(plain: Path, burst: Path, *, incremental: bool) -> list[Diff
             continue
         if one != other:
             differences.append(Difference(path, "mode", modes))
-        if generated.holds(path) or stat.S_ISDIR(one):
+        if stat.S_ISDIR(one):
             continue
-        detail = _content(plain / path, burst / path)
+        if units is not None and units.names_are_in(path):
+            if ours[path].st_size != theirs[path].st_size:
+                sizes = f"{ours[path].st_size} bytes became {theirs[path].st_size}"
+                differences.append(Difference(path, "content", sizes))
+            continue
+        detail = _content(plain / path, burst / path, units)
         if detail:
             differences.append(Difference(path, "content", detail))
     return differences + _links(both, ours, theirs)
 
 
 def _absences(
-    missing: AbstractSet[str], extra: AbstractSet[str], generated: "_Generated"
+    missing: AbstractSet[str], extra: AbstractSet[str], units: "_Incremental | None"
 ) -> list[Difference]:
-    # Random names: as many objects of a unit here as there are the same objects.
-    here = Counter(generated.object_of(path) for path in missing)
-    there = Counter(generated.object_of(path) for path in extra)
-
-    def is_matched(path: str) -> bool:
-        group = generated.object_of(path)
-        return group is not None and here[group] == there[group]
-
+    if units is not None:
+        # The same codegen unit of the same crate under another random name is no absence.
+        here, there = (Counter(map(_without_random, paths)) for paths in (missing, extra))
+        missing = {path for path in missing if not there[_without_random(path)]}
+        extra = {path for path in extra if not here[_without_random(path)]}
     return [
-        *(
-            Difference(path, "missing", "plain rustc leaves it")
-            for path in sorted(missing)
-            if not is_matched(path)
-        ),
-        *(
-            Difference(path, "extra", "plain rustc does not leave it")
-            for path in sorted(extra)
-            if not is_matched(path)
-        ),
+        *(Difference(path, "missing", "plain rustc leaves it") for path in sorted(missing)),
+        *(Difference(path, "extra", "plain rustc does not leave it") for path in sorted(extra)),
     ]
 
 
+def _without_random(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    match = _OBJECT.match(name)
+    return f"{folder}{slash}{match['unit']}.{match['cgu']}.rcgu.{match['kind']}" if match else path
+
+
 @attrs.frozen
-class _Generated:
-    """Which files incremental units generate: by crate name, and by folder for build scripts."""
+class _Incremental:
+    """Which units were incremental, and whether debug info lies beside what they link."""
 
     crates: frozenset[str]
     build_script_folders: frozenset[str]
+    is_split: bool
 
     @classmethod
-    def of(cls, target: Path) -> "_Generated":
+    def of(cls, target: Path) -> "_Incremental":
         """Read it from the folder that has one directory per incremental unit, named by crate.
 
         All build scripts have one crate name; those of workspace members name their sources
@@ -177,26 +180,21 @@ class _Generated:
             for dep_info in target.glob("**/build/*/build_script_*.d")
             if not dep_info.read_text().split(": ", 1)[1].startswith("/")
         }
-        return cls(frozenset(crates), frozenset(scripts))
+        is_split = any(any(target.glob(f"**/*.{kind}")) for kind in ("dwo", "dwp"))
+        return cls(frozenset(crates), frozenset(scripts), is_split)
 
-    def holds(self, path: str) -> bool:
-        """Whether the bytes of this file may differ between two plain builds."""
+    def names_are_in(self, path: str) -> bool:
+        """Whether a linked file holds random names of debug info files."""
         folder, _, name = path.rpartition("/")
-        match = _UNIT.match(name)
-        if match is None or match["suffix"] in _SAME_EVEN_IF_INCREMENTAL:
+        match = _CRATE.match(name)
+        if not self.is_split or match is None or "/out/" in path:
+            return False
+        if match["suffix"] in _SAME_EVEN_IF_INCREMENTAL:
             return False
         crate = match["crate"].replace("-", "_")
         if crate.startswith("build_script_"):
             return folder in self.build_script_folders
-        return crate in self.crates and "/out/" not in path
-
-    def object_of(self, path: str) -> str | None:
-        """The unit and kind of an object file with a random name; None for any other file."""
-        folder, _, name = path.rpartition("/")
-        match = _OBJECT.match(name)
-        if match is None or not self.holds(f"{folder}/{match['unit']}"):
-            return None
-        return f"{folder}/{match['unit']} {match['kind']}"
+        return crate in self.crates or crate.removeprefix("lib") in self.crates
 
 
 def _files(target: Path) -> dict[str, os.stat_result]:
@@ -242,7 +240,7 @@ def _link_groups(files: Mapping[str, os.stat_result]) -> dict[str, set[str]]:
     return {path: by_inode[status.st_dev, status.st_ino] for path, status in files.items()}
 
 
-def _content(plain: Path, burst: Path) -> str:
+def _content(plain: Path, burst: Path, units: _Incremental | None) -> str:
     """What differs between two files of one type, or an empty string."""
     if plain.is_symlink():
         one, other = plain.readlink(), burst.readlink()
@@ -256,12 +254,41 @@ def _content(plain: Path, burst: Path) -> str:
         changes = list(difflib.unified_diff(lines[0], lines[1], lineterm="", n=0))[2:]
         return "\n    ".join([sizes, *changes[:_SHOWN_LINES]])
     if ours.startswith(_AR) and theirs.startswith(_AR):
-        members = [Counter(_members(archive)) for archive in (ours, theirs)]
-        names = sorted({name for name, _ in (members[0] - members[1]) + (members[1] - members[0])})
-        return f"{sizes}; archive members that differ: {', '.join(names[:_SHOWN_LINES])}"
+        one_has, other_has = (Counter(_members(file, units)) for file in (ours, theirs))
+        names = sorted({name for name, _ in (one_has - other_has) + (other_has - one_has)})
+        if not names and units is not None:
+            return ""
+        shown = ", ".join(names[:_SHOWN_LINES]) or "none, but their order or attributes do"
+        return f"{sizes}; archive members that differ: {shown}"
     offset = _first_difference(ours, theirs)
     excerpts = [file[max(0, offset - 16) : offset + 32] for file in (ours, theirs)]
     return f"{sizes}; first at byte {offset}:\n    {excerpts[0]!r}\n    {excerpts[1]!r}"
+
+
+def _members(archive: bytes, units: _Incremental | None) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a GNU ar archive, which rlibs and staticlibs are.
+
+    For an incremental build names are without their random part; with split debug info besides,
+    objects hold such names too, so that only their size counts.
+    """
+    long_names, offset = b"", len(_AR)
+    while offset + 60 <= len(archive):
+        raw = archive[offset : offset + 16].rstrip()
+        size = int(archive[offset + 48 : offset + 58])
+        body = archive[offset + 60 : offset + 60 + size]
+        offset += 60 + size + size % 2
+        if raw == b"//":
+            long_names = body
+            continue
+        if raw in (b"/", b"/SYM64/"):
+            continue
+        if raw.startswith(b"/"):
+            raw = long_names[int(raw[1:]) :].split(b"/\n", 1)[0]
+        name = raw.rstrip(b"/").decode(errors="replace")
+        if units is not None and _OBJECT.match(name):
+            name = _without_random(name)
+            body = b"%d bytes" % size if units.is_split else body
+        yield name, body
 
 
 def _first_difference(one: bytes, other: bytes) -> int:
@@ -274,21 +301,6 @@ def _first_difference(one: bytes, other: bytes) -> int:
         else:
             high = middle - 1
     return low
-
-
-def _members(archive: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of a GNU ar archive, which rlibs and staticlibs are."""
-    long_names, offset = b"", len(_AR)
-    while offset + 60 <= len(archive):
-        name = archive[offset : offset + 16].rstrip()
-        size = int(archive[offset + 48 : offset + 58])
-        body = archive[offset + 60 : offset + 60 + size]
-        if name == b"//":
-            long_names = body
-        elif name.startswith(b"/") and name[1:].isdigit():
-            name = long_names[int(name[1:]) :].split(b"/\n", 1)[0]
-        yield name.rstrip(b"/").decode(errors="replace") or "symbol table", body
-        offset += 60 + size + size % 2
 
 
 def _remove(folder: Path) -> None:

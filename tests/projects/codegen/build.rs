@@ -17,7 +17,7 @@ fn main() {
 
     let mut map = phf_codegen::Map::new();
     for (name, meaning) in ELEMENTS {
-        map.entry(*name, &format!("{meaning:?}"));
+        map.entry(*name, format!("{meaning:?}"));
     }
     let code = format!("static MEANING: phf::Map<&'static str, &'static str> = {};\n", map.build());
     fs::write(out.join("meaning.rs"), code).expect("OUT_DIR is writable");

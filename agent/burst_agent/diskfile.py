@@ -21,6 +21,8 @@ from burst_protocol.errors import DiskFull
 # What the sandbox shows must be covered by a digest, and a tree's digest covers no times: so every
 # stored file, directory and symlink carries this one mtime (2001-09-09). Last use is the atime.
 FIXED_MTIME_NS: Final = 1_000_000_000 * 10**9
+# A use is noted at most so often, so that the warm path writes nothing.
+TOUCH_INTERVAL_NS: Final = 3600 * 10**9
 FILE_MODE: Final = 0o444
 EXECUTABLE_MODE: Final = 0o555
 CHUNK_BYTES: Final = 1 << 20

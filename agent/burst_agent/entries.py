@@ -19,7 +19,6 @@ KEY_BYTES: Final = 32
 _MAGIC: Final = b"BENT1"
 _CHECK_BYTES: Final = 16
 _HEADER_BYTES: Final = len(_MAGIC) + _CHECK_BYTES
-_TOUCH_INTERVAL_NS: Final = 3600 * 10**9
 
 
 class EntryFiles:
@@ -84,7 +83,7 @@ class EntryFiles:
         path = self.path(key)
         now_ns = self.root.now_ns()
         with contextlib.suppress(OSError):
-            if abs(now_ns - os.stat(path).st_atime_ns) > _TOUCH_INTERVAL_NS:
+            if abs(now_ns - os.stat(path).st_atime_ns) > diskfile.TOUCH_INTERVAL_NS:
                 os.utime(path, ns=(now_ns, diskfile.FIXED_MTIME_NS))
 
     def remove(self, key: bytes, *, unless_used_after_ns: int | None = None) -> int:

@@ -19,11 +19,11 @@ from typing import Final
 
 import attrs
 
-from burst_agent import treedirs
+from burst_agent import diskfile, treedirs
 from burst_agent.entries import EntryFiles
 from burst_agent.materialise import KNOWN_COMPLETE_S
 from burst_agent.scan import Item, Kind, Scan
-from burst_agent.store import TOUCH_INTERVAL_S, BlobStore
+from burst_agent.store import BlobStore
 from burst_protocol.digest import Digest
 
 DEFAULT_LIMIT_BYTES: Final = 40 * 10**9
@@ -42,7 +42,7 @@ class Limits:
     """Things used in the last so many seconds stay, whatever the size."""
     min_free_bytes: int = 2 * 10**9
     """The filesystem should keep this much free; the limit shrinks accordingly."""
-    blind_s: float = TOUCH_INTERVAL_S + KNOWN_COMPLETE_S
+    blind_s: float = diskfile.TOUCH_INTERVAL_NS / 10**9 + KNOWN_COMPLETE_S
     """A use is noted at most once an hour, and a known tree's blobs are not looked at for half an
     hour: something in use right now can look this old, so it is added to `keep_s`."""
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
-from collections.abc import Callable
 from typing import Final
 
 from burst_agent import diskfile, treedirs
@@ -34,12 +32,9 @@ _MAX_ENTRIES: Final = 2_000_000
 class Materialiser:
     """Lays trees out and knows which are complete. Safe for threads and several processes."""
 
-    def __init__(
-        self, store: BlobStore, *, monotonic_s: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: BlobStore) -> None:
         self._store = store
-        self._monotonic_s = monotonic_s
-        self._known: dict[Digest, float] = {}
+        self._known: dict[Digest, int] = {}
         self._known_generation = -1
         self._known_lock = threading.Lock()
         self._build_lock = threading.Lock()
@@ -52,7 +47,8 @@ class Materialiser:
         """
         # Read before the walk: what is removed during it makes this walk's answer stale.
         generation = self._store.root.generation
-        now_s = self._monotonic_s()
+        # Wall clock, like every last use: the monotonic one stands still while a laptop sleeps.
+        now_ns = self._store.root.now_ns()
         with self._known_lock:
             if generation != self._known_generation or len(self._known) > _KNOWN_MAX:
                 self._known = {}
@@ -65,8 +61,8 @@ class Materialiser:
         pending = [digest]
         while pending:
             folder = pending.pop()
-            known_s = known.get(folder)
-            if known_s is not None and now_s - known_s < KNOWN_COMPLETE_S:
+            known_ns = known.get(folder)
+            if known_ns is not None and abs(now_ns - known_ns) < KNOWN_COMPLETE_S * 10**9:
                 continue
             try:
                 directory = self._read(folder)
@@ -83,7 +79,7 @@ class Materialiser:
         if not missing:
             # Not the subtrees that were known already: nobody has looked at their blobs. If another
             # thread met a new generation meanwhile, this goes into a dictionary nobody reads.
-            known.update(dict.fromkeys(fresh, now_s))
+            known.update(dict.fromkeys(fresh, now_ns))
         return list(missing)
 
     def lease(self, digest: Digest) -> TreeLease:
@@ -94,6 +90,8 @@ class Materialiser:
         while True:
             found = treedirs.lease(self._store.root, digest)
             if found is not None:
+                if found.rested:  # else its Directory blobs, which it has no links to, look unused
+                    self.missing_in_tree(digest)
                 return found
             with self._build_lock:
                 if not os.path.isdir(treedirs.tree_path(self._store.root, digest)):

@@ -32,8 +32,6 @@ from burst_protocol import layout
 from burst_protocol.digest import Digest
 from burst_protocol.errors import BlobMissing, DigestMismatch, LocalProtocolError
 
-TOUCH_INTERVAL_S: Final = 3600
-_TOUCH_INTERVAL_NS: Final = TOUCH_INTERVAL_S * 10**9
 # A hard link fails when the inode has too many (ext4: 65000), or the filesystem has none.
 _NO_LINK: Final = frozenset(
     {errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -220,7 +218,7 @@ class BlobStore:
             and not self._prove(path, digest, executable=executable)
         ):
             return None
-        if abs(now_ns - status.st_atime_ns) > _TOUCH_INTERVAL_NS:
+        if abs(now_ns - status.st_atime_ns) > diskfile.TOUCH_INTERVAL_NS:
             # Not ours (a foreign owner) or just evicted: both harmless.
             with contextlib.suppress(OSError):
                 os.utime(path, ns=(now_ns, diskfile.FIXED_MTIME_NS))

@@ -24,8 +24,10 @@ _GONE: Final = b".gone-"
 class TreeLease:
     """A laid-out tree that stays as long as this is open. Close it, or use it as a context."""
 
-    def __init__(self, path: bytes, fd: int) -> None:
+    def __init__(self, path: bytes, fd: int, *, rested: bool) -> None:
         self.path = path
+        self.rested = rested
+        """Nobody had used it for an hour: its blobs should be marked as used, too."""
         self._fd = fd
 
     def close(self) -> None:
@@ -50,7 +52,7 @@ def tree_path(root: StoreRoot, digest: Digest) -> bytes:
 
 
 def lease(root: StoreRoot, digest: Digest) -> TreeLease | None:
-    """Takes a tree that is there already, and notes the use; None if there is none."""
+    """Takes a tree that is there already, and notes the use (hourly); None if there is none."""
     path = tree_path(root, digest)
     while True:
         try:
@@ -63,8 +65,11 @@ def lease(root: StoreRoot, digest: Digest) -> TreeLease | None:
             if os.stat(path).st_ino == status.st_ino:
                 if status.st_mode & 0o222:  # its builder was killed after the rename
                     os.fchmod(fd, diskfile.EXECUTABLE_MODE)
-                os.utime(fd, ns=(root.now_ns(), diskfile.FIXED_MTIME_NS))
-                return TreeLease(path, fd)
+                now_ns = root.now_ns()
+                rested = abs(now_ns - status.st_atime_ns) > diskfile.TOUCH_INTERVAL_NS
+                if rested:
+                    os.utime(fd, ns=(now_ns, diskfile.FIXED_MTIME_NS))
+                return TreeLease(path, fd, rested=rested)
         except FileNotFoundError:
             os.close(fd)
             return None

@@ -18,7 +18,7 @@ from burst_agent.actions import ActionCache
 from burst_agent.lists import InputLists
 from burst_agent.materialise import Materialiser
 from burst_agent.scan import count
-from burst_agent.store import TOUCH_INTERVAL_S, BlobStore, BlobWriter
+from burst_agent.store import BlobStore, BlobWriter
 from burst_protocol.digest import Digest
 from burst_protocol.errors import (
     BlobMissing,
@@ -290,7 +290,8 @@ def test_use_is_noted_once_an_hour(folder: bytes) -> None:
     with BlobStore(folder, now_ns=clock) as disk:
         digest = disk.put_bytes(b"data")
         started_ns = clock.now_ns
-        for later_s, noted_s in ((10, 0), (TOUCH_INTERVAL_S + 1, TOUCH_INTERVAL_S + 1)):
+        interval_s = diskfile.TOUCH_INTERVAL_NS // 10**9
+        for later_s, noted_s in ((10, 0), (interval_s + 1, interval_s + 1)):
             clock.now_ns = started_ns + later_s * 10**9
             assert disk.has(digest)
             assert os.stat(disk.path(digest)).st_atime_ns == started_ns + noted_s * 10**9
@@ -449,10 +450,11 @@ def test_all_missing_blobs_of_a_tree_are_named(disk: BlobStore) -> None:
     assert trees.missing_in_tree(Digest.of(b"unknown")) == [Digest.of(b"unknown")]
 
 
-def test_a_complete_tree_is_forgotten_with_an_eviction(disk: BlobStore) -> None:
+def test_a_complete_tree_is_forgotten_with_an_eviction(folder: bytes) -> None:
     """Known completeness ends when anybody removes blobs, or with its time."""
-    now_s = [0.0]
-    trees = Materialiser(disk, monotonic_s=lambda: now_s[0])
+    clock = Clock()
+    disk = BlobStore(folder, now_ns=clock)
+    trees = Materialiser(disk)
     digest = sample_tree(disk)
     program = Digest.of(b"program")
     assert trees.missing_in_tree(digest) == []
@@ -463,7 +465,7 @@ def test_a_complete_tree_is_forgotten_with_an_eviction(disk: BlobStore) -> None:
     disk.put_bytes(b"program")
     assert trees.missing_in_tree(digest) == []
     disk.remove(program)
-    now_s[0] = 1801
+    clock.now_ns += 1801 * 10**9
     assert trees.missing_in_tree(digest) == [program]
 
 

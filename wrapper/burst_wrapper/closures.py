@@ -1,0 +1,204 @@
+"""Which crates a crate needs: the closure behind `--extern`, remembered per produced artifact.
+
+rustc needs, for every crate of the transitive closure, the file with its metadata; proc macros of
+dependencies too, even unused ones, but nothing below a proc macro. A unit that links needs the
+rlibs as well. What a crate's closure is we know because we saw its compile; for an artifact that
+somebody else made, everything in its `-L dependency` directories is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import attrs
+
+from burst_protocol.digest import Digest
+from burst_protocol.errors import RemoteProtocolError
+from burst_protocol.packing import pack, unpack
+from burst_wrapper.argv import RustcCall
+from burst_wrapper.index import Index
+from burst_wrapper.statcache import StatCache
+
+_FACT: Final = "closure"
+_METADATA: Final = (b".rmeta", b".rlib", b".so")
+_ALL: Final = (b".rmeta", b".rlib", b".so")
+
+
+@attrs.frozen
+class Closure:
+    """Stems (`libserde-0123abcd`) of every crate a crate needs; macros apart."""
+
+    crates: frozenset[bytes]
+    macros: frozenset[bytes]
+
+
+@attrs.frozen
+class ExternFile:
+    path: bytes
+    digest: Digest
+
+
+@attrs.frozen
+class Externs:
+    """What must be visible for the `--extern`s of one call."""
+
+    files: tuple[ExternFile, ...]
+    macros: tuple[ExternFile, ...]
+    closure: Closure
+    known: bool
+    """False if some artifact was not seen when it was made, so that all candidates were taken."""
+    missing: tuple[bytes, ...]
+    """Extern paths that do not exist: rustc will say so, at home."""
+
+
+class Closures:
+    def __init__(self, index: Index, stats: StatCache) -> None:
+        self._index = index
+        self._stats = stats
+        self._memory: dict[bytes, Closure] = {}
+
+    def remember(self, digest: Digest, closure: Closure) -> None:
+        """`digest` is that of a file which carries the crate's metadata."""
+        if self._memory.get(digest.hash) == closure:
+            return
+        self._memory[digest.hash] = closure
+        self._index.put_fact(
+            _FACT, digest.hash, pack([sorted(closure.crates), sorted(closure.macros)])
+        )
+
+    def _of(self, digest: Digest) -> Closure | None:
+        known = self._memory.get(digest.hash)
+        if known is None:
+            data = self._index.fact(_FACT, digest.hash)
+            if data is None:
+                return None
+            try:
+                crates, macros = unpack(data)  # type: ignore[misc]
+                known = Closure(frozenset(crates), frozenset(macros))
+            except (RemoteProtocolError, TypeError, ValueError):
+                return None
+            self._memory[digest.hash] = known
+        return known
+
+    def resolve(self, call: RustcCall, cwd: bytes, *, links: bool) -> Externs:
+        """Stats a few files per crate of the closure; hashes only what is not yet known."""
+        directories = _search_directories(call, cwd)
+        crates: set[bytes] = set()
+        macros: set[bytes] = set()
+        named: dict[bytes, bytes] = {}
+        known = True
+        missing: list[bytes] = []
+        for extern in call.externs:
+            if extern.path is None:
+                continue
+            path = os.path.join(cwd, extern.path)
+            folder, name = os.path.split(path)
+            stem, extension = os.path.splitext(name)
+            if folder not in directories:
+                directories.append(folder)
+            state = self._stats.digest(path)
+            if state is None:
+                missing.append(path)
+                continue
+            named[path] = stem
+            closure = self._of(state.digest)
+            if closure is None:
+                known = False
+            elif extension == b".so" and stem in closure.macros:
+                macros.add(stem)
+                continue
+            else:
+                crates |= closure.crates
+                macros |= closure.macros
+            crates.add(stem)
+        if known:
+            files, macro_files = self._collect(directories, crates, macros, links=links)
+        else:
+            files, macro_files = self._everything(directories, links=links)
+            crates = {os.path.splitext(os.path.basename(file.path))[0] for file in files}
+            macros = {os.path.splitext(os.path.basename(file.path))[0] for file in macro_files}
+        have = {file.path for file in files} | {file.path for file in macro_files}
+        for path in named:
+            if path not in have:
+                state = self._stats.digest(path)
+                if state is not None:
+                    files.append(ExternFile(path, state.digest))
+        return Externs(
+            tuple(sorted(files, key=_path)),
+            tuple(sorted(macro_files, key=_path)),
+            Closure(frozenset(crates), frozenset(macros)),
+            known,
+            tuple(missing),
+        )
+
+    def _collect(
+        self, directories: list[bytes], crates: set[bytes], macros: set[bytes], *, links: bool
+    ) -> tuple[list[ExternFile], list[ExternFile]]:
+        files: list[ExternFile] = []
+        macro_files: list[ExternFile] = []
+        digest = self._stats.digest
+        for stem in crates:
+            for folder in directories:
+                found = False
+                for extension in _ALL:
+                    path = b"%s/%s%s" % (folder, stem, extension)
+                    state = digest(path)
+                    if state is None:
+                        continue
+                    found = True
+                    files.append(ExternFile(path, state.digest))
+                    if not links:
+                        # The first one carries the metadata; the others are not looked at.
+                        break
+                if found:
+                    break
+        for stem in macros:
+            for folder in directories:
+                path = b"%s/%s.so" % (folder, stem)
+                state = digest(path)
+                if state is not None:
+                    macro_files.append(ExternFile(path, state.digest))
+                    break
+        return files, macro_files
+
+    def _everything(
+        self, directories: list[bytes], *, links: bool
+    ) -> tuple[list[ExternFile], list[ExternFile]]:
+        files: list[ExternFile] = []
+        macro_files: list[ExternFile] = []
+        for folder in directories:
+            try:
+                names = os.listdir(folder)
+            except OSError:
+                continue
+            present = set(names)
+            for name in names:
+                stem, extension = os.path.splitext(name)
+                if extension not in _ALL or not name.startswith(b"lib"):
+                    continue
+                if extension == b".rlib" and not links and stem + b".rmeta" in present:
+                    continue
+                path = folder + b"/" + name
+                state = self._stats.digest(path)
+                if state is None:
+                    continue
+                lone = extension == b".so" and not (
+                    stem + b".rmeta" in present or stem + b".rlib" in present
+                )
+                (macro_files if lone else files).append(ExternFile(path, state.digest))
+        return files, macro_files
+
+
+def _search_directories(call: RustcCall, cwd: bytes) -> list[bytes]:
+    directories: list[bytes] = []
+    for search in call.search_paths:
+        if search.kind in (b"dependency", b"crate", b"all"):
+            path = os.path.join(cwd, search.path)
+            if path not in directories:
+                directories.append(path)
+    return directories
+
+
+def _path(file: ExternFile) -> bytes:
+    return file.path

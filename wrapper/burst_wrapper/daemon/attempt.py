@@ -1,0 +1,324 @@
+"""One attempt to run a unit on one agent: send, stream, judge, forward.
+
+All stderr lines are held until the dep-info line has come and the run was judged, or until exit. So
+nothing is shown of a run that saw another world than home's, and yet the metadata reaches cargo
+while code generation goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from typing import Final
+
+import attrs
+
+from burst_protocol import errors
+from burst_protocol import messages as m
+from burst_protocol.action import ActionResult, OutputFile
+from burst_protocol.digest import Digest
+from burst_protocol.errors import BurstError, LinkLost, RustcKilled
+from burst_wrapper import depinfo
+from burst_wrapper.daemon.client import Client
+from burst_wrapper.daemon.deliver import Delivery
+from burst_wrapper.daemon.executor import Executor
+from burst_wrapper.daemon.gather import Gathered
+from burst_wrapper.daemon.judge import Judge, Verdict
+from burst_wrapper.daemon.plan import Plan
+from burst_wrapper.depinfo import DepInfo
+from burst_wrapper.rustc_json import Artifact, classify, is_suspicious
+
+_ICE: Final = 101
+
+
+class End(enum.Enum):
+    DONE = "done"
+    """Everything was delivered and the wrapper knows the exit code."""
+    HIT = "hit"
+    """The agent had a result after all."""
+    LISTS = "lists"
+    """The agent knows input lists that we do not."""
+    AGAIN = "again"
+    """Something was missing; the verdict says what."""
+    HOME = "home"
+    """This must run at home; the verdict or `why` says why."""
+
+
+@attrs.define
+class Ended:
+    end: End
+    verdict: Verdict = attrs.field(factory=Verdict)
+    hit: m.Hit | None = None
+    lists: tuple[bytes, ...] = ()
+    result: ActionResult | None = None
+    exit_code: int = 0
+    why: str = ""
+    coalesced: bool = False
+    plain_stderr: bool = True
+    mentions: bool = False
+    wall_ms: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+_BY_CODE: Final = {
+    cls.code: cls
+    for cls in vars(errors).values()
+    if isinstance(cls, type) and issubclass(cls, BurstError)
+}
+
+
+def error_of(failed: m.Failed, host: str) -> BurstError:
+    """The agent's failure as an exception of the tree."""
+    cls = _BY_CODE.get(failed.code, BurstError)
+    return cls(failed.detail, host=host, path="")
+
+
+class Attempt:
+    def __init__(
+        self,
+        plan: Plan,
+        client: Client,
+        executor: Executor,
+        gathered: Gathered,
+        delivery: Delivery,
+    ) -> None:
+        self._plan = plan
+        self._client = client
+        self._executor = executor
+        self._link = executor.link
+        self._gathered = gathered
+        self._delivery = delivery
+        self._judge = Judge(plan, gathered.shown, gathered.sent_env)
+        self._identity = self._link.new_id()
+        self._outputs: dict[bytes, OutputFile] = {}
+        self._lines: list[bytes] = []
+        self._held: list[bytes] = []
+        self._stdout = b""
+        self._judged = False
+        self._dep_info: DepInfo | None = None
+        self._origin = plan.out_dir
+        self._coalesced = False
+        self._sent_bytes = 0
+
+    @property
+    def judge(self) -> Judge:
+        return self._judge
+
+    @property
+    def dep_info(self) -> DepInfo | None:
+        return self._dep_info
+
+    @property
+    def identity(self) -> int:
+        return self._identity
+
+    async def run(self, strong_keys: tuple[bytes, ...], lists_tried: int) -> Ended:
+        """Errors of the tree mean that this agent failed us; Ended says anything else."""
+        queue = self._link.open_stream(self._identity)
+        request = m.Execute(
+            self._identity,
+            self._plan.weak_key,
+            strong_keys,
+            lists_tried,
+            self._gathered.action_key,
+            self._gathered.action,
+            not self._link.local,
+        )
+        finished = False
+        try:
+            before = self._link.sent_bytes
+            self._link.send(request)
+            self._sent_bytes += self._link.sent_bytes - before
+            ended = await self._follow(queue, request)
+            finished = ended.end in (End.DONE, End.HIT, End.LISTS)
+            ended.coalesced = self._coalesced
+            ended.sent_bytes = self._sent_bytes
+            ended.received_bytes = self._executor.received(self._identity)
+            return ended
+        finally:
+            self._link.close_stream(self._identity)
+            if not finished and self._link.gone is None:
+                with contextlib.suppress(BurstError, OSError):
+                    self._link.send(m.Cancel(self._identity))
+                self._executor.forget(self._identity, [o.digest for o in self._outputs.values()])
+
+    async def _follow(self, queue: asyncio.Queue[m.Message | None], request: m.Execute) -> Ended:
+        while True:
+            message = await queue.get()
+            if message is None:
+                raise self._link.gone or LinkLost("it ended", host=self._link.name)
+            match message:
+                case m.Stderr():
+                    ended = await self._line(message.line)
+                    if ended is not None:
+                        return ended
+                case m.Output():
+                    self._outputs[message.file.path] = message.file
+                case m.Observed():
+                    self._judge.add(message.observation)
+                case m.Stdout():
+                    self._stdout += message.data
+                    if self._judged:
+                        self._client.stdout(message.data)
+                case m.Exited():
+                    return await self._exited(message)
+                case m.Started():
+                    self._origin = message.out_dir
+                    self._coalesced = message.coalesced
+                case m.Missing():
+                    self._sent_bytes += await self._executor.uploader.send(
+                        self._identity,
+                        message.digests,
+                        [self._gathered.sources, self._plan.platform.sources],
+                    )
+                    self._link.send(request)
+                case m.Hit():
+                    return Ended(End.HIT, hit=message)
+                case m.Lists():
+                    return Ended(End.LISTS, lists=message.lists)
+                case m.Failed():
+                    raise error_of(message, self._link.name)
+                case _:
+                    pass
+
+    async def _line(self, line: bytes) -> Ended | None:
+        self._lines.append(line)
+        if self._judged:
+            await self._forward(line)
+            return None
+        self._held.append(line)
+        artifact = classify(line)
+        if isinstance(artifact, Artifact) and artifact.emit == b"dep-info":
+            return await self._judge_now()
+        return None
+
+    async def _judge_now(self) -> Ended | None:
+        """At the dep-info line: macros have run, nothing was shown yet."""
+        self._read_dep_info()
+        verdict = self._verdict()
+        if not verdict.right:
+            return Ended(End.AGAIN if not verdict.home else End.HOME, verdict, why=verdict.home)
+        if self._foreign():
+            return Ended(End.AGAIN, verdict, mentions=True)
+        if not verdict.complete and self._plan.externs.macros:
+            return Ended(End.HOME, verdict, why="unobserved macro")
+        self._judged = True
+        held, self._held = self._held, []
+        if self._stdout:
+            self._client.stdout(self._stdout)
+        for line in held:
+            await self._forward(line)
+        return None
+
+    def _verdict(self) -> Verdict:
+        return self._judge.verdict(self._dep_info)
+
+    def _foreign(self) -> bool:
+        """Coalesced with another target directory's run, whose bytes speak of that directory."""
+        return self._origin != self._plan.out_dir and any(
+            output.mentions and not output.path.endswith(b".d") for output in self._outputs.values()
+        )
+
+    def _read_dep_info(self) -> None:
+        for output in self._outputs.values():
+            if output.path.endswith(b".d"):
+                with contextlib.suppress(OSError), open(self._blob(output), "rb") as file:
+                    self._dep_info = depinfo.parse(file.read())
+
+    def _blob(self, output: OutputFile) -> bytes:
+        return self._executor.blob(output.digest)
+
+    async def _forward(self, line: bytes) -> None:
+        """Show one line; the file it announces has its name by then."""
+        artifact = classify(line)
+        if isinstance(artifact, Artifact):
+            prefix = self._origin + b"/"
+            if artifact.path.startswith(prefix):
+                await self._deliver(artifact.path[len(prefix) :])
+        self._client.stderr(self._delivery.line(line, self._origin))
+        await self._client.room()
+
+    async def _deliver(self, relative: bytes) -> None:
+        output = self._outputs.get(relative)
+        if output is None or self._delivery.delivered.get(relative) == output.digest:
+            return
+        await self._delivery.place(output, self._blob(output), self._origin)
+        self._delivery.commit()
+
+    async def _exited(self, exited: m.Exited) -> Ended:
+        if exited.signal:
+            raise RustcKilled(f"signal {exited.signal}")
+        if self._dep_info is None:
+            self._read_dep_info()
+        verdict = self._verdict()
+        again = Ended(End.AGAIN, verdict)
+        if exited.code != 0:
+            return await self._failed(exited, verdict, again)
+        if not verdict.right and not self._judged:
+            return Ended(End.HOME, verdict, why=verdict.home) if verdict.home else again
+        if not verdict.right:
+            # Shown in part already; local rustc writes the same bytes and is the judge of the rest.
+            return Ended(End.HOME, verdict, why=verdict.home or "late undeclared read")
+        if self._foreign():
+            if self._judged:
+                return Ended(End.HOME, verdict, why="outputs name another target directory")
+            return Ended(End.AGAIN, verdict, mentions=True)
+        if not self._judged:
+            self._judged = True
+            if self._stdout:
+                self._client.stdout(self._stdout)
+            for line in self._held:
+                await self._forward(line)
+        for relative in list(self._outputs):
+            await self._deliver(relative)
+        result = ActionResult(
+            tuple(self._outputs.values()),
+            self._stdout,
+            tuple(self._lines),
+            self._origin,
+            self._plan.target_dir if self._origin == self._plan.out_dir else b"",
+            exited.wall_ms,
+        )
+        return Ended(
+            End.DONE,
+            verdict,
+            result=result,
+            plain_stderr=all(isinstance(classify(line), Artifact) for line in self._lines),
+            mentions=any(
+                output.mentions and not output.path.endswith(b".d")
+                for output in self._outputs.values()
+            ),
+            wall_ms=exited.wall_ms,
+        )
+
+    async def _failed(self, exited: m.Exited, verdict: Verdict, again: Ended) -> Ended:
+        """A failure is shown only if the sandbox lacked nothing that home has."""
+        if exited.code == _ICE:
+            return Ended(End.HOME, verdict, why="the compiler crashed")
+        if verdict.home:
+            return Ended(End.HOME, verdict, why=verdict.home)
+        if not verdict.right:
+            return Ended(End.HOME, verdict, why="late undeclared read") if self._judged else again
+        if not verdict.complete or (
+            self._plan.call.links
+            and any(is_suspicious(classify(line)) for line in self._lines)
+            and not self._link_seen()
+        ):
+            return Ended(End.HOME, verdict, why="a failure that was not seen whole")
+        if not self._judged and self._stdout:
+            self._client.stdout(self._stdout)
+        for relative in list(self._outputs):
+            if relative.endswith(b".d"):
+                await self._deliver(relative)
+        for line in self._held:
+            self._client.stderr(self._delivery.line(line, self._origin))
+        return Ended(End.DONE, verdict, exit_code=exited.code, wall_ms=exited.wall_ms)
+
+    def _link_seen(self) -> bool:
+        """Links are always repeated at home before their failure is shown."""
+        return False
+
+    def digests(self) -> list[Digest]:
+        return [output.digest for output in self._outputs.values()]

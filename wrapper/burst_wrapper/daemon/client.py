@@ -1,0 +1,86 @@
+"""One connected wrapper: what may be said to it, and whether it still listens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+STDOUT: Final = b"O"
+STDERR: Final = b"E"
+RENAME: Final = b"R"
+EXIT: Final = b"X"
+LOCAL: Final = b"L"
+LOCAL_WITH_TOKEN: Final = b"J"
+HEARTBEAT: Final = b"H"
+ABORT: Final = b"A"
+FAILURE: Final = b"F"
+
+
+class Client:
+    """Frames to one wrapper. After it is gone, or was answered, nothing more is sent."""
+
+    def __init__(self, transport: asyncio.WriteTransport, pid: int) -> None:
+        self.pid = pid
+        self.answered = False
+        self.relayed = False
+        """Something of rustc's was shown: from now on only the same bytes may follow."""
+        self.gone = asyncio.Event()
+        self._transport = transport
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    @property
+    def listening(self) -> bool:
+        return not self.answered and not self.gone.is_set()
+
+    def pause(self) -> None:
+        self._writable.clear()
+
+    def resume(self) -> None:
+        self._writable.set()
+
+    async def room(self) -> None:
+        """Wait while the wrapper reads more slowly than rustc writes."""
+        await self._writable.wait()
+
+    def _send(self, tag: bytes, payload: bytes) -> None:
+        if self.listening and not self._transport.is_closing():
+            self._transport.write(tag + len(payload).to_bytes(4, "little") + payload)
+
+    def stdout(self, data: bytes) -> None:
+        self.relayed = True
+        self._send(STDOUT, data)
+
+    def stderr(self, data: bytes) -> None:
+        self.relayed = True
+        self._send(STDERR, data)
+
+    def rename(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        """The wrapper itself gives finished files their names."""
+        self._send(RENAME, b"\0".join(part for pair in pairs for part in pair))
+
+    def heartbeat(self) -> None:
+        self._send(HEARTBEAT, b"")
+
+    def exit(self, code: int) -> None:
+        self._finish(EXIT, code.to_bytes(4, "little", signed=True))
+
+    def local(self, reason: str, token_source: bytes | None = None) -> None:
+        """Compile at home; with a token source, take a token there first."""
+        if token_source:
+            self._finish(LOCAL_WITH_TOKEN, token_source)
+        else:
+            self._finish(LOCAL, reason.encode())
+
+    def failure(self, text: str) -> None:
+        """Only under BURST_REQUIRE_REMOTE: the wrapper prints this and exits 1."""
+        self._finish(FAILURE, text.encode())
+
+    def abort(self) -> None:
+        """Another call owns the outputs now: end without touching anything."""
+        self._finish(ABORT, b"")
+
+    def _finish(self, tag: bytes, payload: bytes) -> None:
+        self._send(tag, payload)
+        self.answered = True
+        self._transport.close()

@@ -1,0 +1,90 @@
+"""From blobs to files in the target directory, and from stored lines to cargo."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Final
+
+from burst_protocol.action import OutputFile
+from burst_protocol.digest import Digest
+from burst_wrapper import depinfo
+from burst_wrapper.daemon.client import Client
+from burst_wrapper.daemon.plan import Plan
+from burst_wrapper.outputs import Placed, Placer, discard
+from burst_wrapper.rustc_json import relocate_artifact
+from burst_wrapper.statcache import StatCache
+
+_IN_THREAD_BYTES: Final = 256 * 1024
+
+
+class Delivery:
+    """The outputs of one unit: one time stamp for all, each placed once, renamed by the wrapper."""
+
+    def __init__(
+        self, plan: Plan, client: Client, placer: Placer, stats: StatCache, scratch: bytes
+    ) -> None:
+        self._plan = plan
+        self._client = client
+        self._placer = placer
+        self._stats = stats
+        self._scratch = scratch
+        self._mtime_ns = 0
+        self._waiting: list[Placed] = []
+        self.delivered: dict[bytes, Digest] = {}
+        """Paths below the out-dir that were renamed, with the digest of what the agent stored."""
+        self.placed_bytes = 0
+
+    async def place(self, output: OutputFile, blob: bytes, origin: bytes) -> None:
+        """Put a blob beside its final name. `origin` is the out-dir of the run that made it."""
+        if self._mtime_ns == 0:
+            self._mtime_ns = time.time_ns()
+        final = os.path.join(self._plan.out_dir, output.path)
+        digest = output.digest
+        if origin != self._plan.out_dir and output.path.endswith(b".d"):
+            blob, digest = self._relocated(blob, origin)
+        place = self._placer.place
+        arguments = {
+            "executable": output.executable,
+            "umask": self._plan.umask,
+            "mtime_ns": self._mtime_ns,
+        }
+        if digest.size_bytes > _IN_THREAD_BYTES:
+            placed = await asyncio.to_thread(place, blob, digest, final, **arguments)
+        else:
+            placed = place(blob, digest, final, **arguments)  # type: ignore[arg-type]
+        self._waiting.append(placed)
+        self.delivered[output.path] = output.digest
+        self.placed_bytes += digest.size_bytes
+
+    def _relocated(self, blob: bytes, origin: bytes) -> tuple[bytes, Digest]:
+        """Dep-info names its own out-dir; for another target directory it is rewritten."""
+        with open(blob, "rb") as file:
+            text = depinfo.relocate(file.read(), origin, self._plan.out_dir)
+        path = os.path.join(self._scratch, b"dep-info-%d" % id(self))
+        with open(path, "wb") as file:
+            file.write(text)
+        return path, Digest.of(text)
+
+    def commit(self) -> None:
+        """Let the wrapper rename what was placed since the last time."""
+        if not self._waiting:
+            return
+        pairs = [(placed.temporary, placed.final) for placed in self._waiting]
+        self._client.rename(pairs)
+        for placed in self._waiting:
+            self._stats.wrote(placed.final, placed.info, placed.digest)
+        self._waiting.clear()
+
+    def line(self, line: bytes, origin: bytes) -> bytes:
+        """A stored stderr line as this caller must see it."""
+        if origin == self._plan.out_dir:
+            return line
+        return relocate_artifact(line, origin, self._plan.out_dir)
+
+    def drop(self) -> None:
+        """Remove what was placed and never renamed."""
+        for placed in self._waiting:
+            discard(placed)
+        self._waiting.clear()

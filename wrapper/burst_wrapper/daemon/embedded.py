@@ -1,0 +1,156 @@
+"""The embedded agent: our child over a socket pair, started when needed, again if it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import time
+from typing import Final
+
+from burst_protocol import messages as m
+from burst_protocol.digest import Digest
+from burst_protocol.errors import AgentGone, BurstError
+from burst_wrapper.daemon.executor import Executor
+from burst_wrapper.daemon.link import AgentLink
+from burst_wrapper.daemon.tools import Tools
+
+_DEATHS: Final = 3
+_WINDOW_S: Final = 60.0
+_SILENCE_S: Final = 60.0
+"""A local agent is silent only when it hangs; a busy disk may take its time."""
+
+
+class SocketStream:
+    """The daemon's end of the pair."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, limit: int) -> bytes:
+        try:
+            return await self._reader.read(limit)
+        except (ConnectionError, OSError):
+            return b""
+
+    def write(self, data: bytes) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(data)
+
+    async def drain(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Embedded:
+    """Keeps one agent. `get` fails with the reason while it cannot be had."""
+
+    def __init__(self, root: bytes, log: bytes, tools: Tools) -> None:
+        self._root = root
+        self._log = log
+        self._tools = tools
+        self._executor: Executor | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._lock = asyncio.Lock()
+        self._deaths: list[float] = []
+        self.slots = 0
+        self.store_bytes = 0
+
+    async def get(self) -> Executor:
+        """The running agent; BurstError if there is none and none can be started now."""
+        executor = self._executor
+        if executor is not None and executor.usable:
+            return executor
+        async with self._lock:
+            if self._executor is not None and self._executor.usable:
+                return self._executor
+            now_s = time.monotonic()
+            if self._executor is not None:
+                self._deaths = [t for t in self._deaths if now_s - t < _WINDOW_S] + [now_s]
+                await self._end()
+            if len(self._deaths) >= _DEATHS:
+                raise AgentGone(f"it ended {len(self._deaths)} times within a minute")
+            try:
+                self._executor = await self._start()
+            except (OSError, BurstError) as error:
+                self._deaths.append(now_s)
+                await self._end()
+                raise AgentGone(str(error)) from error
+            return self._executor
+
+    async def _start(self) -> Executor:
+        ours, theirs = socket.socketpair()
+        argv = [
+            sys.executable,
+            *(["-I"] if sys.flags.isolated else []),
+            "-m",
+            "burst_agent.main",
+            "--fd",
+            str(theirs.fileno()),
+            "--root",
+            os.fsdecode(self._root),
+            "--local",
+        ]
+        if self.slots:
+            argv += ["--slots", str(self.slots)]
+        if self.store_bytes:
+            argv += ["--store-bytes", str(self.store_bytes)]
+        os.makedirs(os.path.dirname(self._log), mode=0o700, exist_ok=True)
+        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                cwd="/",
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=4 * 1024 * 1024)
+        link = AgentLink(SocketStream(reader, writer), "embedded", silence_s=_SILENCE_S, local=True)
+        try:
+            await asyncio.wait_for(link.start(self._bring_tools), 60)
+        except (TimeoutError, BurstError):
+            await link.close()
+            raise
+        return Executor("embedded", link, None)
+
+    async def _bring_tools(self, link: AgentLink) -> m.UseTools:
+        tools = await self._tools.get()
+        digests: list[Digest | None] = []
+        for path in (tools.sandbox, tools.observer):
+            if path is None:
+                digests.append(None)
+                continue
+            name = os.fsencode(path)
+            digest = Digest.of_file(name)
+            link.send(m.PutFiles(0, ((digest, name),)))
+            digests.append(digest)
+        return m.UseTools(link.new_id(), digests[0], digests[1])
+
+    async def _end(self) -> None:
+        if self._executor is not None:
+            await self._executor.link.close()
+            self._executor = None
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            try:
+                await asyncio.wait_for(process.wait(), 5)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+    async def close(self) -> None:
+        async with self._lock:
+            await self._end()

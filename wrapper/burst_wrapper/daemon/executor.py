@@ -1,0 +1,50 @@
+"""An agent that is ready to work, and where its output blobs can be read at home."""
+
+from __future__ import annotations
+
+from burst_protocol.digest import Digest
+from burst_protocol.layout import blob_path
+from burst_wrapper.daemon.link import AgentLink
+from burst_wrapper.daemon.spool import Spool
+from burst_wrapper.daemon.upload import Uploader
+
+
+class Executor:
+    """`name` is `embedded` or the host. A link that is gone needs a new Executor."""
+
+    def __init__(self, name: str, link: AgentLink, spool: Spool | None) -> None:
+        self.name = name
+        self.link = link
+        self.uploader = Uploader(link)
+        self.spool = spool
+        self.in_flight = 0
+        if spool is not None:
+            link.on_blob = spool.chunk
+
+    @property
+    def local(self) -> bool:
+        return self.link.local
+
+    @property
+    def usable(self) -> bool:
+        return self.link.gone is None
+
+    @property
+    def slots(self) -> int:
+        return 1 if self.link.ready is None else self.link.ready.slots
+
+    def blob(self, digest: Digest) -> bytes:
+        """Path of an output blob; it is verified by whoever reads it."""
+        if self.spool is not None:
+            return self.spool.path(digest)
+        ready = self.link.ready
+        return blob_path(b"" if ready is None else ready.store_root, digest)
+
+    def received(self, identity: int) -> int:
+        return 0 if self.spool is None else self.spool.received.get(identity, 0)
+
+    def forget(self, identity: int, digests: list[Digest]) -> None:
+        """A request is over and its blobs are not needed."""
+        if self.spool is not None:
+            self.spool.drop(digests)
+            self.spool.forget(identity)

@@ -1,0 +1,294 @@
+"""The input root of a unit: the superset of what it may read, by digest.
+
+Package directory, OUT_DIR, the crates it needs, native library directories, what argv and the
+configuration name, what earlier runs were seen to read elsewhere. What is not gathered does not
+exist in the sandbox; what turns out to be missing there is learned and gathered the next time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final
+
+import attrs
+
+from burst_protocol.action import (
+    KIND_DIRECTORY,
+    KIND_FILE,
+    Action,
+    Incremental,
+    Input,
+)
+from burst_protocol.digest import Digest, KeyHasher
+from burst_wrapper import environ
+from burst_wrapper.daemon.plan import Plan
+from burst_wrapper.daemon.platform import Sources
+from burst_wrapper.elf import library_closure
+from burst_wrapper.statcache import StatCache
+from burst_wrapper.treescan import TooLarge, Tree, TreeScanner
+
+_SYSTEM: Final = (b"/usr/lib/", b"/lib/", b"/usr/lib64/", b"/lib64/")
+
+
+class CannotGather(Exception):
+    """The inputs are beyond what can be sent; the unit runs at home. args[0] says why."""
+
+
+@attrs.define
+class Learned:
+    """What a rerun adds to the superset."""
+
+    files: set[bytes] = attrs.field(factory=set)
+    trees: set[bytes] = attrs.field(factory=set)
+    directories: set[bytes] = attrs.field(factory=set)
+    env: set[bytes] = attrs.field(factory=set)
+
+    def __ior__(self, other: Learned) -> Learned:
+        self.files |= other.files
+        self.trees |= other.trees
+        self.directories |= other.directories
+        self.env |= other.env
+        return self
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.trees or self.directories or self.env)
+
+
+@attrs.define
+class Shown:
+    """What the sandbox shows of home, besides the platform."""
+
+    files: dict[bytes, Digest] = attrs.field(factory=dict)
+    listings: dict[bytes, frozenset[bytes]] = attrs.field(factory=dict)
+    hidden: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
+    in_place: list[bytes] = attrs.field(factory=list)
+    """Trees that a local agent binds instead of copying: looked at again after the run."""
+
+
+@attrs.define
+class Gathered:
+    action: Action
+    action_key: bytes
+    shown: Shown
+    sources: Sources
+    sent_env: tuple[tuple[bytes, bytes], ...]
+
+
+class Gatherer:
+    def __init__(self, stats: StatCache) -> None:
+        self._stats = stats
+        self._scanner = TreeScanner(stats)
+        self._immutable: dict[bytes, Tree] = {}
+        self._macro_libraries: dict[tuple[bytes, bytes], tuple[bytes, ...]] = {}
+
+    def gather(self, plan: Plan, learned: Learned, listed: Iterable[bytes]) -> Gathered:
+        """Blocking (stats and hashes): call it in a thread. CannotGather if it cannot be done."""
+        inputs: dict[bytes, Input] = {}
+        shown = Shown()
+        sources = Sources()
+        trees = [self._package(plan)]
+        out_dir = plan.env.get(b"OUT_DIR")
+        if out_dir is not None and os.path.isdir(out_dir):
+            trees.append(self._whole(out_dir))
+            shown.in_place.append(out_dir)
+        trees += [self._whole(path) for path in sorted(learned.trees)]
+        for tree in trees:
+            local = tree.root if plan.immutable or tree.root == out_dir else b""
+            inputs[tree.root] = Input(tree.root, KIND_DIRECTORY, tree.digest, local=local)
+            shown.files.update(tree.files)
+            shown.listings.update(tree.directories)
+            shown.hidden.update(tree.hidden)
+            sources.blobs.update(tree.blobs)
+            sources.files.update((digest, path) for path, digest in tree.files.items())
+        if plan.immutable:
+            shown.in_place.append(plan.package_dir)
+        roots = tuple(tree.root + b"/" for tree in trees)
+
+        def add(path: bytes) -> None:
+            if path in inputs or (path.startswith(roots) and path in shown.files):
+                return
+            state = self._stats.digest(path)
+            if state is not None:
+                inputs[path] = Input(path, KIND_FILE, state.digest)
+                shown.files[path] = state.digest
+                sources.files[state.digest] = path
+
+        for file in (*plan.externs.files, *plan.externs.macros):
+            inputs[file.path] = Input(file.path, KIND_FILE, file.digest)
+            sources.files[file.digest] = file.path
+        for path in self._libraries_of_macros(plan):
+            add(path)
+        for path in _native_files(plan):
+            add(path)
+        for path in plan.extra_files:
+            add(path)
+        for path in _manifests_above(plan):
+            add(path)
+        if plan.call.is_clippy:
+            for path in _clippy_configurations(plan):
+                add(path)
+        for path in listed:
+            add(path)
+        for path in sorted(learned.files):
+            add(path)
+        action = self._action(plan, learned, tuple(inputs.values()))
+        return Gathered(action, _action_key(plan, action), shown, sources, action.env)
+
+    def unchanged(self, shown: Shown) -> bool:
+        """Whether what was bound in place is still what was hashed."""
+        for root in shown.in_place:
+            self._immutable.pop(root, None)
+        digest = self._stats.digest
+        prefixes = tuple(root + b"/" for root in shown.in_place)
+        for path, expected in shown.files.items():
+            if path.startswith(prefixes):
+                state = digest(path)
+                if state is None or state.digest != expected:
+                    return False
+        return True
+
+    def _package(self, plan: Plan) -> Tree:
+        if not plan.immutable:
+            try:
+                return self._scanner.package(plan.package_dir)
+            except TooLarge as error:
+                raise CannotGather("the package has too many files") from error
+        known = self._immutable.get(plan.package_dir)
+        if known is None:
+            known = self._whole(plan.package_dir)
+            self._immutable[plan.package_dir] = known
+        return known
+
+    def _whole(self, path: bytes) -> Tree:
+        try:
+            return self._scanner.whole(path)
+        except TooLarge as error:
+            raise CannotGather(f"{os.fsdecode(path)} has too many files") from error
+
+    def _libraries_of_macros(self, plan: Plan) -> list[bytes]:
+        """DT_NEEDED of proc macros, as far as neither toolchain nor system has it."""
+        found: list[bytes] = []
+        library_path = plan.env.get(b"LD_LIBRARY_PATH", b"")
+        sysroot = plan.platform.toolchain.sysroot + b"/"
+        for macro in plan.externs.macros:
+            key = (macro.digest.hash, library_path)
+            libraries = self._macro_libraries.get(key)
+            if libraries is None:
+                closure = library_closure(
+                    [macro.path], library_path=[p for p in library_path.split(b":") if p]
+                )
+                known = {entry.path for entry in plan.platform.system.files}
+                libraries = tuple(
+                    path
+                    for path in closure.files
+                    if path != macro.path
+                    and not path.startswith(sysroot)
+                    and os.path.realpath(path) not in known
+                    and path not in known
+                )
+                self._macro_libraries[key] = libraries
+            found += libraries
+        return found
+
+    def _action(self, plan: Plan, learned: Learned, inputs: tuple[Input, ...]) -> Action:
+        call = plan.call
+        toolchain = plan.platform.toolchain
+        env = environ.select(
+            plan.env,
+            None if plan.caller is None else plan.caller.environ,
+            learned=frozenset(learned.env),
+            forward=plan.forward,
+            links=call.links,
+        )
+        driver = toolchain.rustc
+        argv = [driver, *call.args]
+        if call.is_clippy:
+            argv = [toolchain.clippy_driver or driver, driver, *call.args]
+        directories = {plan.cwd, plan.out_dir, *learned.directories}
+        for search in call.search_paths:
+            path = os.path.join(plan.cwd, search.path)
+            if os.path.isdir(path):
+                directories.add(path)
+        temporary = plan.env.get(b"CARGO_TARGET_TMPDIR")
+        if temporary:
+            directories.add(temporary)
+        incremental = None
+        if call.incremental is not None:
+            path = os.path.join(plan.cwd, call.incremental)
+            hasher = KeyHasher(b"incremental")
+            hasher.add(path, call.stem, b",".join(call.crate_types), plan.platform.key)
+            incremental = Incremental(path, hasher.key())
+        return Action(
+            argv=tuple(argv),
+            env=env,
+            cwd=plan.cwd,
+            out_dir=plan.out_dir,
+            inputs=(*plan.platform.inputs, *inputs),
+            directories=tuple(sorted(directories)),
+            incremental=incremental,
+            scan_for=plan.target_dir if plan.shareable else b"",
+            programs=plan.platform.programs,
+            quiet=plan.platform.quiet,
+            priority=0 if call.links and not (call.is_build_script or call.is_proc_macro) else 1,
+        )
+
+
+def _action_key(plan: Plan, action: Action) -> bytes:
+    """Equal for equal actions of two worktrees, as far as the unit can be shared at all."""
+    hasher = KeyHasher(b"burst action 1")
+    neutral = plan.neutral
+    fields = [plan.weak_key, plan.stderr_key]
+    for name, value in action.env:
+        fields += [b"env", name, neutral(value)]
+    for item in action.inputs:
+        fields += [b"input", neutral(item.path), bytes((item.kind,)), item.digest.hash, item.target]
+    for path in action.directories:
+        fields += [b"directory", neutral(path)]
+    hasher.add(*fields)
+    return hasher.key()
+
+
+def _native_files(plan: Plan) -> list[bytes]:
+    """Every file directly in `-L native` and `-L all` directories that are not the system's."""
+    files: list[bytes] = []
+    for search in plan.call.search_paths:
+        if search.kind not in (b"native", b"all", b"framework"):
+            continue
+        folder = os.path.join(plan.cwd, search.path)
+        if (folder + b"/").startswith(_SYSTEM):
+            continue
+        try:
+            files += [e.path for e in os.scandir(folder) if e.is_file()]
+        except OSError:
+            continue
+    return sorted(files)
+
+
+def _manifests_above(plan: Plan) -> list[bytes]:
+    """Manifests from the package up to its workspace: macros look `workspace = true` up in them."""
+    if plan.immutable:
+        return []
+    found: list[bytes] = []
+    folder = plan.package_dir
+    while len(folder) > 1:
+        folder = os.path.dirname(folder)
+        path = os.path.join(folder, b"Cargo.toml")
+        if os.path.isfile(path):
+            found.append(path)
+        if folder == plan.cwd:
+            break
+    return found
+
+
+def _clippy_configurations(plan: Plan) -> list[bytes]:
+    found: list[bytes] = []
+    folder = plan.env.get(b"CLIPPY_CONF_DIR") or plan.package_dir
+    while True:
+        for name in (b".clippy.toml", b"clippy.toml"):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                found.append(path)
+        if len(folder) <= 1:
+            return found
+        folder = os.path.dirname(folder)

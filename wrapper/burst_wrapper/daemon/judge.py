@@ -1,0 +1,189 @@
+"""Judging a run: did it see what it would have seen at home?
+
+What was looked for in vain and exists at home is missing: the unit is run again with it. What was
+listed and looks different at home likewise. A started program, the network, a variable that must
+not be sent: such a unit runs at home. Nothing of a run is shown before it was judged.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from typing import Final
+
+import attrs
+
+from burst_protocol.action import Access, Observation
+from burst_wrapper import environ
+from burst_wrapper.daemon.gather import Learned, Shown
+from burst_wrapper.daemon.plan import Plan
+from burst_wrapper.depinfo import DepInfo
+from burst_wrapper.inputlist import ABSENT, FILE, LISTING, PRESENT, VARIABLE, InputList
+
+_KERNEL: Final = (b"/proc/", b"/sys/", b"/dev/")
+_LIST: Final = "list"
+
+
+@attrs.define
+class Verdict:
+    """`missing`: run again with it. `home`: run at home, for this reason. Neither: right."""
+
+    missing: Learned = attrs.field(factory=Learned)
+    home: str = ""
+    complete: bool = True
+
+    @property
+    def right(self) -> bool:
+        return not self.missing and not self.home
+
+
+@attrs.define
+class Judge:
+    """Collects one run's observations."""
+
+    plan: Plan
+    shown: Shown
+    sent_env: tuple[tuple[bytes, bytes], ...]
+    complete: bool = True
+    seen: bool = False
+    accesses: dict[tuple[str, bytes, bool], Access] = attrs.field(factory=dict)
+    env_names: dict[bytes, None] = attrs.field(factory=dict)
+    programs: dict[bytes, None] = attrs.field(factory=dict)
+    network: bool = False
+    _judged: set[tuple[str, bytes, bool]] = attrs.field(factory=set)
+
+    def add(self, observation: Observation) -> None:
+        self.seen = True
+        self.complete = self.complete and observation.complete
+        for access in observation.accesses:
+            self.accesses[access.op, access.path, access.found] = access
+        for name in observation.env_names:
+            self.env_names[name] = None
+        for program in observation.programs:
+            self.programs[program] = None
+        self.network = self.network or observation.network
+
+    def verdict(self, dep_info: DepInfo | None) -> Verdict:
+        """Of all that was observed so far; cheap for what was judged before."""
+        verdict = Verdict(complete=self.seen and self.complete)
+        if self.programs:
+            program = os.fsdecode(os.path.basename(next(iter(self.programs))))
+            verdict.home = f"a macro starts a program ({program})"
+            return verdict
+        if self.network:
+            verdict.home = "a macro uses the network"
+            return verdict
+        self._judge_env(verdict, dep_info)
+        for key, access in self.accesses.items():
+            if key not in self._judged and not self._judge_access(access, verdict):
+                continue
+            self._judged.add(key)
+        return verdict
+
+    def _judge_env(self, verdict: Verdict, dep_info: DepInfo | None) -> None:
+        links = self.plan.call.links
+        judged = environ.judge(
+            () if links else self.env_names,
+            () if dep_info is None else dep_info.env,
+            self.sent_env,
+            self.plan.env,
+            linker_names=self.env_names if links else (),
+            forward=self.plan.forward,
+        )
+        verdict.missing.env |= judged.missing
+        if judged.refused:
+            name = os.fsdecode(sorted(judged.refused)[0])
+            verdict.home = f"the unit reads ${name}, which is not sent"
+
+    def _judge_access(self, access: Access, verdict: Verdict) -> bool:
+        """True if this access was like home's; else the verdict says what to do."""
+        path = access.path
+        if path.startswith(_KERNEL) or self._is_search_folder(path):
+            return True
+        if access.op == _LIST and access.found:
+            return self._judge_listing(path, verdict)
+        if access.found:
+            return True
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            return True
+        if stat.S_ISDIR(mode):
+            if access.op == _LIST:
+                verdict.missing.trees.add(path)
+            else:
+                verdict.missing.directories.add(path)
+        elif stat.S_ISREG(mode):
+            verdict.missing.files.add(path)
+        else:
+            verdict.home = f"the unit reads {os.fsdecode(path)}, which is no ordinary file"
+        return False
+
+    def _judge_listing(self, path: bytes, verdict: Verdict) -> bool:
+        shown = self.shown.listings.get(path)
+        try:
+            names = frozenset(os.listdir(path))
+        except OSError:
+            names = frozenset()
+        if shown is not None and shown == names:
+            return True
+        if path in self.shown.hidden or self._contains_outputs(path):
+            verdict.home = f"the unit lists {os.fsdecode(path)}, of which only a part is sent"
+            return False
+        verdict.missing.trees.add(path)
+        return False
+
+    def _contains_outputs(self, path: bytes) -> bool:
+        inside = path.rstrip(b"/") + b"/"
+        return (self.plan.out_dir + b"/").startswith(inside) or path == b"/"
+
+    def _is_search_folder(self, path: bytes) -> bool:
+        """The crates in `-L` folders are in the weak key; looking around there is rustc's habit."""
+        folder = os.path.dirname(path)
+        for search in self.plan.call.search_paths:
+            place = os.path.join(self.plan.cwd, search.path)
+            if path == place or (folder == place and search.kind not in (b"native", b"all")):
+                return True
+        return folder == self.plan.out_dir
+
+    def input_list(self, dep_info: DepInfo) -> InputList:
+        """What this run used, as a list for the strong key. Only after a right verdict."""
+        plan = self.plan
+        entries: set[tuple[int, bytes]] = set()
+        for name in dep_info.files:
+            entries.add((FILE, os.path.join(plan.cwd, name)))
+        declared = {name for name, _ in plan.declared}
+        hidden = environ.HIDDEN
+        linker_hidden = environ.LINKER_HIDDEN if plan.call.links else {}
+        for name in (*self.env_names, *(name for name, _ in dep_info.env)):
+            if name not in declared and name not in hidden and name not in linker_hidden:
+                entries.add((VARIABLE, name))
+        externs = {file.path for file in (*plan.externs.files, *plan.externs.macros)}
+        for access in self.accesses.values():
+            path = access.path
+            if path in externs or path.startswith(_KERNEL) or self._is_search_folder(path):
+                continue
+            if not access.found:
+                entries.add((ABSENT, path))
+            elif access.op == _LIST:
+                entries.add((LISTING, path))
+            elif path in self.shown.files and access.op in ("open", "readlink"):
+                entries.add((FILE, path))
+            else:
+                entries.add((PRESENT, path))
+        return InputList.of(entries)
+
+
+def wide_list(shown: Shown, dep_info: DepInfo, plan: Plan) -> InputList:
+    """For a run that was not seen whole: everything it could see, and the listings around it."""
+    entries: set[tuple[int, bytes]] = {(FILE, path) for path in shown.files}
+    entries |= {(LISTING, path) for path in shown.listings if path not in shown.hidden}
+    entries |= {(FILE, os.path.join(plan.cwd, name)) for name in dep_info.files}
+    entries |= {(VARIABLE, name) for name, _ in dep_info.env}
+    return InputList.of(entries)
+
+
+def file_paths(lists: Iterable[InputList]) -> list[bytes]:
+    """All files that earlier runs were seen to read."""
+    return sorted({path for inputs in lists for path in inputs.files()})

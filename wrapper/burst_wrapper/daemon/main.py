@@ -1,0 +1,96 @@
+"""`python -m burst_wrapper.daemon.main --fd N`: the per-user daemon, started by a wrapper.
+
+The wrapper has bound the socket already, so clients wait in its backlog while we import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import logging.handlers
+import os
+import signal
+import socket
+import sys
+
+from burst_protocol.errors import ConfigError
+from burst_wrapper import paths
+from burst_wrapper.daemon.server import Server
+from burst_wrapper.daemon.services import Services
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="burst-daemon")
+    parser.add_argument("--fd", type=int, required=True, help="listening socket")
+    arguments = parser.parse_args()
+    environ = dict(os.environb)
+    state_dir = paths.state_dir(environ)
+    cache_dir = paths.cache_dir(environ)
+    for folder in (state_dir, cache_dir):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    _log_to(os.path.join(state_dir, b"daemon.log"))
+    listener = socket.socket(fileno=arguments.fd)
+    listener.setblocking(False)
+    try:
+        asyncio.run(_serve(listener, cache_dir, state_dir))
+    except Exception:
+        logging.getLogger("burst").exception("the daemon ended")
+        return 70
+    return 0
+
+
+async def _serve(listener: socket.socket, cache_dir: bytes, state_dir: bytes) -> None:
+    services = Services.create(cache_dir, state_dir)
+    idle_exit_s = 3600.0
+    with contextlib.suppress(ConfigError):
+        config = services.config()
+        idle_exit_s = config.idle_exit_s
+        services.embedded.slots = config.slots
+        services.embedded.store_bytes = int(config.store_gb * 1e9)
+    server = Server(services, listener, idle_exit_s)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, server.abandon)
+    loop.add_signal_handler(signal.SIGINT, server.abandon)
+    pid_file = os.path.join(state_dir, b"daemon.pid")
+    path = listener.getsockname()
+    logging.getLogger("burst").info("listening on %s", path)
+    with contextlib.suppress(OSError), open(pid_file, "w") as file:
+        file.write(f"{os.getpid()}\n")
+    try:
+        await server.serve()
+    finally:
+        _unlink_own(paths.socket_path(dict(os.environb)), listener)
+        await services.remotes.close()
+        await services.embedded.close()
+        services.index.flush(0)
+        services.index.close()
+        services.journal.close()
+
+
+def _unlink_own(path: bytes, listener: socket.socket) -> None:
+    """Remove our socket's name, unless a newer daemon has taken it."""
+    with contextlib.suppress(OSError):
+        listener.close()
+    with contextlib.suppress(OSError):
+        probe = socket.socket(socket.AF_UNIX)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        finally:
+            probe.close()
+
+
+def _log_to(path: bytes) -> None:
+    handler = logging.handlers.RotatingFileHandler(
+        os.fsdecode(path), maxBytes=1_000_000, backupCount=2
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("burst").setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

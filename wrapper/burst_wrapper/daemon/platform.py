@@ -1,0 +1,198 @@
+"""Home's toolchain and link environment as inputs of actions, with a digest each.
+
+One Platform per kind of call: compile-only units see the toolchain and what rustc itself runs on;
+units that link see the link environment too. Resolving is remembered per cargo process: a toolchain
+that changes in the middle of one build is not supported by cargo either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import attrs
+
+from burst_protocol.action import (
+    KIND_DIRECTORY,
+    KIND_EXECUTABLE,
+    KIND_FILE,
+    KIND_SYMLINK,
+    Input,
+)
+from burst_protocol.digest import EMPTY, Digest, KeyHasher
+from burst_protocol.errors import PlatformProblem, ToolchainProblem
+from burst_protocol.tree import TreeBuilder
+from burst_wrapper.argv import RustcCall
+from burst_wrapper.callers import Caller
+from burst_wrapper.linkenv import LinkRequest
+from burst_wrapper.platform_capture import PlatformCapture, SystemTree
+from burst_wrapper.statcache import StatCache
+from burst_wrapper.toolchain import Toolchain, ToolchainCache
+from burst_wrapper.treescan import TreeScanner
+
+_ROOT: Final = b"/"
+
+
+@attrs.define
+class Sources:
+    """Where the bytes of digests are at home: in memory, or in files."""
+
+    blobs: dict[Digest, bytes] = attrs.field(factory=dict)
+    files: dict[Digest, bytes] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False)
+class Platform:
+    key: bytes
+    toolchain: Toolchain
+    inputs: tuple[Input, ...]
+    quiet: tuple[bytes, ...]
+    """Prefixes where a found access is of no interest: it is all in `key`."""
+    programs: tuple[bytes, ...]
+    library_folders: tuple[bytes, ...]
+    sources: Sources
+    system: SystemTree
+
+
+class Platforms:
+    def __init__(self, stats: StatCache, cache_dir: bytes) -> None:
+        self._stats = stats
+        self._scanner = TreeScanner(stats)
+        self._toolchains = ToolchainCache()
+        self._capture = PlatformCapture(os.path.join(cache_dir, b"platform"))
+        self._memory: dict[tuple[object, ...], Platform] = {}
+        self._building: dict[tuple[object, ...], asyncio.Future[Platform]] = {}
+        self._toolchain_inputs: dict[
+            tuple[bytes, bytes | None, int], tuple[tuple[Input, ...], Sources]
+        ] = {}
+        self.helpers: tuple[bytes, ...] = ()
+        """Our own shared libraries that rustc loads (the observer)."""
+
+    async def of(
+        self, call: RustcCall, cwd: bytes, env: Mapping[bytes, bytes], caller: Caller | None
+    ) -> Platform:
+        """ToolchainProblem, or PlatformProblem where such a link cannot be captured."""
+        request = LinkRequest.of_argv(call.args) if call.links else None
+        key = (
+            None if caller is None else (caller.pid, caller.start_ticks),
+            call.driver,
+            call.rustc,
+            call.target,
+            env.get(b"RUSTUP_TOOLCHAIN"),
+            None if env.get(b"RUSTUP_TOOLCHAIN") else cwd,
+            env.get(b"LD_LIBRARY_PATH"),
+            env.get(b"PATH"),
+            request,
+        )
+        known = self._memory.get(key)
+        if known is not None:
+            return known
+        building = self._building.get(key)
+        if building is None:
+            building = asyncio.ensure_future(
+                asyncio.to_thread(self._build, call, cwd, dict(env), request)
+            )
+            self._building[key] = building
+        try:
+            platform = await asyncio.shield(building)
+        finally:
+            if building.done():
+                self._building.pop(key, None)
+        if caller is not None:
+            if len(self._memory) > 512:
+                self._memory.clear()
+            self._memory[key] = platform
+        return platform
+
+    def _build(
+        self,
+        call: RustcCall,
+        cwd: bytes,
+        env: dict[bytes, bytes],
+        request: LinkRequest | None,
+    ) -> Platform:
+        toolchain = self._toolchains.resolve(call.driver, cwd, env)
+        if call.is_clippy and toolchain.clippy_driver is None:
+            raise ToolchainProblem("it has no clippy-driver")
+        inputs, sources = self._toolchain(toolchain, call.target)
+        system = self._capture.runtime(toolchain, env, self.helpers)
+        programs: tuple[bytes, ...] = ()
+        folders: tuple[bytes, ...] = ()
+        if request is not None:
+            link = self._capture.link(toolchain, request, cwd, env)
+            system = system.merged(link.tree)
+            programs = (link.tools.linker, *link.tools.programs)
+            folders = link.tools.library_folders
+        system_digest = self._system(system, sources)
+        hasher = KeyHasher(b"platform")
+        for item in inputs:
+            hasher.add(item.path, bytes((item.kind,)), item.digest.hash, item.target)
+        hasher.add(system_digest.hash)
+        quiet = [item.path for item in inputs if item.kind == KIND_DIRECTORY]
+        quiet += [item.path for item in inputs if item.kind != KIND_DIRECTORY]
+        quiet += _parents(entry.path for entry in system.files)
+        return Platform(
+            hasher.key(),
+            toolchain,
+            (*inputs, Input(_ROOT, KIND_DIRECTORY, system_digest)),
+            tuple(dict.fromkeys(quiet)),
+            programs,
+            folders,
+            sources,
+            system,
+        )
+
+    def _toolchain(
+        self, toolchain: Toolchain, target: bytes | None
+    ) -> tuple[tuple[Input, ...], Sources]:
+        inputs: list[Input] = []
+        sources = Sources()
+        for entry in toolchain.sources(target):
+            if entry.kind == "symlink":
+                inputs.append(
+                    Input(entry.path, KIND_SYMLINK, EMPTY, target=os.readlink(entry.path))
+                )
+            elif entry.kind == "file":
+                state = self._stats.digest(entry.path)
+                if state is None:
+                    raise ToolchainProblem(f"{os.fsdecode(entry.path)} cannot be read")
+                kind = KIND_EXECUTABLE if state.executable else KIND_FILE
+                inputs.append(Input(entry.path, kind, state.digest, local=entry.path))
+                sources.files[state.digest] = entry.path
+            else:
+                tree = self._scanner.whole(entry.path)
+                inputs.append(Input(entry.path, KIND_DIRECTORY, tree.digest, local=entry.path))
+                sources.blobs.update(tree.blobs)
+                sources.files.update((digest, path) for path, digest in tree.files.items())
+        return tuple(inputs), sources
+
+    def _system(self, system: SystemTree, sources: Sources) -> Digest:
+        """The system's entries as one tree that is laid over the sandbox's root."""
+        builder = TreeBuilder()
+        for entry in system.files:
+            if entry.kind == "symlink":
+                builder.symlink(entry.path, entry.target)
+                continue
+            if entry.kind == "directory":
+                builder.directory(entry.path)
+                continue
+            state = self._stats.digest(entry.path)
+            if state is None:
+                raise PlatformProblem(f"{os.fsdecode(entry.path)} cannot be read")
+            builder.file(entry.path, state.digest, executable=state.executable)
+            sources.files[state.digest] = entry.path
+        return builder.build(sources.blobs)
+
+
+def _parents(paths: Iterable[bytes]) -> list[bytes]:
+    """Directories of the given paths, without those below another one of them."""
+    folders = sorted({os.path.dirname(path) for path in paths})
+    kept: list[bytes] = []
+    for folder in folders:
+        if folder == b"/":
+            continue
+        if not any(folder == k or folder.startswith(k + b"/") for k in kept):
+            kept.append(folder)
+    return kept

@@ -1,0 +1,240 @@
+"""Agents on other machines: one SSH connection per host, and the platform brought there once.
+
+While a host is being reached, or the toolchain is on its way, units run at home; nothing waits
+unless BURST_REQUIRE_REMOTE says so. A host that failed is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import Final
+
+from burst_protocol import messages as m
+from burst_protocol.action import Action
+from burst_protocol.digest import Digest, KeyHasher
+from burst_protocol.errors import (
+    BurstError,
+    EnvironmentProblem,
+    LinkLost,
+    PlatformProblem,
+    SandboxUnavailable,
+)
+from burst_wrapper.config import Config
+from burst_wrapper.daemon.attempt import error_of
+from burst_wrapper.daemon.executor import Executor
+from burst_wrapper.daemon.link import AgentLink
+from burst_wrapper.daemon.plan import Plan
+from burst_wrapper.daemon.platform import Platform, Sources
+from burst_wrapper.daemon.spool import Spool
+from burst_wrapper.daemon.tools import Tools
+
+_REST_S: Final = 20.0
+"""A host that failed is tried again after this time (doubling up to ten minutes)."""
+_REST_MAX_S: Final = 600.0
+_PROBE: Final = b"/.burst-probe"
+
+
+class NotYet(EnvironmentProblem):
+    """{host} is not ready yet: {detail}"""
+
+    code = "not-yet"
+    hint = "units run at home until it is"
+
+
+class Host:
+    """Everything about one host: connection, what failed last, which platforms are there."""
+
+    def __init__(self, name: str, cache_dir: bytes, tools: Tools) -> None:
+        self.name = name
+        self._cache_dir = cache_dir
+        self._tools = tools
+        self._executor: Executor | None = None
+        self._connecting: asyncio.Task[Executor] | None = None
+        self._bringing: dict[bytes, asyncio.Task[None]] = {}
+        self._there: set[bytes] = set()
+        self._failed: BurstError | None = None
+        self._rest_s = _REST_S
+        self._again_s = 0.0
+
+    async def get(self, config: Config, platform: Platform, *, required: bool) -> Executor:
+        """The executor, with this platform there; BurstError says why not (now)."""
+        executor = await self._connected(config, required=required)
+        if platform.key in self._there:
+            return executor
+        task = self._bringing.get(platform.key)
+        if task is None:
+            task = asyncio.create_task(self._bring(executor, platform))
+            self._bringing[platform.key] = task
+            task.add_done_callback(lambda done: self._brought(platform.key, executor, done))
+        if not required and not task.done():
+            raise NotYet("the toolchain is on its way", host=self.name)
+        await asyncio.shield(task)
+        return executor
+
+    async def _connected(self, config: Config, *, required: bool) -> Executor:
+        if self._executor is not None:
+            if self._executor.usable:
+                return self._executor
+            self._fail(self._executor.link.gone)
+            self._executor = None
+            self._there.clear()
+        if self._connecting is None:
+            if self._failed is not None and time.monotonic() < self._again_s and not required:
+                raise self._failed
+            self._connecting = asyncio.create_task(self._connect(config))
+            self._connecting.add_done_callback(self._was_connected)
+        if not required and not self._connecting.done():
+            raise NotYet("connecting", host=self.name)
+        return await asyncio.shield(self._connecting)
+
+    def _was_connected(self, task: asyncio.Task[Executor]) -> None:
+        self._connecting = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._executor = task.result()
+            self._failed = None
+            self._rest_s = _REST_S
+        else:
+            self._fail(error)
+
+    def _fail(self, error: BaseException | None) -> None:
+        self._failed = error if isinstance(error, BurstError) else EnvironmentProblem(str(error))
+        self._again_s = time.monotonic() + self._rest_s
+        self._rest_s = min(self._rest_s * 2, _REST_MAX_S)
+
+    async def _connect(self, config: Config) -> Executor:
+        # asyncssh costs 0.2 s to import: only who has a host pays for it.
+        from burst_wrapper.daemon import bootstrap, remote_bundle, ssh_transport  # noqa: PLC0415
+
+        target = ssh_transport.SshTarget.parse(self.name)
+        connection = await ssh_transport.connect(
+            target, connect_timeout_s=config.connect_timeout_s, silence_s=config.silence_s
+        )
+        try:
+            provider = remote_bundle.BundleProvider(os.path.join(self._cache_dir, b"bundle"))
+            channel = await bootstrap.start_agent(connection, provider)
+            link = AgentLink(channel, self.name, silence_s=config.silence_s, local=False)
+            spool = Spool(os.path.join(self._cache_dir, b"spool", _safe(self.name)))
+            executor = Executor(self.name, link, spool)
+            try:
+                ready = await link.start(lambda link: self._bring_tools(executor))
+            except BaseException:
+                await link.close()
+                raise
+        except BaseException:
+            connection.close()
+            raise
+        if ready.launcher in ("", "none"):
+            await link.close()
+            connection.close()
+            raise SandboxUnavailable(f"{self.name}: {ready.reason}")
+        if ready.arch != os.uname().machine:
+            await link.close()
+            connection.close()
+            raise PlatformProblem(f"{self.name} is {ready.arch}, home is {os.uname().machine}")
+        return executor
+
+    async def _bring_tools(self, executor: Executor) -> m.UseTools:
+        tools = await self._tools.get()
+        digests: list[Digest | None] = []
+        sources = Sources()
+        for path in (tools.sandbox, tools.observer):
+            if path is None:
+                digests.append(None)
+                continue
+            digest = Digest.of_file(os.fsencode(path))
+            sources.files[digest] = os.fsencode(path)
+            digests.append(digest)
+        await executor.uploader.send(0, list(sources.files), [sources])
+        return m.UseTools(executor.link.new_id(), digests[0], digests[1])
+
+    async def _bring(self, executor: Executor, platform: Platform) -> None:
+        """Run `rustc -vV` there in the sandbox: uploads what lacks, and proves that it works."""
+        link = executor.link
+        identity = link.new_id()
+        hasher = KeyHasher(b"burst probe 1")
+        hasher.add(platform.key)
+        request = m.Execute(
+            identity,
+            hasher.key(),
+            (),
+            -1,
+            hasher.key(),
+            Action(
+                argv=(platform.toolchain.rustc, b"-vV"),
+                env=(),
+                cwd=_PROBE,
+                out_dir=_PROBE,
+                inputs=platform.inputs,
+                quiet=platform.quiet,
+                priority=9,
+            ),
+            push=False,
+        )
+        queue = link.open_stream(identity)
+        try:
+            link.send(request)
+            while True:
+                message = await queue.get()
+                if message is None:
+                    raise link.gone or LinkLost("it ended", host=self.name)
+                if isinstance(message, m.Missing):
+                    await executor.uploader.send(identity, message.digests, [platform.sources])
+                    link.send(request)
+                elif isinstance(message, m.Failed):
+                    raise error_of(message, self.name)
+                elif isinstance(message, m.Exited):
+                    if message.code or message.signal:
+                        raise PlatformProblem(
+                            f"rustc does not run on {self.name} (status {message.code})"
+                        )
+                    return
+        finally:
+            link.close_stream(identity)
+            with contextlib.suppress(BurstError):
+                link.send(m.Release(identity))
+
+    def _brought(self, key: bytes, executor: Executor, task: asyncio.Task[None]) -> None:
+        self._bringing.pop(key, None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None and executor is self._executor:
+            self._there.add(key)
+        elif error is not None:
+            self._fail(error)
+
+    async def close(self) -> None:
+        for task in (self._connecting, *self._bringing.values()):
+            if task is not None:
+                task.cancel()
+        if self._executor is not None:
+            await self._executor.link.close()
+
+
+class Remotes:
+    def __init__(self, cache_dir: bytes, tools: Tools) -> None:
+        self._cache_dir = cache_dir
+        self._tools = tools
+        self._hosts: dict[str, Host] = {}
+
+    async def get(self, host: str, config: Config, plan: Plan, *, required: bool) -> Executor:
+        known = self._hosts.get(host)
+        if known is None:
+            known = Host(host, self._cache_dir, self._tools)
+            self._hosts[host] = known
+        return await known.get(config, plan.platform, required=required)
+
+    async def close(self) -> None:
+        for host in self._hosts.values():
+            await host.close()
+
+
+def _safe(name: str) -> bytes:
+    """A host's name as a file name."""
+    return Digest.of(name.encode()).hex[:16].encode()

@@ -1,0 +1,81 @@
+"""What all units of one daemon share."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+
+from burst_wrapper.callers import Callers
+from burst_wrapper.closures import Closures
+from burst_wrapper.config import Config, config_path, load
+from burst_wrapper.daemon.embedded import Embedded
+from burst_wrapper.daemon.gather import Gatherer
+from burst_wrapper.daemon.platform import Platforms
+from burst_wrapper.daemon.remote import Remotes
+from burst_wrapper.daemon.tools import Tools
+from burst_wrapper.index import Index
+from burst_wrapper.jobs import TokenPools
+from burst_wrapper.journal import Journal
+from burst_wrapper.outputs import Placer
+from burst_wrapper.statcache import StatCache
+
+
+@attrs.define
+class Services:
+    cache_dir: bytes
+    state_dir: bytes
+    index: Index
+    stats: StatCache
+    closures: Closures
+    callers: Callers
+    platforms: Platforms
+    gatherer: Gatherer
+    placer: Placer
+    tools: Tools
+    embedded: Embedded
+    remotes: Remotes
+    pools: TokenPools
+    journal: Journal
+    lists: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
+    """Encoded input lists by weak key, as last seen from an agent."""
+    _config: Config = attrs.field(factory=Config)
+    _config_stamp: tuple[int, int] | None = None
+
+    @classmethod
+    def create(cls, cache_dir: bytes, state_dir: bytes) -> Services:
+        index = Index(os.path.join(cache_dir, b"home.db"))
+        stats = StatCache(index)
+        tools = Tools(cache_dir)
+        os.makedirs(os.path.join(cache_dir, b"tmp"), mode=0o700, exist_ok=True)
+        return cls(
+            cache_dir=cache_dir,
+            state_dir=state_dir,
+            index=index,
+            stats=stats,
+            closures=Closures(index, stats),
+            callers=Callers(),
+            platforms=Platforms(stats, cache_dir),
+            gatherer=Gatherer(stats),
+            placer=Placer(),
+            tools=tools,
+            embedded=Embedded(
+                os.path.join(cache_dir, b"store"), os.path.join(state_dir, b"agent.log"), tools
+            ),
+            remotes=Remotes(cache_dir, tools),
+            pools=TokenPools(),
+            journal=Journal(os.path.join(state_dir, b"builds")),
+        )
+
+    def config(self) -> Config:
+        """The configuration as it is now; ConfigError if it cannot be used."""
+        path = config_path()
+        try:
+            info = os.stat(path)
+            stamp = (info.st_mtime_ns, info.st_size)
+        except OSError:
+            stamp = (0, 0)
+        if stamp != self._config_stamp:
+            self._config = load(path)
+            self._config_stamp = stamp
+        return self._config

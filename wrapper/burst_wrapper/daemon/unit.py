@@ -1,0 +1,566 @@
+"""One unit from request to answer: plan, look at home, run somewhere, fall back, record.
+
+The order of preference: the home store, then the remote agent (if one is configured), then the
+embedded agent, then plain rustc. Every step down has a reason that `explain` shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from burst_protocol import messages as m
+from burst_protocol.action import ActionResult
+from burst_protocol.digest import Digest
+from burst_protocol.errors import (
+    BlobMissing,
+    BurstError,
+    DigestMismatch,
+    PlatformProblem,
+    RemoteRequired,
+    SandboxUnavailable,
+    ToolchainProblem,
+)
+from burst_wrapper import policy
+from burst_wrapper.argv import RustcCall, parse
+from burst_wrapper.callers import Caller, nearest_target_dir
+from burst_wrapper.closures import Closure
+from burst_wrapper.config import Config
+from burst_wrapper.daemon.attempt import Attempt, End, Ended
+from burst_wrapper.daemon.client import Client
+from burst_wrapper.daemon.deliver import Delivery
+from burst_wrapper.daemon.executor import Executor
+from burst_wrapper.daemon.gather import CannotGather, Gathered, Learned
+from burst_wrapper.daemon.judge import file_paths, wide_list
+from burst_wrapper.daemon.plan import Plan, make_plan
+from burst_wrapper.daemon.request import Request
+from burst_wrapper.daemon.services import Services
+from burst_wrapper.environ import parse_environ
+from burst_wrapper.inputlist import FILE, InputList, World, strong_key, variant
+from burst_wrapper.jobs import TokenPool, token_source
+from burst_wrapper.journal import UnitRecord
+
+_ATTEMPTS: Final = 6
+_METADATA_SUFFIXES: Final = (b".rmeta", b".so", b".rlib")
+
+
+class Home(Exception):
+    """This unit runs at home: (reason code, text, whether that is a failure of ours)."""
+
+    def __init__(self, code: str, text: str, *, failure: bool) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.failure = failure
+
+
+class Unit:
+    def __init__(self, services: Services, client: Client, request: Request) -> None:
+        self._services = services
+        self._client = client
+        self._request = request
+        self._began_s = time.monotonic()
+        self._started_ms = time.time_ns() // 1_000_000
+        self._env: Mapping[bytes, bytes] = {}
+        self._caller: Caller | None = None
+        self._call: RustcCall | None = None
+        self._plan: Plan | None = None
+        self._delivery: Delivery | None = None
+        self._pool: TokenPool | None = None
+        self._donated = False
+        self._lists: list[InputList] = []
+        self._world: World | None = None
+        self._notes: list[str] = []
+        self._sent = 0
+        self._received = 0
+        self._lists_tried = 0
+
+    # -- the way of a unit -------------------------------------------------------------------
+
+    def prepare(self) -> tuple[bytes, bytes] | None:
+        """Parse; returns who owns its outputs, None if it was answered at once (runs at home)."""
+        request = self._request
+        self._env = parse_environ(request.environ)
+        self._caller = self._services.callers.of(request.pid)
+        call = parse(request.argv, self._read_argfile)
+        self._call = call
+        decision = policy.decide(call, self._env)
+        if isinstance(decision, policy.Local):
+            if decision.reason.counted:
+                self._record("local", "home", str(decision), decision.reason.code)
+            self._client.local(decision.reason.code)
+            return None
+        self._input_files = decision.input_files
+        out_dir = os.path.join(request.cwd, call.out_dir or b"")
+        return (out_dir, call.stem + b" " + b",".join(call.crate_types))
+
+    async def run(self) -> None:
+        """Drive the unit to its answer. Never raises but CancelledError."""
+        try:
+            await self._run()
+        except Home as home:
+            self._at_home(home)
+        except asyncio.CancelledError:
+            self._record("cancelled", "-", "the build was interrupted", "cancelled")
+            raise
+        except BurstError as error:
+            self._at_home(Home(error.code, str(error), failure=True))
+        except Exception as error:
+            self._services_log(error)
+            self._at_home(Home("bug", f"{type(error).__name__}: {error}", failure=True))
+        finally:
+            if self._delivery is not None:
+                self._delivery.drop()
+            if self._pool is not None and self._caller is not None:
+                if self._donated:
+                    self._pool.finished()
+                self._services.pools.leave(self._caller, self._pool)
+
+    async def _run(self) -> None:
+        services = self._services
+        config = services.config()
+        await self._make_plan(config)
+        plan = self._plan
+        assert plan is not None
+        self._delivery = Delivery(
+            plan,
+            self._client,
+            services.placer,
+            services.stats,
+            os.path.join(services.cache_dir, b"tmp"),
+        )
+        if plan.externs.missing:
+            raise Home("extern-missing", "a dependency's file does not exist", failure=False)
+        embedded = await self._embedded()
+        if embedded is not None and await self._look_at_home(embedded):
+            return
+        host = os.fsdecode(self._env.get(b"BURST_HOST", b"")) or config.host
+        if host:
+            try:
+                remote = await services.remotes.get(host, config, plan, required=self._required)
+                await self._execute(remote, embedded)
+            except BurstError as error:
+                if self._required:
+                    raise
+                self._note(error)
+            else:
+                return
+        elif self._required and embedded is None:
+            raise SandboxUnavailable("the embedded agent is not available")
+        if embedded is None or not embedded.usable:
+            embedded = await self._embedded()
+        if embedded is None:
+            raise Home("agent-gone", self._why("no agent is available"), failure=True)
+        await self._execute(embedded, None)
+
+    async def _make_plan(self, config: Config) -> None:
+        request, call = self._request, self._call
+        assert call is not None
+        services = self._services
+        try:
+            platform = await services.platforms.of(call, request.cwd, self._env, self._caller)
+        except PlatformProblem as error:
+            raise Home("linker", str(error), failure=False) from error
+        except ToolchainProblem as error:
+            raise Home("toolchain", str(error), failure=False) from error
+        links = call.links or call.needs_rlibs
+        externs = services.closures.resolve(call, request.cwd, links=links)
+        self._plan = make_plan(
+            call,
+            cwd=request.cwd,
+            umask=request.umask,
+            env=self._env,
+            caller=self._caller,
+            platform=platform,
+            externs=externs,
+            config=config,
+            stats=services.stats,
+            target_dir=nearest_target_dir(os.path.join(request.cwd, call.out_dir or b"")),
+            input_files=self._input_files,
+        )
+
+    async def _embedded(self) -> Executor | None:
+        try:
+            executor = await self._services.embedded.get()
+        except BurstError as error:
+            self._note(error)
+            return None
+        ready = executor.link.ready
+        if ready is None or ready.launcher in ("", "none"):
+            self._notes.append("no-sandbox: " + ("" if ready is None else ready.reason))
+            return None
+        return executor
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def _strong_keys(self) -> tuple[bytes, ...]:
+        """All keys under which a usable result may lie: each list in its variants."""
+        plan = self._plan
+        assert plan is not None
+        if self._world is None:
+            self._world = World(self._services.stats, self._env)
+        keys: list[bytes] = []
+        for inputs in self._lists:
+            strong = strong_key(plan.weak_key, inputs, self._world)
+            keys += [strong, variant(strong, plan.stderr_key, None)]
+            if plan.shareable:
+                keys.append(variant(strong, None, plan.target_dir))
+                keys.append(variant(strong, plan.stderr_key, plan.target_dir))
+        return tuple(keys)
+
+    def _learn_lists(self, encoded: tuple[bytes, ...]) -> bool:
+        """Take over lists an agent knows; False if none is new."""
+        plan = self._plan
+        assert plan is not None
+        self._lists_tried = len(encoded)
+        decoded = [inputs for data in encoded if (inputs := InputList.decode(data)) is not None]
+        fresh = [inputs for inputs in decoded if inputs not in self._lists]
+        self._lists += fresh
+        self._services.lists[plan.weak_key] = encoded
+        return bool(fresh)
+
+    async def _look_at_home(self, embedded: Executor) -> bool:
+        """True if the home store had the result and it was delivered."""
+        plan = self._plan
+        assert plan is not None
+        known = self._services.lists.get(plan.weak_key)
+        if known:
+            self._learn_lists(known)
+        tried = -1
+        try:
+            while True:
+                answer = await embedded.link.ask(
+                    m.Lookup(embedded.link.new_id(), plan.weak_key, self._strong_keys())
+                )
+                if isinstance(answer, m.Hit):
+                    return await self._deliver_hit(answer, embedded, "hit", "home store")
+                if not isinstance(answer, m.Lists) or not self._learn_lists(answer.lists):
+                    return False
+                if len(answer.lists) <= tried:
+                    return False
+                tried = len(answer.lists)
+        except (BlobMissing, DigestMismatch) as error:
+            # A damaged or evicted blob: make it again.
+            self._note(error)
+            return False
+
+    async def _deliver_hit(
+        self, hit: m.Hit, executor: Executor, where: str, executor_name: str
+    ) -> bool:
+        plan, delivery = self._plan, self._delivery
+        assert plan is not None
+        assert delivery is not None
+        result = hit.result
+        foreign = result.out_dir != plan.out_dir
+        if foreign and (
+            not plan.shareable
+            or any(o.mentions and not o.path.endswith(b".d") for o in result.outputs)
+        ):
+            return False
+        for output in result.outputs:
+            await delivery.place(output, executor.blob(output.digest), result.out_dir)
+        delivery.commit()
+        if result.stdout:
+            self._client.stdout(result.stdout)
+        for line in result.stderr:
+            self._client.stderr(delivery.line(line, result.out_dir))
+        self._client.exit(0)
+        self._remember_closure(result)
+        self._record(where, executor_name, self._why(""), "hit")
+        return True
+
+    # -- running -----------------------------------------------------------------------------
+
+    async def _execute(self, executor: Executor, home: Executor | None) -> None:
+        plan, delivery = self._plan, self._delivery
+        assert plan is not None
+        assert delivery is not None
+        services = self._services
+        learned = Learned()
+        executor.in_flight += 1
+        donated = self._donate(executor)
+        try:
+            for _ in range(_ATTEMPTS):
+                try:
+                    gathered = await asyncio.to_thread(
+                        services.gatherer.gather, plan, learned, file_paths(self._lists)
+                    )
+                except CannotGather as error:
+                    raise Home("inputs", str(error), failure=False) from error
+                attempt = Attempt(plan, self._client, executor, gathered, delivery)
+                ended = await attempt.run(self._strong_keys(), self._lists_tried)
+                self._sent += ended.sent_bytes
+                self._received += ended.received_bytes
+                match ended.end:
+                    case End.DONE:
+                        await self._done(executor, home, attempt, ended, gathered)
+                        return
+                    case End.HIT:
+                        assert ended.hit is not None
+                        if await self._hit_on(executor, home, ended.hit):
+                            return
+                        self._lists_tried = -1
+                    case End.LISTS:
+                        self._learn_lists(ended.lists)
+                    case End.AGAIN:
+                        if ended.mentions:
+                            plan.shareable = False
+                            plan.weak_key = _private_key(plan)
+                            self._lists, self._lists_tried = [], -1
+                            continue
+                        self._lists_tried = -1
+                        if not ended.verdict.missing:
+                            break
+                        learned |= ended.verdict.missing
+                        self._notes.append(_missing_text(ended.verdict.missing))
+                    case End.HOME:
+                        raise Home("undeclared", ended.why, failure=False)
+            raise Home("unstable-inputs", self._why("its inputs keep growing"), failure=False)
+        finally:
+            executor.in_flight -= 1
+            if donated and not self._client.answered:
+                # The unit goes on elsewhere; the next executor decides anew.
+                pass
+
+    def _donate(self, executor: Executor) -> bool:
+        """Give cargo its token back while another machine works for it."""
+        if executor.local or self._caller is None or self._donated:
+            return False
+        if not self._services.config().donate or executor.in_flight > executor.slots + 4:
+            return False
+        if self._pool is None:
+            self._pool = self._services.pools.enter(self._caller, self._request.pid, self._env)
+        if self._pool is None:
+            return False
+        self._donated = self._pool.donate()
+        return self._donated
+
+    async def _hit_on(self, executor: Executor, home: Executor | None, hit: m.Hit) -> bool:
+        """The executing agent had a result; a remote one's blobs are fetched and kept."""
+        if executor.local:
+            return await self._deliver_hit(hit, executor, "hit", "home store")
+        fetched = await self._fetch(executor, hit.result.digests())
+        try:
+            if not await self._deliver_hit(hit, executor, "hit", executor.name):
+                return False
+            await self._fill_home(executor, home, hit.strong_key, hit.result)
+        finally:
+            if executor.spool is not None:
+                executor.spool.drop(fetched)
+        return True
+
+    async def _fetch(self, executor: Executor, digests: list[Digest]) -> list[Digest]:
+        spool = executor.spool
+        assert spool is not None
+        fetched: list[Digest] = []
+        for digest in dict.fromkeys(digests):
+            identity = executor.link.new_id()
+            queue = executor.link.open_stream(identity)
+            try:
+                executor.link.send(m.Fetch(identity, digest))
+                message = await queue.get()
+                if not isinstance(message, m.BlobChunk):
+                    raise BlobMissing(digest.hex)
+                fetched.append(digest)
+                self._received += spool.received.get(identity, 0)
+            finally:
+                executor.link.close_stream(identity)
+                spool.forget(identity)
+        return fetched
+
+    async def _done(
+        self,
+        executor: Executor,
+        home: Executor | None,
+        attempt: Attempt,
+        ended: Ended,
+        gathered: Gathered,
+    ) -> None:
+        plan = self._plan
+        assert plan is not None
+        where = "local" if executor.local else "remote"
+        if ended.result is None:
+            self._client.exit(ended.exit_code)
+            self._record(where, executor.name, self._why("compile error"), "failed")
+            executor.link.send(m.Release(attempt.identity))
+            executor.forget(attempt.identity, attempt.digests())
+            return
+        self._client.exit(0)
+        self._remember_closure(ended.result)
+        why = self._why("not in any store")
+        self._record(where, executor.name, why, "executed", ended.wall_ms)
+        await self._keep(executor, home, attempt, ended, gathered)
+
+    async def _keep(
+        self,
+        executor: Executor,
+        home: Executor | None,
+        attempt: Attempt,
+        ended: Ended,
+        gathered: Gathered,
+    ) -> None:
+        """Store an accepted result where it was made, and at home too."""
+        plan, result = self._plan, ended.result
+        assert plan is not None
+        assert result is not None
+        dep_info = attempt.dep_info
+        try:
+            if dep_info is None or not await asyncio.to_thread(
+                self._services.gatherer.unchanged, gathered.shown
+            ):
+                executor.link.send(m.Release(attempt.identity))
+                return
+            if ended.verdict.complete:
+                inputs = attempt.judge.input_list(dep_info)
+            elif plan.externs.macros:
+                executor.link.send(m.Release(attempt.identity))
+                return
+            else:
+                inputs = wide_list(gathered.shown, dep_info, plan)
+            world = World(self._services.stats, self._env)
+            for path, digest in gathered.shown.files.items():
+                world.pin(FILE, path, digest.hash)
+            strong = strong_key(plan.weak_key, inputs, world)
+            key = variant(
+                strong,
+                None if ended.plain_stderr else plan.stderr_key,
+                plan.target_dir if ended.mentions and plan.shareable else None,
+            )
+            encoded = inputs.encode()
+            executor.link.send(m.Accept(attempt.identity, plan.weak_key, encoded, key, result))
+            known = self._services.lists.get(plan.weak_key, ())
+            self._services.lists[plan.weak_key] = (
+                encoded,
+                *(data for data in known if data != encoded),
+            )[:8]
+            if not executor.local:
+                await self._fill_home(executor, home, key, result)
+        finally:
+            executor.forget(attempt.identity, attempt.digests())
+
+    async def _fill_home(
+        self, executor: Executor, home: Executor | None, key: bytes, result: ActionResult
+    ) -> None:
+        """What came from elsewhere is kept in the home store; failing that costs only time."""
+        plan = self._plan
+        if home is None or plan is None or executor.spool is None or not home.usable:
+            return
+        lists = self._services.lists.get(plan.weak_key, ())
+        if not lists:
+            return
+        with contextlib.suppress(BurstError):
+            files = tuple((d, executor.spool.path(d)) for d in dict.fromkeys(result.digests()))
+            home.link.send(m.PutFiles(0, files))
+            home.link.send(m.PutResult(plan.weak_key, lists[0], key, result))
+            # An answer to a question asked after them means that they were taken over.
+            await home.link.ask(m.Lookup(home.link.new_id(), plan.weak_key, (key,)))
+
+    # -- bookkeeping -------------------------------------------------------------------------
+
+    def _remember_closure(self, result: ActionResult) -> None:
+        """Who depends on this crate needs what it needed itself."""
+        plan = self._plan
+        assert plan is not None
+        call = plan.call
+        if call.is_proc_macro:
+            closure = Closure(frozenset(), frozenset((call.lib_stem,)))
+        else:
+            closure = plan.externs.closure
+        for output in result.outputs:
+            if output.path.endswith(_METADATA_SUFFIXES):
+                self._services.closures.remember(output.digest, closure)
+
+    @property
+    def _required(self) -> bool:
+        return self._env.get(b"BURST_REQUIRE_REMOTE", b"") not in (b"", b"0")
+
+    def _at_home(self, home: Home) -> None:
+        """Answer: plain rustc. Under BURST_REQUIRE_REMOTE our failures are errors instead."""
+        if not self._client.listening:
+            return
+        if home.failure and self._required:
+            required = RemoteRequired(self._why(home.text))
+            self._record("failed", "-", str(required), home.code)
+            self._client.failure(f"error: {required}\nhint: {required.hint}\n")
+            return
+        self._record("local", "home", self._why(home.text), home.code)
+        source: bytes | None = None
+        if self._donated and self._pool is not None:
+            # Its token was given back: it takes another one before it uses a core.
+            self._pool.reclaimed()
+            self._donated = False
+            source = token_source(self._env)
+        self._client.local(home.code, source)
+
+    def _note(self, error: BurstError) -> None:
+        text = f"{error.code}: {error}"
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def _why(self, text: str) -> str:
+        return "; ".join([text, *self._notes] if text else self._notes)
+
+    def _record(self, where: str, executor: str, why: str, reason: str, rustc_ms: int = 0) -> None:
+        call, plan, request = self._call, self._plan, self._request
+        caller = self._caller
+        build = (0, 0) if caller is None else (caller.pid, caller.start_ticks)
+        kind = "?" if call is None else ("test" if call.is_test else _text_kind(call))
+        self._services.journal.record(
+            build,
+            request.cwd,
+            UnitRecord(
+                crate=os.fsdecode(b"?" if call is None else call.crate_name or b"?"),
+                kind=kind,
+                where=where,
+                executor=executor,
+                why=why,
+                reason=reason,
+                wall_ms=round((time.monotonic() - self._began_s) * 1000),
+                sent_bytes=self._sent,
+                received_bytes=self._received,
+                started_ms=self._started_ms,
+                key="" if plan is None else plan.weak_key.hex(),
+                manifest=() if plan is None else _manifest(plan),
+                detail="" if call is None else os.fsdecode(call.extra_filename),
+                rustc_ms=rustc_ms,
+            ),
+        )
+
+    def _read_argfile(self, path: bytes) -> bytes:
+        with open(os.path.join(self._request.cwd, path), "rb") as file:
+            return file.read()
+
+    def _services_log(self, error: Exception) -> None:
+        import logging  # noqa: PLC0415 - only for our own bugs
+
+        logging.getLogger("burst").error("unit failed", exc_info=error)
+
+
+def _private_key(plan: Plan) -> bytes:
+    """A weak key that no other target directory has."""
+    return variant(plan.weak_key, None, plan.target_dir)
+
+
+def _missing_text(missing: Learned) -> str:
+    names = [os.fsdecode(path) for path in (*missing.files, *missing.trees, *missing.directories)]
+    names += ["$" + os.fsdecode(name) for name in missing.env]
+    return "run again with " + ", ".join(sorted(names)[:4])
+
+
+def _text_kind(call: RustcCall) -> str:
+    if call.is_build_script:
+        return "build script"
+    return ",".join(os.fsdecode(kind) for kind in call.crate_types)
+
+
+def _manifest(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Labels and values short enough to keep; long or binary values by their hash."""
+    shown: list[tuple[str, str]] = []
+    for label, value in plan.manifest:
+        text = value.hex()[:16] if len(value) == 32 else value[:120].decode("utf-8", "replace")
+        shown.append((label.decode("utf-8", "replace"), text))
+    return tuple(shown)

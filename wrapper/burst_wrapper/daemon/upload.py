@@ -1,0 +1,125 @@
+"""Sending blobs to an agent: each once, whoever asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+from burst_protocol import messages as m
+from burst_protocol.digest import Digest
+from burst_protocol.errors import BlobMissing
+from burst_protocol.framing import CHUNK_BYTES
+from burst_wrapper.daemon.link import AgentLink, m_codec
+from burst_wrapper.daemon.platform import Sources
+
+_SMALL_BYTES: Final = 256 * 1024
+_BATCH_BYTES: Final = 512 * 1024
+_LOCAL_BATCH: Final = 400
+
+
+class Uploader:
+    """Per link. Concurrent units that lack the same blob wait for one upload."""
+
+    def __init__(self, link: AgentLink) -> None:
+        self._link = link
+        self._under_way: dict[Digest, asyncio.Future[None]] = {}
+
+    async def send(self, identity: int, digests: Iterable[Digest], sources: list[Sources]) -> int:
+        """Bytes sent for this caller. BlobMissing if home does not have one (any more)."""
+        mine: list[Digest] = []
+        others: list[asyncio.Future[None]] = []
+        for digest in dict.fromkeys(digests):
+            waiting = self._under_way.get(digest)
+            if waiting is None:
+                mine.append(digest)
+                self._under_way[digest] = asyncio.get_running_loop().create_future()
+            else:
+                others.append(waiting)
+        try:
+            sent = await self._send(identity, mine, sources)
+        finally:
+            for digest in mine:
+                future = self._under_way.pop(digest)
+                if not future.done():
+                    future.set_result(None)
+        for other in others:
+            await asyncio.shield(other)
+        return sent
+
+    async def _send(self, identity: int, digests: list[Digest], sources: list[Sources]) -> int:
+        memory: dict[Digest, bytes] = {}
+        files: list[tuple[Digest, bytes]] = []
+        for digest in digests:
+            for source in sources:
+                data = source.blobs.get(digest)
+                if data is not None:
+                    memory[digest] = data
+                    break
+                path = source.files.get(digest)
+                if path is not None:
+                    files.append((digest, path))
+                    break
+            else:
+                raise BlobMissing(digest.hex)
+        before = self._link.sent_bytes
+        await self._link.put_blobs(memory)
+        if self._link.local:
+            for start in range(0, len(files), _LOCAL_BATCH):
+                self._link.send(m.PutFiles(identity, tuple(files[start : start + _LOCAL_BATCH])))
+                await self._link.drain()
+            return self._link.sent_bytes - before
+        sent = self._link.sent_bytes - before
+        batch: list[tuple[Digest, int, bytes]] = []
+        size = 0
+        for digest, path in files:
+            if digest.size_bytes > _SMALL_BYTES:
+                sent += await self._send_large(identity, digest, path)
+                continue
+            codec, data = await asyncio.to_thread(_read_packed, path)
+            batch.append((digest, codec, data))
+            size += len(data)
+            if size > _BATCH_BYTES:
+                sent += self._flush(batch)
+                await self._link.drain()
+                batch, size = [], 0
+        if batch:
+            sent += self._flush(batch)
+        return sent
+
+    def _flush(self, batch: list[tuple[Digest, int, bytes]]) -> int:
+        self._link.send(
+            m.PutBlobs(
+                tuple(digest for digest, _, _ in batch),
+                tuple((codec, data) for _, codec, data in batch),
+            )
+        )
+        return sum(len(data) for _, _, data in batch)
+
+    async def _send_large(self, identity: int, digest: Digest, path: bytes) -> int:
+        sent = 0
+        try:
+            file = open(path, "rb")  # noqa: SIM115 - read in threads, closed below
+        except OSError as error:
+            raise BlobMissing(digest.hex) from error
+        with file:
+            left = digest.size_bytes
+            while left > 0:
+                data = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
+                if not data:
+                    raise BlobMissing(digest.hex)
+                left -= len(data)
+                codec, packed = await asyncio.to_thread(m_codec, data, compress=True)
+                self._link.send(m.BlobChunk(identity, digest, codec, packed, left == 0))
+                sent += len(packed)
+                await self._link.drain()
+        return sent
+
+
+def _read_packed(path: bytes) -> tuple[int, bytes]:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise BlobMissing(path.hex()) from error
+    return m_codec(data, compress=True)

@@ -1,0 +1,144 @@
+"""Input lists: what earlier runs under one weak key were seen to use, and the strong key.
+
+A list names things, not their contents: files, names that were absent, things that merely exist,
+directory listings, variables. The strong key is the weak key and what those things are now.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from burst_protocol.digest import KeyHasher
+from burst_protocol.errors import RemoteProtocolError
+from burst_protocol.packing import pack, unpack
+from burst_wrapper.statcache import StatCache
+
+FILE: Final = 0
+ABSENT: Final = 1
+PRESENT: Final = 2
+LISTING: Final = 3
+VARIABLE: Final = 4
+
+_FORMAT: Final = 1
+_UNSET: Final = b"unset"
+
+
+@attrs.frozen
+class InputList:
+    """(kind, path or name) pairs, sorted: equal sets are equal lists."""
+
+    entries: tuple[tuple[int, bytes], ...]
+
+    @classmethod
+    def of(cls, entries: Iterable[tuple[int, bytes]]) -> InputList:
+        return cls(tuple(sorted(set(entries))))
+
+    def encode(self) -> bytes:
+        return pack([_FORMAT, [[kind, name] for kind, name in self.entries]])
+
+    @classmethod
+    def decode(cls, data: bytes) -> InputList | None:
+        """None for what we cannot read: it is then no list at all."""
+        try:
+            value: Any = unpack(data)
+            version, entries = value
+            if version != _FORMAT:
+                return None
+            decoded = tuple((kind, name) for kind, name in entries)
+        except (RemoteProtocolError, TypeError, ValueError):
+            return None
+        if all(type(kind) is int and type(name) is bytes for kind, name in decoded):
+            return cls(decoded)
+        return None
+
+    def files(self) -> list[bytes]:
+        return [name for kind, name in self.entries if kind == FILE]
+
+    def names(self, kind: int) -> list[bytes]:
+        return [name for entry_kind, name in self.entries if entry_kind == kind]
+
+
+class World:
+    """What the things named by a list are right now."""
+
+    def __init__(self, stats: StatCache, env: Mapping[bytes, bytes]) -> None:
+        self._stats = stats
+        self._env = env
+        self._seen: dict[tuple[int, bytes], bytes] = {}
+
+    def pin(self, kind: int, name: bytes, value: bytes) -> None:
+        """What a run was shown counts, not what lies there now."""
+        self._seen[kind, name] = value
+
+    def value(self, kind: int, name: bytes) -> bytes:
+        known = self._seen.get((kind, name))
+        if known is None:
+            known = self._look(kind, name)
+            self._seen[kind, name] = known
+        return known
+
+    def _look(self, kind: int, name: bytes) -> bytes:
+        if kind == FILE:
+            try:
+                info = os.stat(name)
+            except OSError:
+                return b""
+            state = self._stats.digest_of(name, info)
+            if state is None:
+                return b"directory" if stat.S_ISDIR(info.st_mode) else b"odd"
+            return state.digest.hash
+        if kind in (ABSENT, PRESENT):
+            try:
+                mode = os.stat(name).st_mode
+            except OSError:
+                return b"absent"
+            return b"directory" if stat.S_ISDIR(mode) else b"file"
+        if kind == LISTING:
+            return listing(name)
+        value = self._env.get(name)
+        return _UNSET if value is None else b"=" + value
+
+
+def listing(path: bytes) -> bytes:
+    """Digest of the names in a directory; empty if there is none."""
+    try:
+        names = sorted(os.listdir(path))
+    except OSError:
+        return b""
+    hasher = KeyHasher(b"listing")
+    hasher.add(*names)
+    return hasher.key()
+
+
+def strong_key(weak_key: bytes, inputs: InputList, world: World) -> bytes:
+    """The weak key, and what every listed thing is."""
+    hasher = KeyHasher(b"burst strong 1")
+    fields = [weak_key]
+    for kind, name in inputs.entries:
+        fields.append(bytes((kind,)))
+        fields.append(name)
+        fields.append(world.value(kind, name))
+    hasher.add(*fields)
+    return hasher.key()
+
+
+def variant(strong: bytes, stderr_args: bytes | None, target_dir: bytes | None) -> bytes:
+    """The key of a result that is not for everybody with this strong key.
+
+    Results whose stderr holds diagnostics depend on the arguments that shape stderr; results
+    whose bytes mention the target directory belong to that directory.
+    """
+    if stderr_args is None and target_dir is None:
+        return strong
+    hasher = KeyHasher(b"burst variant 1")
+    hasher.add(
+        strong,
+        b"-" if stderr_args is None else b"=" + stderr_args,
+        b"-" if target_dir is None else b"=" + target_dir,
+    )
+    return hasher.key()

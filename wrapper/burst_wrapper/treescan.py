@@ -1,0 +1,115 @@
+"""Directories at home as trees: what is in them, by digest.
+
+A package's tree leaves out what is not the package: `.git`, cargo's target directories (they carry
+CACHEDIR.TAG), nested packages. Everything else is in, tracked or not, because a macro or
+`include_str!` may read it. Very large files are left out; one that is really read is learned.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final
+
+import attrs
+
+from burst_protocol.digest import Digest
+from burst_protocol.tree import Directory, DirectoryNode, FileNode, SymlinkNode
+from burst_wrapper.statcache import StatCache
+
+LARGE_FILE_BYTES: Final = 16 * 1024 * 1024
+MAX_FILES: Final = 50_000
+
+
+@attrs.define
+class Tree:
+    """A scanned directory: its digest, the Directory blobs below it, and where files' bytes are."""
+
+    root: bytes
+    digest: Digest
+    blobs: dict[Digest, bytes]
+    files: dict[bytes, Digest]
+    """Absolute path to digest, for every regular file shown."""
+    directories: dict[bytes, frozenset[bytes]]
+    """Absolute path to the names shown in it."""
+    hidden: dict[bytes, tuple[bytes, ...]]
+    """Directories that show fewer names than home's, and which names are left out."""
+    size_bytes: int
+
+
+class TooLarge(Exception):
+    """More files than a package should have."""
+
+
+class TreeScanner:
+    def __init__(self, stats: StatCache) -> None:
+        self._stats = stats
+
+    def package(self, root: bytes) -> Tree:
+        """A package directory. TooLarge beyond MAX_FILES."""
+        return self._scan(root, package=True)
+
+    def whole(self, root: bytes) -> Tree:
+        """Everything below `root`, for OUT_DIR and learned directories."""
+        return self._scan(root, package=False)
+
+    def _scan(self, root: bytes, *, package: bool) -> Tree:
+        tree = Tree(root, Digest(b"\0" * 32, 0), {}, {}, {}, {}, 0)
+        tree.digest = self._directory(root, tree, package=package, top=True)
+        return tree
+
+    def _directory(self, path: bytes, tree: Tree, *, package: bool, top: bool) -> Digest:
+        files: list[FileNode] = []
+        directories: list[DirectoryNode] = []
+        symlinks: list[SymlinkNode] = []
+        shown: list[bytes] = []
+        hidden: list[bytes] = []
+        try:
+            entries = sorted(os.scandir(path), key=_name)
+        except OSError:
+            entries = []
+        for entry in entries:
+            child = path + b"/" + entry.name
+            if entry.is_symlink():
+                symlinks.append(SymlinkNode(entry.name, os.readlink(child)))
+            elif entry.is_dir(follow_symlinks=False):
+                if package and _foreign(child, entry.name, top=top):
+                    hidden.append(entry.name)
+                    continue
+                digest = self._directory(child, tree, package=package, top=False)
+                directories.append(DirectoryNode(entry.name, digest))
+            else:
+                info = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(info.st_mode) or (package and info.st_size > LARGE_FILE_BYTES):
+                    hidden.append(entry.name)
+                    continue
+                state = self._stats.digest_of(child, info)
+                if state is None:
+                    hidden.append(entry.name)
+                    continue
+                files.append(FileNode(entry.name, state.digest, state.executable))
+                tree.files[child] = state.digest
+                tree.size_bytes += state.digest.size_bytes
+                if len(tree.files) > MAX_FILES:
+                    raise TooLarge
+            shown.append(entry.name)
+        data = Directory(tuple(files), tuple(directories), tuple(symlinks)).encode()
+        digest = Digest.of(data)
+        tree.blobs[digest] = data
+        tree.directories[path] = frozenset(shown)
+        if hidden:
+            tree.hidden[path] = tuple(hidden)
+        return digest
+
+
+def _name(entry: os.DirEntry[bytes]) -> bytes:
+    return entry.name
+
+
+def _foreign(path: bytes, name: bytes, *, top: bool) -> bool:
+    """Whether a directory in a package is not the package's."""
+    if name == b".git":
+        return True
+    if top and name == b"target":
+        return True
+    return os.path.exists(path + b"/CACHEDIR.TAG") or os.path.exists(path + b"/Cargo.toml")

@@ -117,11 +117,14 @@ def _parse(data: Data) -> Elf | None:
     strings = next((value for tag, value in tags if tag == _DT_STRTAB), None)
     if strings is None:
         return Elf(bits, little, machine, interpreter)
-    base = next(
+    bases = [
         offset + strings - address
         for address, offset, length in loads
         if address <= strings < address + length
-    )
+    ]
+    if not bases:
+        return None
+    base = bases[0]
 
     def texts(wanted: int) -> tuple[bytes, ...]:
         return tuple(_text(data, base + value) for tag, value in tags if tag == wanted)

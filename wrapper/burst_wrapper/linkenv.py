@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 DECIDING_VARIABLES: Final = (
     b"PATH",
-    b"LD_LIBRARY_PATH",
     b"LIBRARY_PATH",
     b"COMPILER_PATH",
     b"GCC_EXEC_PREFIX",
     b"LD_RUN_PATH",
     b"RUSTC_BOOTSTRAP",
 )
-"""Environment that changes which tools and libraries a link uses."""
+"""Environment that changes which tools and libraries a link uses. Not LD_LIBRARY_PATH: cargo's
+names folders of every project, and it only counts for what is not found without it."""
 
 _CODEGEN_PREFIXES: Final = (
     b"linker=",
@@ -79,6 +79,7 @@ _ARGUMENT_PREFIXES: Final = (
 )
 """Driver arguments that choose tools or start files; others only say what is linked."""
 _ARGUMENTS_WITH_VALUE: Final = (b"-B", b"--sysroot", b"-target")
+_ARGUMENTS_WITH_PATH: Final = (b"--sysroot=", b"-specs=", b"--specs=", b"--ld-path=")
 
 _WRAPPERS: Final = frozenset(
     (b"ccache", b"sccache", b"distcc", b"icecc", b"buildcache", b"colorgcc", b"firebuild")
@@ -133,6 +134,21 @@ class LinkRequest:
         return any(b"+crt-static" in arg for arg in self.rustc_args) or any(
             arg.startswith(b"-static") for arg in self.link_args
         )
+
+    @property
+    def relative(self) -> bool:
+        """The same request means something else in another working directory."""
+        paths = [self.linker] if self.linker is not None and b"/" in self.linker else []
+        paths += [arg for arg in self.rustc_args if arg.endswith(b".json")]
+        words = iter(self.link_args)
+        for word in words:
+            if word in _ARGUMENTS_WITH_VALUE:
+                paths.append(next(words, b""))
+            elif word.startswith(b"-B"):
+                paths.append(word[2:])
+            elif word.startswith(_ARGUMENTS_WITH_PATH):
+                paths.append(word.partition(b"=")[2])
+        return any(not os.path.isabs(path) for path in paths)
 
     @classmethod
     def of_argv(cls, argv: Iterable[bytes]) -> LinkRequest:
@@ -244,13 +260,15 @@ def check_program(path: bytes) -> None:
         raise PlatformProblem(f"linker {shown} is a script")
 
 
-@attrs.frozen
+@attrs.define
 class _Probe:
     toolchain: Toolchain
     request: LinkRequest
     cwd: bytes
     env: Mapping[bytes, bytes]
     run: Run
+    said: str = ""
+    """First line of what rustc said against the first crate that failed."""
 
     def link_command(self, folder: bytes, crate_type: bytes) -> tuple[bytes, ...] | None:
         """rustc's own command for a small crate of that type, whose objects stay in `folder`."""
@@ -273,6 +291,8 @@ class _Probe:
             args += [b"-C", b"link-arg=" + arg]
         done = self.run(args, self.cwd, self.env)
         if done.status != 0:
+            lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            self.said = self.said or (lines[0] if lines else f"rustc ended with {done.status}")
             return None
         words = shlex.split(os.fsdecode(done.stdout.split(b"\n")[0]))
         while words and re.match(r"\A[A-Z_]+=", words[0]):
@@ -304,7 +324,7 @@ def probe(
             command = prober.link_command(folder, crate_type)
             if command is None:
                 if crate_type == b"bin":
-                    raise PlatformProblem("a small program cannot be linked at home")
+                    raise PlatformProblem(f"a small program cannot be linked: {prober.said}")
                 continue  # a static target has no shared libraries
             name = command[0]
             linker, first = locate_linker(name, toolchain, cwd, env)
@@ -355,22 +375,22 @@ class _Found:
         path = b":".join([*first, prober.env.get(b"PATH", b"/bin:/usr/bin")])
         env = {**prober.env, b"PATH": path, b"LC_ALL": b"C"}
         listing = os.path.join(folder, b"burst-files.d")
-        version = prober.run([linker, *prober.request.link_args, b"-v"], folder, env)
+        version = prober.run([linker, *prober.request.link_args, b"-v"], prober.cwd, env)
         said = version.stdout + version.stderr
         if b"gcc version" in said:
             self.flavour = "gcc"
         elif b"clang version" in said:
             self.flavour = "clang"
         if self.flavour == "ld":
-            done = prober.run([linker, *args, b"--dependency-file=" + listing], folder, env)
+            done = prober.run([linker, *args, b"--dependency-file=" + listing], prober.cwd, env)
         else:
             noting = (b"-v", b"-Wl,-v", b"-Wl,--dependency-file=" + listing)
-            done = prober.run([linker, *args, *noting], folder, env)
-            self._read_messages(done, env, folder)
+            done = prober.run([linker, *args, *noting], prober.cwd, env)
+            self._read_messages(done, env, prober.cwd)
             self._read_search_folders(
-                prober.run([linker, *_mode_args(args), b"-print-search-dirs"], folder, env), env
+                prober.run([linker, *_mode_args(args), b"-print-search-dirs"], prober.cwd, env), env
             )
-            self._read_builtin_folders(prober, folder, env)
+            self._read_builtin_folders(prober, env)
         own = (folder + b"/", prober.toolchain.sysroot + b"/")
         for path in [path for path in self.library_folders if path.startswith(own)]:
             del self.library_folders[path]
@@ -379,11 +399,11 @@ class _Found:
         self.linked = True
         with open(listing, "rb") as file:
             for used in parse_dependencies(file.read()):
-                used_path = os.path.join(folder, used)
+                used_path = os.path.join(prober.cwd, used)
                 if not used_path.startswith(own):
                     self.files[used_path] = None
 
-    def _read_messages(self, done: Completed, env: Mapping[bytes, bytes], folder: bytes) -> None:
+    def _read_messages(self, done: Completed, env: Mapping[bytes, bytes], cwd: bytes) -> None:
         """`-v` of gcc, clang and collect2: one started program per line."""
         for line in done.stderr.split(b"\n"):
             name, equals, value = line.partition(b"=")
@@ -396,14 +416,14 @@ class _Found:
             elif line.startswith(b"Reading specs from "):
                 self.files[line[19:]] = None
             elif b" -o " in line or b' "-o" ' in line:
-                self._read_command(line, env, folder)
+                self._read_command(line, env, cwd)
 
-    def _read_command(self, line: bytes, env: Mapping[bytes, bytes], folder: bytes) -> None:
+    def _read_command(self, line: bytes, env: Mapping[bytes, bytes], cwd: bytes) -> None:
         try:
             words = [os.fsencode(word) for word in shlex.split(os.fsdecode(line))]
         except ValueError:
             return
-        program = find_program(words[0], folder, env) if words else None
+        program = find_program(words[0], cwd, env) if words else None
         if program is None or b"=" in words[0]:
             return
         self.programs[program] = None
@@ -413,7 +433,7 @@ class _Found:
             elif word.startswith((b"-plugin=", b"--plugin=")):
                 self.plugins[word.partition(b"=")[2]] = None
             elif self.flavour == "clang" and word.startswith(b"-L") and len(word) > 2:
-                self.library_folders[os.path.join(folder, word[2:])] = None
+                self.library_folders[os.path.join(cwd, word[2:])] = None
 
     def _read_search_folders(self, done: Completed, env: Mapping[bytes, bytes]) -> None:
         for line in done.stdout.split(b"\n"):
@@ -427,13 +447,11 @@ class _Found:
             dict.fromkeys(part for part in env[b"PATH"].split(b":") if part[:1] == b"/")
         )
 
-    def _read_builtin_folders(
-        self, prober: _Probe, folder: bytes, env: Mapping[bytes, bytes]
-    ) -> None:
+    def _read_builtin_folders(self, prober: _Probe, env: Mapping[bytes, bytes]) -> None:
         """GNU ld has folders of its own behind those that the driver names (`/usr/local/lib`)."""
         for program in self.programs:
             if os.path.basename(program) in (b"ld", b"ld.bfd"):
-                script = prober.run([program, b"--verbose"], folder, env).stdout
+                script = prober.run([program, b"--verbose"], prober.cwd, env).stdout
                 for name in re.findall(rb'SEARCH_DIR\("=?([^"]+)"\)', script):
                     self.library_folders[name] = None
 

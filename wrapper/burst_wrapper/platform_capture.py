@@ -215,9 +215,8 @@ class PlatformCapture:
         PlatformProblem with the reason for links that must stay at home.
         """
         deciding = [env.get(name) for name in DECIDING_VARIABLES]
-        relative = request.linker is not None and b"/" in request.linker
-        relative = relative or any(not part.startswith(b"/") for part in _path(env))
-        place = cwd if relative or b"--target" in request.rustc_args else b""
+        relative = request.relative or any(not part.startswith(b"/") for part in _path(env))
+        place = cwd if relative else b""
         key = _key("link", *_identity(toolchain), *attrs.astuple(request), *deciding, place)
         with self._lock:
             record = self._recall(key)
@@ -248,7 +247,7 @@ class PlatformCapture:
         programs = [*_programs(toolchain), *helpers]
         entries = _libraries(programs, _library_path(env))
         tree = SystemTree(tidy([*_merged_usr(), *entries])).without(toolchain)
-        return _Record.of(tree, {}, None)
+        return _Record.of(tree, {path: _stamp(path) for path in programs}, None)
 
     def _recall(self, key: str) -> _Record | None:
         record = self._memory.get(key) or _Record.load(self._file(key), key)

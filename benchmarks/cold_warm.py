@@ -14,9 +14,8 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -32,6 +31,7 @@ from benchmarks.contenders import (  # noqa: E402
     Sccache,
     note,
     program,
+    scratch_folder,
 )
 from benchmarks.ratios import Row, summary, table, verdicts  # noqa: E402
 
@@ -71,6 +71,8 @@ class Bench:
         if run.returncode != 0:
             said = "\n".join(run.stderr.splitlines()[-30:])
             raise ContenderError(f"the build failed with {run.returncode}:\n{said}")
+        if "Blocking waiting for" in run.stderr:
+            note("  another cargo held a lock meanwhile: the next value holds that wait too")
         return seconds
 
     def measure(self, row: Row, extra: Mapping[str, str]) -> None:
@@ -155,16 +157,6 @@ class Bench:
                 self.measure("burst warm, daemon not running", burst.environ())
 
             warm.append(without_daemon)
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A short path: sockets live below it, and their names may have 107 bytes at most."""
-    folder = Path(tempfile.mkdtemp(prefix="bb"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def machine() -> dict[str, object]:

@@ -4,11 +4,14 @@ Every contender keeps all it has below one folder that is given to it, so that a
 and a user's own caches and daemons are neither used nor touched.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -18,6 +21,16 @@ HERE = Path(__file__).resolve().parent
 
 class ContenderError(Exception):
     """A contender is not installed or did not do what it should; the message says which and why."""
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A short path: sockets live below it, and their names may have 107 bytes at most."""
+    folder = Path(tempfile.mkdtemp(prefix="bb"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def program(name: str) -> Path | None:
@@ -107,7 +120,8 @@ class Burst:
     def find(cls, folder: Path, wrapper: Path | None = None) -> "Burst | None":
         """None if burst is not installed with this interpreter (or not at `wrapper`)."""
         path = wrapper or program("burst-rustc")
-        cargo_burst = program("cargo-burst")
+        beside = path.with_name("cargo-burst") if path else None
+        cargo_burst = beside if beside and beside.is_file() else program("cargo-burst")
         if path is None or cargo_burst is None or not os.access(path, os.X_OK):
             return None
         return cls(path, cargo_burst, folder)
@@ -131,11 +145,13 @@ class Burst:
         for kind in ("cache", "config", "data", "state", "runtime"):
             (self.folder / kind).mkdir(parents=True, mode=0o700)
 
-    def ask(self, *verb: str) -> str:
-        """What `cargo burst <verb>` prints; ContenderError if it fails."""
+    def ask(self, *verb: str, folder: Path | None = None) -> str:
+        """Run in `folder`, what `cargo burst <verb>` prints; ContenderError if it fails."""
         command = [str(self.cargo_burst), "burst", *verb]
         environ = {**os.environ, **self.environ()}
-        run = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            command, cwd=folder, env=environ, capture_output=True, text=True, check=False
+        )
         if run.returncode != 0:
             said = (run.stderr or run.stdout).strip()
             raise ContenderError(f"`cargo burst {' '.join(verb)}` failed:\n{said}")

@@ -249,10 +249,6 @@ def _content(plain: Path, burst: Path, units: _Incremental | None) -> str:
     if ours == theirs:
         return ""
     sizes = f"{len(ours)} bytes became {len(theirs)}"
-    if max(len(ours), len(theirs)) < _TEXT_BYTES and b"\0" not in ours + theirs:
-        lines = [file.decode(errors="replace").splitlines() for file in (ours, theirs)]
-        changes = list(difflib.unified_diff(lines[0], lines[1], lineterm="", n=0))[2:]
-        return "\n    ".join([sizes, *changes[:_SHOWN_LINES]])
     if ours.startswith(_AR) and theirs.startswith(_AR):
         one_has, other_has = (Counter(_members(file, units)) for file in (ours, theirs))
         names = sorted({name for name, _ in (one_has - other_has) + (other_has - one_has)})
@@ -260,6 +256,10 @@ def _content(plain: Path, burst: Path, units: _Incremental | None) -> str:
             return ""
         shown = ", ".join(names[:_SHOWN_LINES]) or "none, but their order or attributes do"
         return f"{sizes}; archive members that differ: {shown}"
+    if max(len(ours), len(theirs)) < _TEXT_BYTES and b"\0" not in ours + theirs:
+        lines = [file.decode(errors="replace").splitlines() for file in (ours, theirs)]
+        changes = list(difflib.unified_diff(lines[0], lines[1], lineterm="", n=0))[2:]
+        return "\n    ".join([sizes, *changes[:_SHOWN_LINES]])
     offset = _first_difference(ours, theirs)
     excerpts = [file[max(0, offset - 16) : offset + 32] for file in (ours, theirs)]
     return f"{sizes}; first at byte {offset}:\n    {excerpts[0]!r}\n    {excerpts[1]!r}"

@@ -15,13 +15,12 @@ these cases the whole state is thrown away, which costs one full compile.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from typing import Final
 
 import attrs
 
-from burst_agent import diskfile
+from burst_agent import diskfile, locks
 from burst_agent.root import StoreRoot
 from burst_protocol.digest import Digest
 
@@ -73,7 +72,7 @@ class IncrementalStates:
     def lease(self, state_key: bytes) -> Lease:
         """The state under this key, or a fresh stand-in if it is in use. OSError if neither."""
         folder = self.folder + b"/" + _name(state_key)
-        lock = _lock(folder)
+        lock = locks.try_lock(folder + b"/lock")
         if lock is None:
             stand_in = self.root.temp_path()
             os.mkdir(stand_in, 0o700)
@@ -126,29 +125,9 @@ def _name(state_key: bytes) -> bytes:
     return (name if name and len(name) <= _LONGEST_NAME else Digest.of(state_key).hex).encode()
 
 
-def _lock(folder: bytes) -> int | None:
-    """A descriptor that holds the folder's lock; None if somebody else does."""
-    while True:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        try:
-            fd = os.open(folder + b"/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:  # discarded in this moment
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(folder + b"/lock").st_ino == os.fstat(fd).st_ino:
-                return fd
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        except FileNotFoundError:
-            pass
-        os.close(fd)
-
-
 def _discard(folder: bytes) -> bool:
     """Removes a state that nobody uses."""
-    lock = _lock(folder)
+    lock = locks.try_lock(folder + b"/lock")
     if lock is None:
         return False
     try:

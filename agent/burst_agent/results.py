@@ -60,6 +60,9 @@ class OutputCollector:
     scan_for: bytes = b""
     mount_points: frozenset[bytes] = frozenset()
     """Relative paths at which inputs are mounted inside the out-dir: no outputs."""
+    only_stem: bytes | None = None
+    """Given where there is no sandbox: the out-dir is the real one, with everybody's files in it;
+    only names with this stem are ours, and they stay where they are."""
     _seen: dict[bytes, tuple[int, int, int]] = attrs.field(factory=dict, init=False)
 
     def take(self, relative: bytes, *, move: bool = False) -> OutputFile | None:
@@ -93,7 +96,9 @@ class OutputCollector:
                 raise LimitExceeded(f"more than {MAX_OUTPUT_FILES} output files")
             if failed and not relative.endswith(b".d"):
                 continue
-            output = self.take(relative, move=True)
+            if self.only_stem is not None and not _has_stem(relative, self.only_stem):
+                continue
+            output = self.take(relative, move=self.only_stem is None)
             if output is not None:
                 yield output
 
@@ -118,3 +123,8 @@ class OutputCollector:
                     return True
                 tail = window[-overlap:] if overlap else b""
         return False
+
+
+def _has_stem(relative: bytes, stem: bytes) -> bool:
+    name = os.path.basename(relative).removeprefix(b"lib")
+    return name == stem or name.startswith(stem + b".")

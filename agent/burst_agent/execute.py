@@ -1,0 +1,356 @@
+"""One run: lays the input root out, starts the command in its sandbox and tells what happens.
+
+The order of what is told is the whole point. An artifact line on stderr lets cargo start the
+dependents, so before it go: what the command was seen to look at, then the file itself. All of
+that happens while the command goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import attrs
+
+from burst_agent import diskfile, inputs
+from burst_agent.incremental import IncrementalStates, Lease
+from burst_agent.jobserver import Jobserver
+from burst_agent.materialise import Materialiser
+from burst_agent.mounts import Mount
+from burst_agent.observations import Reporter
+from burst_agent.results import OutputCollector, parse_artifact, relative_to
+from burst_agent.runs import Event
+from burst_agent.sandbox import Launch, Launcher, Limits, Outcome, SandboxSpec
+from burst_agent.store import BlobStore
+from burst_protocol import messages as m
+from burst_protocol.action import Action
+from burst_protocol.digest import Digest
+from burst_protocol.errors import LimitExceeded, RustcKilled, SandboxUnavailable
+
+T = TypeVar("T")
+
+_PIECE_BYTES: Final = 64 * 1024
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+MAX_TEXT_BYTES: Final = 256 * 1024 * 1024
+MAX_FILE_BYTES: Final = 16 * 1024**3
+_SIGXFSZ: Final = 25
+# After the end of the sandbox its pipes are at their end too. Without isolation a daemonised child
+# may keep them open; nobody waits for that.
+_LINGER_S: Final = 2.0
+_OOM_SCORE: Final = 500
+_JUDGED_EMITS: Final = frozenset({"dep-info", "metadata"})
+
+
+@attrs.define
+class Workshop:
+    """What all runs of this agent share."""
+
+    store: BlobStore
+    materialiser: Materialiser
+    states: IncrementalStates
+    jobserver: Jobserver
+    local: bool
+    room: Callable[[], Awaitable[None]]
+    """Waits while the client reads too slowly."""
+    launcher: Launcher | None = None
+    observer: bytes | None = None
+
+
+def missing_inputs(workshop: Workshop, action: Action) -> list[Digest]:
+    """Blobs that must come before this action can run. Blocking."""
+    if workshop.launcher is not None and not workshop.launcher.isolates:
+        return []  # it sees the machine as it is
+    return inputs.missing_inputs(
+        workshop.store, workshop.materialiser, action, local=workshop.local
+    )
+
+
+async def finished(work: Callable[[], T]) -> T:
+    """In a thread, and done when this returns: a cancelled caller waits for the thread first."""
+    future = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait((future,))
+        raise
+
+
+@attrs.define
+class _Prepared:
+    launch: Launch
+    collector: OutputCollector
+    reporter: Reporter
+    log_path: bytes | None
+    lease: Lease | None
+
+
+class Execution:
+    """`run` publishes Output, Stdout, Stderr and Observed, and at the end Exited."""
+
+    def __init__(
+        self, workshop: Workshop, action: Action, publish: Callable[[Event], None]
+    ) -> None:
+        if workshop.launcher is None:
+            raise SandboxUnavailable("nothing can be run here")
+        self._workshop = workshop
+        self._launcher = workshop.launcher
+        self._action = action
+        self._publish = publish
+        self._text_bytes = 0
+        self._moves = 0
+
+    async def run(self) -> None:
+        """BurstError for what is ours; nothing is left running or lying about, however it ends."""
+        stack = contextlib.ExitStack()
+        intact = False
+        lease: Lease | None = None
+        try:
+            prepared = await finished(lambda: self._prepare(stack))
+            lease = prepared.lease
+            intact = await self._run(prepared)
+        finally:
+            await finished(lambda: self._clean(stack, lease, intact=intact))
+
+    # Before
+
+    def _prepare(self, stack: contextlib.ExitStack) -> _Prepared:
+        action, shop = self._action, self._workshop
+        scratch = shop.store.root.temp_path()
+        with diskfile.disk_errors("making a scratch directory"):
+            os.mkdir(scratch, 0o700)
+            stack.callback(diskfile.remove_tree, scratch)
+            os.mkdir(scratch + b"/out", 0o755)
+            log_path, log_fd = self._open_log(scratch, stack)
+        isolated = self._launcher.isolates
+        lease = self._lease()
+        name, value = shop.jobserver.environment
+        env = tuple(
+            pair
+            for pair in action.env
+            if pair[0] != name and not (isolated and pair[0] == b"TMPDIR")
+        )
+        spec = SandboxSpec(
+            mounts=self._mounts(scratch, lease, stack) if isolated else (),
+            argv=action.argv,
+            env=(*env, (name, value)),
+            cwd=action.cwd,
+            limits=Limits(memory_bytes=_physical_bytes(), file_bytes=MAX_FILE_BYTES),
+            observer_path=None if log_fd is None else shop.observer,
+            observer_fd=log_fd,
+            pass_fds=shop.jobserver.fds,
+            oom_score_adj=_OOM_SCORE,
+        )
+        launch = stack.enter_context(self._launcher.prepare(spec))
+        collector = OutputCollector(
+            store=shop.store,
+            folder=scratch + b"/out" if isolated else action.out_dir,
+            scan_for=action.scan_for,
+            mount_points=inputs.mount_points(action),
+            only_stem=None if isolated else _stem(action.argv),
+        )
+        return _Prepared(launch, collector, Reporter(action), log_path, lease)
+
+    def _open_log(
+        self, scratch: bytes, stack: contextlib.ExitStack
+    ) -> tuple[bytes | None, int | None]:
+        if self._workshop.observer is None:
+            return None, None
+        path = scratch + b"/observed"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, fd)
+        return path, fd
+
+    def _lease(self) -> Lease | None:
+        wanted = self._action.incremental
+        if wanted is None or not self._launcher.isolates:
+            return None
+        with diskfile.disk_errors("the incremental state"):
+            return self._workshop.states.lease(wanted.state_key)
+
+    def _mounts(
+        self, scratch: bytes, lease: Lease | None, stack: contextlib.ExitStack
+    ) -> tuple[Mount, ...]:
+        action, shop = self._action, self._workshop
+        mounts = inputs.input_mounts(
+            shop.store, shop.materialiser, action, local=shop.local, stack=stack
+        )
+        mounts.append(Mount.write(scratch + b"/out", action.out_dir))
+        if lease is not None and action.incremental is not None:
+            mounts.append(Mount.write(lease.path, action.incremental.path))
+        return tuple(mounts)
+
+    # While it runs
+
+    async def _run(self, prepared: _Prepared) -> bool:
+        """Whether the compiler ended by itself, so that its incremental state is good."""
+        launch = prepared.launch
+        started_s = time.monotonic()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *launch.argv,
+                env=dict(launch.env),
+                cwd=launch.cwd,
+                pass_fds=launch.pass_fds,
+                start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=_PIECE_BYTES,
+            )
+        except OSError as error:
+            raise SandboxUnavailable(f"starting it: {error}") from error
+        try:
+            returncode = await self._follow(process, prepared)
+        finally:
+            launch.kill(process.pid)
+            await _reaped(process)
+        wall_ms = int((time.monotonic() - started_s) * 1000)
+        outcome = launch.outcome(returncode)
+        self._check(outcome, returncode)
+        code, signal = outcome.exit_code or 0, outcome.signal or 0
+        for output in await finished(
+            lambda: list(prepared.collector.rest(failed=bool(code or signal)))
+        ):
+            self._publish(m.Output(0, output))
+        await self._observe(prepared, last=True)
+        self._publish(m.Exited(0, code, signal, wall_ms, outcome.max_rss_bytes))
+        return code in {0, 1} and not signal
+
+    async def _follow(self, process: asyncio.subprocess.Process, prepared: _Prepared) -> int:
+        """Relays what it says until it has ended."""
+        if process.stdout is None or process.stderr is None:
+            raise SandboxUnavailable("no pipes")
+        pumps = {
+            asyncio.create_task(self._relay_stdout(process.stdout)),
+            asyncio.create_task(self._relay_stderr(process.stderr, prepared)),
+        }
+        end = asyncio.create_task(process.wait())
+        try:
+            async with asyncio.timeout(self._action.timeout_s):
+                await _all_or_first_error({*pumps, end}, until=end)
+            await self._drain(pumps)
+            return end.result()
+        except TimeoutError:
+            raise LimitExceeded(f"{self._action.timeout_s} s") from None
+        finally:
+            for task in (*pumps, end):
+                task.cancel()
+            await asyncio.wait((*pumps, end))
+
+    async def _drain(self, pumps: set[asyncio.Task[None]]) -> None:
+        """What is still in the pipes; gives up when nothing moves and the pipes stay open."""
+        while any(not pump.done() for pump in pumps):
+            moves = self._moves
+            done, _ = await asyncio.wait(pumps, timeout=_LINGER_S)
+            for pump in done:
+                pump.result()
+            if len(done) < len(pumps) and self._moves == moves and not self._launcher.isolates:
+                return
+
+    async def _relay_stdout(self, stream: asyncio.StreamReader) -> None:
+        while piece := await stream.read(_PIECE_BYTES):
+            self._count(len(piece))
+            self._publish(m.Stdout(0, piece))
+            await self._workshop.room()
+
+    async def _relay_stderr(self, stream: asyncio.StreamReader, prepared: _Prepared) -> None:
+        parts: list[bytes] = []
+        size = 0
+        while piece := await stream.read(_PIECE_BYTES):
+            self._count(len(piece))
+            *lines, rest = piece.split(b"\n")
+            for line in lines:
+                await self._line(b"".join((*parts, line, b"\n")), prepared)
+                parts, size = [], 0
+            parts.append(rest)
+            size += len(rest)
+            if size > MAX_LINE_BYTES:
+                raise LimitExceeded(f"a line of more than {MAX_LINE_BYTES} bytes on stderr")
+            await self._workshop.room()
+        if size:
+            await self._line(b"".join(parts), prepared)
+
+    async def _line(self, line: bytes, prepared: _Prepared) -> None:
+        """Before an announcement goes what it announces, and what led to it."""
+        artifact = parse_artifact(line)
+        if artifact is not None:
+            path = os.path.join(self._action.cwd, artifact.path)
+            relative = relative_to(path, self._action.out_dir)
+            output = None
+            if relative is not None:
+                announced = relative
+                with diskfile.disk_errors("storing an output"):
+                    output = await finished(lambda: prepared.collector.take(announced))
+            if artifact.emit in _JUDGED_EMITS:
+                await self._observe(prepared, last=False)
+            if output is not None:
+                self._publish(m.Output(0, output))
+        self._publish(m.Stderr(0, line))
+
+    async def _observe(self, prepared: _Prepared, *, last: bool) -> None:
+        observation = await finished(lambda: prepared.reporter.report(prepared.log_path))
+        self._publish(m.Observed(0, observation, last))
+
+    def _count(self, size: int) -> None:
+        self._moves += 1
+        self._text_bytes += size
+        if self._text_bytes > MAX_TEXT_BYTES:
+            raise LimitExceeded(f"more than {MAX_TEXT_BYTES} bytes on stdout and stderr")
+
+    def _check(self, outcome: Outcome, returncode: int) -> None:
+        if outcome.signal == _SIGXFSZ:
+            raise LimitExceeded(f"a file of more than {MAX_FILE_BYTES} bytes")
+        if outcome.error and returncode < 0:
+            raise RustcKilled(outcome.error)
+        if outcome.error:
+            raise SandboxUnavailable(outcome.error)
+
+    # After
+
+    def _clean(self, stack: contextlib.ExitStack, lease: Lease | None, *, intact: bool) -> None:
+        with stack:
+            if lease is not None:
+                lease.end(intact=intact)
+
+
+async def _reaped(process: asyncio.subprocess.Process) -> None:
+    """Waits for the killed process, even when we are cancelled again meanwhile."""
+    waiting = asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        await asyncio.wait((waiting,))
+        raise
+
+
+async def _all_or_first_error(
+    tasks: set[asyncio.Task[None] | asyncio.Task[int]], until: asyncio.Task[int]
+) -> None:
+    """Until `until` is done; what another task raises before that is raised."""
+    pending = set(tasks)
+    while not until.done():
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _stem(argv: tuple[bytes, ...]) -> bytes:
+    """`name-hash`: what the names of this call's outputs hold, where the out-dir is shared."""
+    name = extra = b""
+    for before, argument in itertools.pairwise(argv):
+        if before == b"--crate-name":
+            name = argument
+        if argument.startswith(b"extra-filename=") and before in {b"-C", b"--codegen"}:
+            extra = argument.partition(b"=")[2]
+        if argument.startswith(b"-Cextra-filename="):
+            extra = argument.partition(b"=")[2]
+    return name + extra

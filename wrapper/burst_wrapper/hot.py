@@ -15,10 +15,9 @@ protocol version, pid, umask (octal), cwd, argv joined by NUL, environment as in
 All numbers are little endian.
 """
 
+import _socket
 import posix
 import sys
-
-import _socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ START_PAUSE_S = 60.0
 
 # What a daemon may know of the environment of the call that happened to start it.
 DAEMON_ENVIRON = frozenset(
-    (b"HOME", b"PATH", b"LANG", b"LC_ALL", b"USER", b"LOGNAME", b"SSH_AUTH_SOCK")
-    + (b"CARGO_HOME", b"RUSTUP_HOME")
+    b"HOME PATH LANG LC_ALL USER LOGNAME SSH_AUTH_SOCK CARGO_HOME RUSTUP_HOME".split()
 )
 DAEMON_ENVIRON_PREFIXES = (b"XDG_", b"BURST_")
 # A shell sets these on its own; every other name it either hands on as it is or drops.
@@ -53,11 +51,11 @@ ENOEXEC = 8
 EXIT_INTERRUPTED = 130
 
 
-class _Unavailable(Exception):  # noqa: N818  (it is a state of the world, not a mistake)
+class _Unavailable(Exception):
     """No answer from a daemon; the text completes "remote execution was required, but ..."."""
 
 
-class _Local(Exception):  # noqa: N818
+class _Local(Exception):
     """The daemon decided that the compiler runs here; not a failure."""
 
 
@@ -244,9 +242,8 @@ def execute(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
         except OSError as error:
             if error.errno == ENOEXEC:  # a script without #!, which execvp gives to sh
                 posix.execve(b"/bin/sh", [b"/bin/sh", place, *argv[1:]], environ)
-            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                problem = error
-            elif len(places) == 1:
+            absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+            if len(places) == 1 or not absent:
                 problem = error
     reason = problem.strerror or str(problem)
     _write(2, b"error: cannot execute `%b`: %b\n" % (program, reason.encode()))
@@ -397,7 +394,7 @@ def _relay(
                 raise _Unavailable(message)
             if len(received) < end:
                 break
-            tag, payload = received[:1], bytes(received[5:end])
+            tag, payload = bytes(received[:1]), bytes(received[5:end])
             del received[:end]
             if not answered:
                 answered = True

@@ -84,7 +84,10 @@ def usage() -> str:
     lines = ["Compile Rust on another machine, with the same cargo command and result.", ""]
     lines += ["usage: cargo burst <verb> [arguments]", ""]
     lines += [f"  {verb:<9} {text}" for verb, text in VERBS.items()]
-    lines += ["", "`cargo burst <verb> --help` says more. Without `enable`, one command uses burst by"]
+    lines += [
+        "",
+        "`cargo burst <verb> --help` says more. Without `enable`, one command uses burst by",
+    ]
     lines += ["    RUSTC_WRAPPER=burst-rustc cargo build", ""]
     return "\n".join(lines)
 

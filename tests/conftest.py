@@ -1,0 +1,66 @@
+"""Fixtures every test has: a home of its own, and skips for what this machine cannot do.
+
+Fixtures of one subject live in `tests/support/*.py` and are loaded through `pytest_plugins`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest_plugins: list[str] = ["fake_daemon"]
+
+# What would make a test depend on whoever runs it.
+FOREIGN_VARIABLES = (
+    "CARGO",
+    "CARGO_BUILD_RUSTC_WRAPPER",
+    "CARGO_MAKEFLAGS",
+    "MAKEFLAGS",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "RUSTC_WRAPPER",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A new home folder with XDG folders and cargo home in it; rustup's toolchains stay usable.
+
+    The runtime folder lies directly under /tmp: socket paths hold 107 bytes at most.
+    """
+    rustup = os.environ.get("RUSTUP_HOME") or os.path.expanduser("~/.rustup")
+    place = tmp_path / "home"
+    place.mkdir()
+    runtime = tempfile.mkdtemp(prefix="burst-", dir="/tmp")
+    for name in list(os.environ):
+        if name.startswith("BURST_") or name in FOREIGN_VARIABLES:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    for variable, folder in {
+        "XDG_CONFIG_HOME": ".config",
+        "XDG_CACHE_HOME": ".cache",
+        "XDG_DATA_HOME": ".local/share",
+        "XDG_STATE_HOME": ".local/state",
+        "CARGO_HOME": ".cargo",
+    }.items():
+        monkeypatch.setenv(variable, str(place / folder))
+    if os.path.isdir(rustup):
+        monkeypatch.setenv("RUSTUP_HOME", rustup)
+    yield place
+    shutil.rmtree(runtime, ignore_errors=True)

@@ -1,0 +1,482 @@
+"""The wrapper process: what it runs at once, what it relays, and how it falls back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+import burst_wrapper.hot as hot_module
+from burst_protocol.errors import RemoteRequired
+from burst_wrapper.launcher import launcher_text
+from fake_daemon import FakeDaemon, Request, exit_frame, frame
+
+HOT = Path(hot_module.__file__).resolve()
+UNIT = ["--crate-name", "x", "--json=diagnostic-rendered-ansi,artifacts", "src/lib.rs"]
+# What the tests' compiler prints when it really runs.
+LOCAL = "compiled here:"
+
+
+@pytest.fixture
+def rustc(tmp_path: Path) -> str:
+    """A program named rustc that says how it was called."""
+    path = tmp_path / "rustc"
+    path.write_text(f'#!/bin/sh\necho "{LOCAL} $*"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def wrapper(tmp_path: Path) -> str:
+    path = tmp_path / "burst-rustc"
+    path.write_bytes(launcher_text(os.fsencode(sys.executable), bytes(HOT)))
+    path.chmod(0o755)
+    return str(path)
+
+
+def call(*command: str | bytes, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+
+def local(*arguments: str) -> str:
+    return f"{LOCAL} {' '.join(arguments)}\n"
+
+
+# --- what it imports ---
+
+
+def test_hot_path_imports_builtin_modules_only() -> None:
+    """Importing `hot` adds itself, `posix`, `sys` and `_socket` to a bare interpreter."""
+    script = (
+        "import sys; before = set(sys.modules)\n"
+        "from _frozen_importlib_external import SourceFileLoader\n"
+        f"code = SourceFileLoader('burst_wrapper.hot', {str(HOT)!r}).get_code('burst_wrapper.hot')\n"
+        "namespace = {'__name__': 'hot'}; exec(code, namespace)\n"
+        "print(*sorted(set(sys.modules) - before), '|', *sorted(n for n, v in namespace.items()\n"
+        "    if type(v) is type(sys)))"
+    )
+    answer = call(sys.executable, "-I", "-S", "-c", script)
+    added, _, imported = answer.stdout.partition("|")
+    assert imported.split() == ["_socket", "posix", "sys"]
+    assert set(added.split()) <= {"_socket"}
+
+
+# --- what it runs at once ---
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-vV"],
+        ["-V"],
+        ["--version"],
+        ["-", "--crate-name", "___", "--print=file-names"],
+        [*UNIT, "--print", "native-static-libs"],
+        ["--explain", "E0308"],
+        ["--crate-name", "probe", "--emit=metadata", "build/probe.rs"],
+        ["--json=diagnostic-rendered-ansi", "src/lib.rs"],
+    ],
+)
+def test_questions_and_probes_are_run_at_once(
+    wrapper: str, rustc: str, fake_daemon: FakeDaemon, arguments: list[str]
+) -> None:
+    """What cargo does not follow by artifact messages never reaches the daemon."""
+    answer = call(wrapper, rustc, *arguments)
+    assert answer.stdout == local(*arguments)
+    assert fake_daemon.requests == []
+
+
+def test_another_program_is_run_as_it_is(
+    wrapper: str, tmp_path: Path, fake_daemon: FakeDaemon
+) -> None:
+    """A wrapper behind us gets its call unchanged, and finds it on PATH without a slash."""
+    other = tmp_path / "other-wrapper"
+    other.write_text('#!/bin/sh\necho other "$@"\n')
+    other.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for name in (str(other), "other-wrapper"):
+        assert call(wrapper, name, "rustc", *UNIT, PATH=path).stdout.startswith("other rustc ")
+    assert fake_daemon.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rustc", True),
+        ("/usr/bin/rustc-1.85", True),
+        ("/t/bin/clippy-driver", True),
+        ("rustc-wrapper", False),
+        ("sccache", False),
+        ("rustdoc", False),
+    ],
+)
+def test_compilers_are_known_by_name(name: str, expected: bool) -> None:
+    """Only rustc and clippy-driver, plain or with a version, are asked of the daemon."""
+    assert hot_module.wants_daemon([name.encode(), *map(os.fsencode, UNIT)]) == expected
+
+
+def test_argument_files_are_read(tmp_path: Path) -> None:
+    """Cargo's `--json` may stand in an argument file, one argument per line."""
+    (tmp_path / "args").write_text("\n".join(UNIT))
+    assert hot_module.wants_daemon([b"rustc", b"@" + bytes(tmp_path / "args")])
+    assert not hot_module.wants_daemon([b"rustc", b"@" + bytes(tmp_path / "absent")])
+
+
+def test_disabled_by_a_variable(wrapper: str, rustc: str, fake_daemon: FakeDaemon) -> None:
+    """BURST_DISABLE=1 runs everything at home."""
+    assert call(wrapper, rustc, *UNIT, BURST_DISABLE="1").stdout == local(*UNIT)
+    assert fake_daemon.requests == []
+
+
+def test_a_link_named_rustc_on_path_does_not_recurse(
+    wrapper: str, rustc: str, tmp_path: Path
+) -> None:
+    """A `rustc` on PATH that is ourselves is passed over for the real one."""
+    masked = tmp_path / "masked"
+    masked.mkdir()
+    (masked / "rustc").symlink_to(wrapper)
+    path = f"{masked}:{Path(rustc).parent}:{os.environ['PATH']}"
+    assert call(wrapper, "rustc", "-vV", PATH=path).stdout == local("-vV")
+    assert call(wrapper, "-vV", PATH=path).stdout == local("-vV")
+
+
+def test_a_missing_compiler_is_said(wrapper: str) -> None:
+    """Without a compiler there is nothing to fall back to: one error, status 127."""
+    answer = call(wrapper, "/nowhere/rustc", "-vV")
+    assert answer.returncode == 127
+    assert answer.stderr == "error: cannot execute `/nowhere/rustc`: No such file or directory\n"
+
+
+# --- what it sends ---
+
+
+def test_request_holds_the_call(
+    wrapper: str, rustc: str, fake_daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Arguments, folder, umask and environment arrive as the bytes cargo gave."""
+    odd = b"--cfg=\xff"
+    code = "import os, sys; os.umask(0o027); os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+    command = [sys.executable, "-c", code, str(tmp_path), wrapper, rustc, *UNIT, odd]
+    environ = {"CARGO_BIN_EXE_my-tool": "/t", "EMPTY": "", "XDG_RUNTIME_DIR": runtime()}
+    answer = subprocess.run(command, env=environ, check=False)
+    assert answer.returncode == 0
+    (request,) = fake_daemon.requests
+    assert request.version == hot_module.PROTOCOL
+    assert request.argv == [os.fsencode(part) for part in [rustc, *UNIT, odd]]
+    assert request.cwd == bytes(tmp_path)
+    assert request.umask == 0o027
+    # The launching interpreter added LC_CTYPE (PEP 538); the wrapper's own did not get through.
+    variables = request.variables()
+    variables.pop(b"LC_CTYPE", None)
+    assert variables == {os.fsencode(k): os.fsencode(v) for k, v in environ.items()}
+
+
+def runtime() -> str:
+    return os.environ["XDG_RUNTIME_DIR"]
+
+
+def test_environment_is_exact_without_locale(
+    wrapper: str, tmp_path: Path, fake_daemon: FakeDaemon
+) -> None:
+    """Python's LC_CTYPE reaches neither the daemon nor a compiler that runs here."""
+    printer = tmp_path / "rustc"
+    printer.write_text("#!/usr/bin/env -S cat /proc/self/environ\n")
+    environ = {"A": "1", "XDG_RUNTIME_DIR": runtime()}
+    subprocess.run([wrapper, "rustc", *UNIT], env=environ, check=True)
+    assert fake_daemon.requests[0].variables() == {
+        b"A": b"1",
+        b"XDG_RUNTIME_DIR": runtime().encode(),
+    }
+    command = [wrapper, "/usr/bin/env", "-0"]
+    shown = subprocess.run(command, env=environ, check=True, capture_output=True).stdout
+    assert shown == b"A=1\0XDG_RUNTIME_DIR=" + runtime().encode() + b"\0"
+
+
+def test_own_name_is_skipped(wrapper: str, rustc: str, fake_daemon: FakeDaemon) -> None:
+    """Set as both wrappers, or by another path, we still are one wrapper."""
+    call(wrapper, wrapper, "/elsewhere/burst-rustc", "burst-rustc", rustc, *UNIT)
+    assert fake_daemon.requests[0].argv[0] == os.fsencode(rustc)
+
+
+def test_clippy_is_sent_whole(wrapper: str, fake_daemon: FakeDaemon) -> None:
+    """As workspace wrapper, clippy-driver comes before rustc; the daemon sees both."""
+    call(wrapper, "/t/bin/clippy-driver", "/t/bin/rustc", *UNIT)
+    assert fake_daemon.requests[0].argv[:2] == [b"/t/bin/clippy-driver", b"/t/bin/rustc"]
+
+
+# --- what it relays ---
+
+
+def test_output_and_status_are_relayed(wrapper: str, fake_daemon: FakeDaemon) -> None:
+    """stdout, stderr and the exit code are the daemon's, heartbeats are nobody's."""
+    fake_daemon.answers = [
+        frame(b"H") + frame(b"O", b"out") + frame(b"E", b"err\n") + frame(b"H") + exit_frame(101)
+    ]
+    answer = call(wrapper, "rustc", *UNIT)
+    assert (answer.stdout, answer.stderr, answer.returncode) == ("out", "err\n", 101)
+
+
+def test_frames_may_arrive_byte_by_byte(wrapper: str, fake_daemon: FakeDaemon) -> None:
+    """Frame borders and packet borders have nothing to do with each other."""
+    stream = frame(b"E", b"one\n") + frame(b"O", b"") + frame(b"E", b"two\n") + exit_frame(3)
+
+    def drip(connection: socket.socket, _: Request) -> None:
+        for position in range(len(stream)):
+            connection.sendall(stream[position : position + 1])
+
+    fake_daemon.answers = [drip]
+    answer = call(wrapper, "rustc", *UNIT)
+    assert (answer.stderr, answer.returncode) == ("one\ntwo\n", 3)
+
+
+def test_large_output_arrives_whole(wrapper: str, fake_daemon: FakeDaemon) -> None:
+    """A megabyte of diagnostics passes through short writes and reads."""
+    text = b"0123456789abcdef" * 65536
+    fake_daemon.answers = [frame(b"E", text) + exit_frame(1)]
+    assert call(wrapper, "rustc", *UNIT).stderr == text.decode()
+
+
+def test_renames_come_before_later_output(
+    wrapper: str, fake_daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Outputs are in place, mode and all, when the line that announces them is relayed."""
+    sources = [tmp_path / f".tmp{i}" for i in range(2)]
+    targets = [tmp_path / f"lib{i}.rmeta" for i in range(2)]
+    for index, source in enumerate(sources):
+        source.write_text(str(index))
+    targets[0].write_text("old")
+    names = b"\0".join(bytes(p) for pair in zip(sources, targets, strict=True) for p in pair)
+    fake_daemon.answers = [frame(b"R", names) + frame(b"E", b"artifact\n") + exit_frame(0)]
+    assert call(wrapper, "rustc", *UNIT).stderr == "artifact\n"
+    assert [target.read_text() for target in targets] == ["0", "1"]
+    assert not any(source.exists() for source in sources)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGINT, signal.SIGPIPE])
+def test_death_by_signal_is_the_same_death(
+    wrapper: str, fake_daemon: FakeDaemon, number: int
+) -> None:
+    """When rustc died by a signal, cargo sees that signal."""
+    fake_daemon.answers = [exit_frame(-number)]
+    assert call(wrapper, "rustc", *UNIT).returncode == -number
+
+
+def test_abort_leaves_at_once(wrapper: str, rustc: str, fake_daemon: FakeDaemon) -> None:
+    """A cancelled call exits as interrupted and compiles nothing."""
+    fake_daemon.answers = [frame(b"A")]
+    answer = call(wrapper, rustc, *UNIT)
+    assert (answer.returncode, answer.stdout) == (130, "")
+
+
+def test_failure_text_is_shown(wrapper: str, rustc: str, fake_daemon: FakeDaemon) -> None:
+    """The daemon's own refusal, as with BURST_REQUIRE_REMOTE, is an error of this call."""
+    fake_daemon.answers = [frame(b"F", b"error: no\nhint: yes\n")]
+    answer = call(wrapper, rustc, *UNIT)
+    assert (answer.returncode, answer.stderr, answer.stdout) == (1, "error: no\nhint: yes\n", "")
+
+
+def test_interrupt_exits_130(wrapper: str, rustc: str, fake_daemon: FakeDaemon) -> None:
+    """Ctrl-C ends the wrapper without a word; the daemon sees the connection close."""
+
+    def interrupt(connection: socket.socket, request: Request) -> None:
+        os.kill(request.pid, signal.SIGINT)
+        assert connection.recv(1) == b""
+
+    fake_daemon.answers = [interrupt]
+    answer = call(wrapper, rustc, *UNIT)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (130, "", "")
+
+
+# --- how it falls back ---
+
+
+def hang(connection: socket.socket, _: Request) -> None:
+    connection.recv(1)
+
+
+FAILURES = {
+    "closed at once": b"",
+    "closed in a frame": frame(b"H") + b"E\x10\0\0\0half",
+    "closed before the exit frame": frame(b"E", b""),
+    "unknown frame": frame(b"?"),
+    "frame of 4 GiB": b"E\xff\xff\xff\xff",
+    "rename of nothing": frame(b"R", b"/nowhere/a\0/nowhere/b"),
+    "rename without target": frame(b"R", b"/nowhere/a"),
+    "silence": hang,
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_any_failure_compiles_here(
+    wrapper: str, rustc: str, fake_daemon: FakeDaemon, failure: str
+) -> None:
+    """Whatever the daemon does wrong, the result is that of the local compiler, silently."""
+    fake_daemon.answers = [FAILURES[failure]]
+    answer = call(wrapper, rustc, *UNIT, BURST_SILENCE_S="0.2")
+    assert (answer.stdout, answer.stderr, answer.returncode) == (local(*UNIT), "", 0)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_required_remote_turns_failures_into_errors(
+    wrapper: str, rustc: str, fake_daemon: FakeDaemon, failure: str
+) -> None:
+    """With BURST_REQUIRE_REMOTE=1 nothing is compiled here: one error, one hint, status 1."""
+    fake_daemon.answers = [FAILURES[failure]]
+    answer = call(wrapper, rustc, *UNIT, BURST_SILENCE_S="0.2", BURST_REQUIRE_REMOTE="1")
+    assert (answer.stdout, answer.returncode) == ("", 1)
+    error, hint = answer.stderr.splitlines()
+    reason = error.removeprefix(f"error: {RemoteRequired('')}")
+    assert reason not in {"", error}
+    assert hint == f"hint: {RemoteRequired.hint}"
+
+
+def test_daemon_may_send_a_call_home(wrapper: str, rustc: str, fake_daemon: FakeDaemon) -> None:
+    """A decision for local execution is no failure, also where remote is required."""
+    fake_daemon.answers = [frame(b"L", b"native-cpu")]
+    assert call(wrapper, rustc, *UNIT, BURST_REQUIRE_REMOTE="1").stdout == local(*UNIT)
+
+
+def test_a_daemon_that_was_just_ending_is_asked_again(
+    wrapper: str, rustc: str, fake_daemon: FakeDaemon
+) -> None:
+    """A connection that ends before any answer is made once more before giving up."""
+    fake_daemon.answers = [b"", exit_frame(7)]
+    assert call(wrapper, rustc, *UNIT).returncode == 7
+
+
+@pytest.mark.parametrize("kind", ["pipe", "fifo"])
+def test_token_is_taken_before_compiling_here(
+    wrapper: str, rustc: str, fake_daemon: FakeDaemon, tmp_path: Path, kind: str
+) -> None:
+    """A call sent home with a jobserver takes one token out of it and keeps it."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    own = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    passed = os.open(fifo, os.O_RDWR)  # another open file: blocking, as cargo's
+    os.write(own, b"+-")
+    where = str(passed) if kind == "pipe" else str(fifo)
+    fake_daemon.answers = [frame(b"J", where.encode())]
+    command = [wrapper, rustc, *UNIT]
+    answer = subprocess.run(command, pass_fds=[passed], check=True, capture_output=True, text=True)
+    assert answer.stdout == local(*UNIT)
+    assert os.read(own, 9) == b"-"
+    os.close(own)
+    os.close(passed)
+
+
+def test_folder_of_others_is_not_trusted(wrapper: str, rustc: str, fake_daemon: FakeDaemon) -> None:
+    """A runtime folder that others may write to could hold anybody's socket."""
+    os.chmod(runtime() + "/burst", 0o777)
+    assert call(wrapper, rustc, *UNIT).stdout == local(*UNIT)
+    assert fake_daemon.requests == []
+
+
+def test_foreign_or_long_runtime_folder_falls_back_to_tmp(tmp_path: Path) -> None:
+    """Neither a folder of another user nor one too long for a socket path is used."""
+    expected = b"/tmp/burst-%d" % os.geteuid()
+    long = tmp_path / ("x" * 70)
+    long.mkdir()
+    for folder in ("/proc/1/absent", "relative", "", str(long)):
+        assert hot_module.runtime_dir({b"XDG_RUNTIME_DIR": folder.encode()}) == expected
+
+
+# --- how it starts the daemon ---
+
+STUB = """\
+import os, socket, sys
+fd = int(sys.argv[2])
+open_fds = [n for n in os.listdir('/proc/self/fd') if int(n) > 2]
+with open(os.environ['HOME'] + '/starts', 'a') as file:
+    print(os.getcwd(), os.getsid(0) == os.getpid() or os.getsid(0) != os.getsid(os.getppid()),
+          *sorted(set(os.environ) - {'LC_CTYPE'}), *[os.readlink(f'/proc/self/fd/{n}') for n in (0, 1, 2)],
+          len(open_fds), file=file)
+listener = socket.socket(fileno=fd)
+frames = bytes.fromhex(os.environ['BURST_TEST_ANSWER'])
+for _ in range(int(os.environ['BURST_TEST_CALLS'])):
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1 << 20)
+        connection.sendall(frames)
+"""
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> str:
+    """A wrapper in a virtual environment whose daemon is a stub."""
+    root = tmp_path / "venv"
+    venv.create(root, with_pip=False, symlinks=True)
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    package = root / "lib" / version / "site-packages" / "burst_wrapper"
+    (package / "daemon").mkdir(parents=True)
+    (package / "hot.py").write_bytes(HOT.read_bytes())
+    for name in ("__init__.py", "daemon/__init__.py"):
+        (package / name).write_text("")
+    (package / "daemon" / "main.py").write_text(STUB)
+    path = root / "bin" / "burst-rustc"
+    python = bytes(root / "bin" / "python3")
+    path.write_bytes(launcher_text(python, bytes(package / "hot.py")))
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.slow
+def test_one_daemon_for_many_wrappers(stub: str, rustc: str, home: Path) -> None:
+    """Of wrappers that find no daemon one starts it, cleanly, and all are answered."""
+    count = 8
+    environ = {
+        **os.environ,
+        "BURST_TEST_ANSWER": exit_frame(9).hex(),
+        "BURST_TEST_CALLS": str(count),
+        "CARGO_SECRET": "not for the daemon",
+    }
+    pipe = subprocess.PIPE
+    calls = [
+        subprocess.Popen([stub, rustc, *UNIT], env=environ, stdout=pipe, stderr=pipe)
+        for _ in range(count)
+    ]
+    # communicate() ends when stderr is closed by all: a daemon holding it would block here.
+    results = [(*process.communicate(timeout=60), process.returncode) for process in calls]
+    assert results == [(b"", b"", 9)] * count
+    (line,) = (home / "starts").read_text().splitlines()
+    folder, own_session, *names = line.split()
+    assert (folder, own_session) == ("/", "True")
+    assert names[-4:] == ["/dev/null"] * 3 + ["2"]  # the socket, and the listing itself
+    assert set(names[:-4]) <= {
+        *["HOME", "PATH", "LANG", "LC_ALL", "USER", "LOGNAME", "SSH_AUTH_SOCK", "CARGO_HOME"],
+        *["RUSTUP_HOME", "BURST_TEST_ANSWER", "BURST_TEST_CALLS"],
+        *[
+            f"XDG_{n}"
+            for n in ("RUNTIME_DIR", "CONFIG_HOME", "CACHE_HOME", "DATA_HOME", "STATE_HOME")
+        ],
+    }
+
+
+@pytest.mark.slow
+def test_a_daemon_that_dies_is_not_started_for_ever(stub: str, rustc: str, home: Path) -> None:
+    """After three daemons that never answered, the next calls compile here at once."""
+    for _ in range(5):
+        answer = call(stub, rustc, *UNIT, BURST_TEST_ANSWER="", BURST_TEST_CALLS="1")
+        assert (answer.stdout, answer.stderr) == (local(*UNIT), "")
+    assert len((home / "starts").read_text().splitlines()) == hot_module.MAX_START_FAILURES
+
+
+@pytest.mark.slow
+def test_a_stale_socket_is_replaced(stub: str, rustc: str, home: Path) -> None:
+    """What a killed daemon left behind does not keep the next one from starting."""
+    answer = {"BURST_TEST_ANSWER": exit_frame(4).hex(), "BURST_TEST_CALLS": "1"}
+    assert [call(stub, rustc, *UNIT, **answer).returncode for _ in range(5)] == [4] * 5
+    assert len((home / "starts").read_text().splitlines()) == 5

@@ -1,10 +1,10 @@
 """Donating cargo's tokens while units run elsewhere.
 
 Cargo starts at most `-j` wrappers. A wrapper that waits for another machine uses no core here, so
-its token is given back to cargo's own jobserver and cargo starts the next unit. When the unit ends,
-cargo returns the token once more: that is our debt. It is paid by the next remote unit not donating,
-else by a read that never waits. A jobserver that cargo inherited from make is left alone: make
-counts its tokens.
+its token is given back to cargo's own jobserver and cargo starts the next unit. When the unit
+ends, cargo returns the token once more: that is our debt. It is paid by the next remote unit not
+donating, else by a read that never waits. A jobserver that cargo inherited from make is left alone:
+make counts its tokens.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ _REST_S: Final = 20.0
 """A host that failed is tried again after this time (doubling up to ten minutes)."""
 _REST_MAX_S: Final = 600.0
 _PROBE: Final = b"/.burst-probe"
+_AGENT_ARGS: Final = ("--stdio", "--root", "{cache}/burst/store")
 
 
 class NotYet(EnvironmentProblem):
@@ -116,13 +117,13 @@ class Host:
             target, connect_timeout_s=config.connect_timeout_s, silence_s=config.silence_s
         )
         try:
-            provider = remote_bundle.BundleProvider(os.path.join(self._cache_dir, b"bundle"))
-            channel = await bootstrap.start_agent(connection, provider)
+            bundle = remote_bundle.HomeBundle(os.path.join(self._cache_dir, b"bundle"))
+            channel = await bootstrap.start_agent(connection, bundle, agent_args=_AGENT_ARGS)
             link = AgentLink(channel, self.name, silence_s=config.silence_s, local=False)
             spool = Spool(os.path.join(self._cache_dir, b"spool", _safe(self.name)))
             executor = Executor(self.name, link, spool)
             try:
-                ready = await link.start(lambda link: self._bring_tools(executor))
+                ready = await link.start(lambda _: self._bring_tools(executor))
             except BaseException:
                 await link.close()
                 raise

@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 FORMAT: Final = "1"
 """Part of every identity: raised when the layout or the start of the agent changes."""
 PACKAGES: Final = ("burst_protocol", "burst_agent", "attr", "attrs", "msgpack", "blake3", "xxhash")
-_ENTRY: Final = (
-    "import sys, burst_agent.main as m; sys.exit(0 if sys.argv[1:] == ['--try-out'] else m.main())"
-)
+_ENTRY: Final = "from burst_agent.main import main; raise SystemExit(main())"
 _SKIPPED_FOLDERS: Final = frozenset(
     {"test", "tests", "idle_test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3"}
     | {"pydoc_data", "distutils", "unittest", "site-packages", "dist-packages", "__pycache__"}

@@ -245,7 +245,7 @@ def clean_environment() -> dict[str, str]:
 
 def try_out(directory: str) -> None:
     """Whether these programs run here at all: mount options, seccomp, an ancient kernel."""
-    argv = [*command(directory), "--try-out"]
+    argv = [*command(directory), "--version"]
     try:
         done = subprocess.run(
             argv,
@@ -325,7 +325,8 @@ def serve(source: BinaryIO, out: BinaryIO) -> NoReturn:
     if lock is None:
         free, needed = int(str(known["free_bytes"])), int(question["unpacked_bytes"])
         if free < needed:
-            raise StubError("space", f"{root} has {free >> 20} MiB free, {needed >> 20} are needed")
+            detail = f"{root} has {free / 1e6:.1f} MB free, {needed / 1e6:.1f} MB are needed"
+            raise StubError("space", detail)
         send(out, b"W", json.dumps(known).encode())
         install(root, identity, Pieces(source, int(question["size_bytes"])))
         lock = hold(directory)

@@ -46,7 +46,7 @@ class WrapperProtocol(asyncio.Protocol):
             return
         self._buffer += data
         try:
-            size = request_size(self._buffer[:8])
+            size = request_size(bytes(self._buffer[:8]))
             if size is None or len(self._buffer) < size:
                 return
             request = parse_request(bytes(self._buffer[:size]))

@@ -152,6 +152,9 @@ class _Node:
     size_bytes: int = 0
     writable: bool = False
     wanted: bool = False
+    """To be made even if nothing is mounted in it."""
+    wish: bool = False
+    """Asked for by name, not a part of something."""
     children: dict[bytes, _Node] = attrs.field(factory=dict)
 
     @property
@@ -196,7 +199,8 @@ class _Planner:
         if mount.how is How.TREE:
             self.add_tree(mount.source, parts)
         elif mount.how is How.DIRECTORY:
-            self.walk(parts, make=True)[-1][1].wanted = True
+            node = self.walk(parts)[-1][1]
+            node.wanted = node.wish = True
         elif not parts:
             raise MountConflict("only trees can be mounted at /")
         else:
@@ -211,8 +215,9 @@ class _Planner:
                 mount.source,
                 mount.size_bytes,
                 writable=mount.how is not How.READ,
+                wish=True,
             )
-            self.place(self.walk(parts[:-1], make=True), parts[-1], node)
+            self.place(self.walk(parts[:-1]), parts[-1], node)
 
     def is_directory(self, source: bytes) -> bool:
         """Follows links, as the mount will."""
@@ -228,11 +233,11 @@ class _Planner:
     def add_tree(self, source: bytes, parts: list[bytes]) -> None:
         """Binds whole directories as long as nobody else has anything there, and takes them apart
         where two meet."""
-        chain = self.walk(parts[:-1], make=True)
+        chain = self.walk(parts[:-1])
         if parts:
             there = self.child(chain, parts[-1])
             if there is not None and there.kind is Kind.LINK:
-                chain = self.walk(parts, make=True)
+                chain = self.walk(parts)
             elif there is None or there.kind is not Kind.DIRECTORY:
                 self.place(chain, parts[-1], _Node(Kind.DIRECTORY, How.READ, source))
                 return
@@ -270,7 +275,7 @@ class _Planner:
     def link_text(self, node: _Node) -> bytes:
         return node.source if node.how is How.SYMLINK else self.view.link(node.source)
 
-    def walk(self, parts: list[bytes], *, make: bool) -> _Chain:
+    def walk(self, parts: list[bytes]) -> _Chain:
         """Nodes from the root to that directory, links followed; makes it if it is not there."""
         chain: _Chain = [(b"", self.root)]
         todo = deque(parts)
@@ -338,21 +343,15 @@ class _Planner:
             self.make_room(chain)
         parent.children[name] = node
         if there is not None and node.kind is Kind.DIRECTORY:
-            # What was asked for deeper down came here through a link, and goes on top again.
-            self.adopt([*chain, (name, node)], there)
-
-    def adopt(self, chain: _Chain, old: _Node) -> None:
-        for name, child in list(old.children.items()):
-            if child.how is not None:
-                if old.how is None and not old.source:
-                    self.place(chain, name, child)
-            elif not child.source and (child.children or child.wanted):
-                below = self.child(chain, name)
-                if below is None:
-                    self.make_room(chain)
-                    below = chain[-1][1].children[name] = _Node(wanted=child.wanted)
-                if below.kind is Kind.DIRECTORY:
-                    self.adopt([*chain, (name, below)], child)
+            # What was asked for deeper down came here before us, through a link: it goes on top.
+            here = [part for part, _ in chain[1:]] + [name]
+            for below, wish in _wishes(there, []):
+                parts = [*here, *below]
+                if wish.how is None:
+                    made = self.walk(parts)[-1][1]
+                    made.wanted = made.wish = True
+                else:
+                    self.place(self.walk(parts[:-1]), parts[-1], wish)
 
     # ---- the result
 
@@ -374,3 +373,13 @@ class _Planner:
 def _path(chain: _Chain, name: bytes | None = None) -> bytes:
     names = [part for part, _ in chain] + ([] if name is None else [name])
     return b"/".join(names) or b"/"
+
+
+def _wishes(node: _Node, path: list[bytes]) -> list[tuple[list[bytes], _Node]]:
+    found: list[tuple[list[bytes], _Node]] = []
+    for name, child in node.children.items():
+        if child.wish:
+            found.append(([*path, name], child))
+        if child.how is None or not child.wish:
+            found.extend(_wishes(child, [*path, name]))
+    return found

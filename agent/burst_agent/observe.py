@@ -151,8 +151,8 @@ class Declared:
     """The places a run may look at, because they are in its key: files (also absent ones) by name,
     directories with all that is in them. Absolute and normalised."""
 
-    files: frozenset[bytes] = attrs.field(converter=frozenset, default=frozenset())
-    directories: frozenset[bytes] = attrs.field(converter=frozenset, default=frozenset())
+    files: frozenset[bytes] = frozenset()
+    directories: frozenset[bytes] = frozenset()
 
     def covers(self, path: bytes) -> bool:
         """Whether the place, or a directory above it, is declared."""

@@ -24,19 +24,33 @@ BUILD_TIMEOUT_S: Final = 120.0
 
 _COMMON: Final = ("-std=gnu11", "-O2", "-g0", "-w", "-fno-stack-protector", "-U_FORTIFY_SOURCE")
 _LINK: Final = ("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s")
-SANDBOX_FLAGS: Final = (
-    *_COMMON,
-    *("-static", "-nostdlib", "-ffreestanding", "-fno-pie", "-no-pie"),
-    *("-fno-asynchronous-unwind-tables", "-fcf-protection=none"),
-    *_LINK,
+
+
+@attrs.frozen
+class _Recipe:
+    source: str
+    product: str
+    flags: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+
+
+_SANDBOX: Final = _Recipe(
+    "sandbox.c",
+    "burst-sandbox",
+    (
+        *_COMMON,
+        *("-static", "-nostdlib", "-ffreestanding", "-fno-pie", "-no-pie"),
+        "-fno-asynchronous-unwind-tables",
+        *_LINK,
+    ),
 )
-OBSERVER_FLAGS: Final = (
-    *_COMMON,
-    *("-shared", "-fPIC", "-fvisibility=hidden", "-fno-builtin"),
-    *_LINK,
+_OBSERVER: Final = _Recipe(
+    "observer.c",
+    "libburst-observer.so",
+    (*_COMMON, "-shared", "-fPIC", "-fvisibility=hidden", "-fno-builtin", *_LINK),
+    # dlsym lives in libdl before glibc 2.34; behind the source, or --as-needed drops it.
+    ("-Wl,--as-needed", "-ldl"),
 )
-# dlsym lives in libdl before glibc 2.34; behind the source, or --as-needed drops it.
-OBSERVER_LIBRARIES: Final = ("-Wl,--as-needed", "-ldl")
 
 
 @attrs.frozen
@@ -57,21 +71,8 @@ def build_native(cc: bytes | None, cache_dir: Path) -> NativeTools:
     except (OSError, subprocess.SubprocessError, ValueError) as problem:
         return NativeTools(None, None, f"{os.fsdecode(cc)} does not work: {problem}")
     reasons: list[str] = []
-    machine = identity.rsplit(b"\0", 1)[-1].split(b"-", 1)[0]
-    sandbox_flags = SANDBOX_FLAGS
-    if machine != b"x86_64":
-        sandbox_flags = tuple(flag for flag in SANDBOX_FLAGS if "cf-protection" not in flag)
-    sandbox = _build(cc, identity, cache_dir, "sandbox.c", "burst-sandbox", sandbox_flags, reasons)
-    observer = _build(
-        cc,
-        identity,
-        cache_dir,
-        "observer.c",
-        "libburst-observer.so",
-        OBSERVER_FLAGS,
-        reasons,
-        OBSERVER_LIBRARIES,
-    )
+    sandbox = _build(cc, identity, cache_dir, _SANDBOX, reasons)
+    observer = _build(cc, identity, cache_dir, _OBSERVER, reasons)
     return NativeTools(sandbox, observer, "; ".join(reasons))
 
 
@@ -99,27 +100,21 @@ def _identity(cc: bytes) -> bytes:
 
 
 def _build(
-    cc: bytes,
-    identity: bytes,
-    cache_dir: Path,
-    source_name: str,
-    product_name: str,
-    flags: tuple[str, ...],
-    reasons: list[str],
-    libraries: tuple[str, ...] = (),
+    cc: bytes, identity: bytes, cache_dir: Path, recipe: _Recipe, reasons: list[str]
 ) -> Path | None:
-    source = SOURCES / source_name
+    source = SOURCES / recipe.source
+    flags, libraries = recipe.flags, recipe.libraries
     temporary: Path | None = None
     try:
         parts = (source.read_bytes(), identity, "\0".join(flags + libraries).encode())
         name = hashlib.blake2b(b"".join(hashlib.blake2b(p).digest() for p in parts), digest_size=20)
         final = cache_dir / name.hexdigest()
-        product = final / product_name
+        product = final / recipe.product
         if product.is_file():
             return product
         cache_dir.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix="build-", dir=cache_dir))
-        target = temporary / product_name
+        target = temporary / recipe.product
         done = subprocess.run(
             [cc, *flags, "-o", target, source, *libraries],
             check=False,
@@ -131,7 +126,9 @@ def _build(
         )
         if done.returncode != 0:
             said = done.stdout.decode(errors="replace").strip().splitlines()
-            reasons.append(f"{source_name} does not build: {said[0] if said else done.returncode}")
+            reasons.append(
+                f"{recipe.source} does not build: {said[0] if said else done.returncode}"
+            )
             return None
         # Read and run by other users too: a sandbox of another uid binds the observer.
         target.chmod(0o555)
@@ -140,9 +137,9 @@ def _build(
             temporary.rename(final)
         if product.is_file():
             return product
-        reasons.append(f"{source_name}: {final} cannot be made")
+        reasons.append(f"{recipe.source}: {final} cannot be made")
     except (OSError, subprocess.SubprocessError) as problem:
-        reasons.append(f"{source_name}: {problem}")
+        reasons.append(f"{recipe.source}: {problem}")
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

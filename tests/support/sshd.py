@@ -13,6 +13,7 @@ import getpass
 import os
 import queue
 import re
+import select
 import shutil
 import signal
 import socket
@@ -142,7 +143,7 @@ class Sshd:
         if process is None:
             return
         self._process = None
-        for pid in [process.pid, *descendants(process.pid)]:
+        for pid in [process.pid, *self._sessions(process.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
@@ -159,12 +160,36 @@ class Sshd:
         self._signal(signal.SIGCONT)
 
     def session_pids(self) -> list[int]:
-        """Processes of the logged-in sessions."""
-        return descendants(self._process.pid) if self._process else []
+        """Processes of the logged-in sessions, those whose sshd has ended included."""
+        return self._sessions(self._process.pid) if self._process else []
+
+    def _sessions(self, server: int) -> list[int]:
+        # Commands outlive a broken session, as orphans; their HOME is ours and nobody else's.
+        mark = f"HOME={self.remote_home}".encode()
+        found = dict.fromkeys(descendants(server))
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with contextlib.suppress(OSError):
+                    if mark in Path("/proc", name, "environ").read_bytes().split(b"\0"):
+                        found[int(name)] = None
+        return list(found)
+
+    def wait_sessions_end(self, timeout_s: float = 20) -> None:
+        """Block until no process of any session is left."""
+        deadline = time.monotonic() + timeout_s
+        for pid in self.session_pids():
+            with contextlib.suppress(ProcessLookupError):
+                handle = os.pidfd_open(pid)
+                try:
+                    ended, _, _ = select.select([handle], [], [], deadline - time.monotonic())
+                finally:
+                    os.close(handle)
+                if not ended:
+                    raise TimeoutError(f"process {pid} of a session goes on")
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        for pid in [self._process.pid, *descendants(self._process.pid)]:
+        for pid in [self._process.pid, *self._sessions(self._process.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 

@@ -7,7 +7,8 @@ and so that nobody believes a server could be running.
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
+
+from burst_protocol.version import BUILD
 
 VERBS = {
     "status": "what exists and what it costs",
@@ -22,7 +23,7 @@ def main() -> int:
     """Entry point; returns the exit code."""
     arguments = sys.argv[1:]
     if arguments and arguments[0] in {"-V", "--version"}:
-        print(f"burst-admin {version('burst-rustc')}")
+        print(f"burst-admin {BUILD}")
         return 0
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print("usage: burst-admin <verb>\n\nThese come with the server lifecycle, not yet here:")

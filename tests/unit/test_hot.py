@@ -15,7 +15,7 @@ import pytest
 import burst_wrapper.hot as hot_module
 from burst_protocol.errors import RemoteRequired
 from burst_wrapper.launcher import launcher_text
-from fake_daemon import FakeDaemon, Request, exit_frame, frame
+from fake_daemon import Answer, FakeDaemon, Request, exit_frame, frame
 
 HOT = Path(hot_module.__file__).resolve()
 UNIT = ["--crate-name", "x", "--json=diagnostic-rendered-ansi,artifacts", "src/lib.rs"]
@@ -64,7 +64,7 @@ def test_hot_path_imports_builtin_modules_only() -> None:
     script = (
         "import sys; before = set(sys.modules)\n"
         "from _frozen_importlib_external import SourceFileLoader\n"
-        f"code = SourceFileLoader('burst_wrapper.hot', {str(HOT)!r}).get_code('burst_wrapper.hot')\n"
+        f"code = SourceFileLoader('hot', {str(HOT)!r}).get_code('hot')\n"
         "namespace = {'__name__': 'hot'}; exec(code, namespace)\n"
         "print(*sorted(set(sys.modules) - before), '|', *sorted(n for n, v in namespace.items()\n"
         "    if type(v) is type(sys)))"
@@ -169,14 +169,17 @@ def test_request_holds_the_call(
 ) -> None:
     """Arguments, folder, umask and environment arrive as the bytes cargo gave."""
     odd = b"--cfg=\xff"
-    code = "import os, sys; os.umask(0o027); os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
-    command = [sys.executable, "-c", code, str(tmp_path), wrapper, rustc, *UNIT, odd]
+    sent = [os.fsencode(part) for part in [rustc, *UNIT]] + [odd]
+    code = "import os, sys; os.umask(0o027); os.chdir(sys.argv[1])\n"
+    code += "os.execv(sys.argv[2], sys.argv[2:])"
+    starter = [sys.executable, "-c", code, str(tmp_path), wrapper]
+    command = [os.fsencode(part) for part in starter] + sent
     environ = {"CARGO_BIN_EXE_my-tool": "/t", "EMPTY": "", "XDG_RUNTIME_DIR": runtime()}
     answer = subprocess.run(command, env=environ, check=False)
     assert answer.returncode == 0
     (request,) = fake_daemon.requests
     assert request.version == hot_module.PROTOCOL
-    assert request.argv == [os.fsencode(part) for part in [rustc, *UNIT, odd]]
+    assert request.argv == sent
     assert request.cwd == bytes(tmp_path)
     assert request.umask == 0o027
     # The launching interpreter added LC_CTYPE (PEP 538); the wrapper's own did not get through.
@@ -308,7 +311,7 @@ def hang(connection: socket.socket, _: Request) -> None:
     connection.recv(1)
 
 
-FAILURES = {
+FAILURES: dict[str, Answer] = {
     "closed at once": b"",
     "closed in a frame": frame(b"H") + b"E\x10\0\0\0half",
     "closed before the exit frame": frame(b"E", b""),
@@ -401,9 +404,8 @@ import os, socket, sys
 fd = int(sys.argv[2])
 open_fds = [n for n in os.listdir('/proc/self/fd') if int(n) > 2]
 with open(os.environ['HOME'] + '/starts', 'a') as file:
-    print(os.getcwd(), os.getsid(0) == os.getpid() or os.getsid(0) != os.getsid(os.getppid()),
-          *sorted(set(os.environ) - {'LC_CTYPE'}), *[os.readlink(f'/proc/self/fd/{n}') for n in (0, 1, 2)],
-          len(open_fds), file=file)
+    print(os.getcwd(), os.getsid(0) != os.getpid(), *sorted(set(os.environ) - {'LC_CTYPE'}),
+          *[os.readlink(f'/proc/self/fd/{n}') for n in (0, 1, 2)], len(open_fds), file=file)
 listener = socket.socket(fileno=fd)
 frames = bytes.fromhex(os.environ['BURST_TEST_ANSWER'])
 for _ in range(int(os.environ['BURST_TEST_CALLS'])):
@@ -452,8 +454,8 @@ def test_one_daemon_for_many_wrappers(stub: str, rustc: str, home: Path) -> None
     results = [(*process.communicate(timeout=60), process.returncode) for process in calls]
     assert results == [(b"", b"", 9)] * count
     (line,) = (home / "starts").read_text().splitlines()
-    folder, own_session, *names = line.split()
-    assert (folder, own_session) == ("/", "True")
+    folder, orphaned_session, *names = line.split()
+    assert (folder, orphaned_session) == ("/", "True")
     assert names[-4:] == ["/dev/null"] * 3 + ["2"]  # the socket, and the listing itself
     assert set(names[:-4]) <= {
         *["HOME", "PATH", "LANG", "LC_ALL", "USER", "LOGNAME", "SSH_AUTH_SOCK", "CARGO_HOME"],

@@ -6,10 +6,12 @@ asked for, so that `--help` does not wait for the libraries of all of them.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
 from burst_protocol.errors import BurstError, UsageError
+from burst_protocol.version import BUILD
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
@@ -62,9 +64,7 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     verb, *rest = arguments
     if verb in {"-V", "--version"}:
-        from importlib.metadata import version  # noqa: PLC0415  (10 ms)
-
-        print(f"cargo-burst {version('burst-rustc')}")
+        print(f"cargo-burst {BUILD}")
         return 0
     if verb not in VERBS:
         raise UnknownVerb(verb=verb)
@@ -83,7 +83,8 @@ def usage() -> str:
     """The text of `--help`."""
     lines = ["Compile Rust on another machine, with the same cargo command and result.", ""]
     lines += ["usage: cargo burst <verb> [arguments]", ""]
-    lines += [f"  {verb:<9} {text}" for verb, text in VERBS.items()]
+    present = set(os.listdir(os.path.dirname(os.path.abspath(__file__))))
+    lines += [f"  {verb:<9} {text}" for verb, text in VERBS.items() if f"{verb}.py" in present]
     lines += [
         "",
         "`cargo burst <verb> --help` says more. Without `enable`, one command uses burst by",

@@ -1,0 +1,285 @@
+"""The wheel, and `burst-rustc` as pip, pipx and uv put it on PATH."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from burst_protocol.version import BUILD
+from fake_daemon import FakeDaemon, exit_frame, frame
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "wrapper" / "burst_wrapper" / "scripts" / "burst-rustc"
+PACKAGES = {
+    "burst_wrapper": ROOT / "wrapper",
+    "burst_protocol": ROOT / "agent",
+    "burst_agent": ROOT / "agent",
+    "burst_lifecycle": ROOT / "image",
+}
+UNIT = ["rustc", "--crate-name", "x", "--json=artifacts", "src/lib.rs"]
+ANSWER = frame(b"E", b"answered\n") + exit_frame(5)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built once from this tree."""
+    pytest.importorskip("hatchling", reason="building the wheel needs hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a virtual environment that has the wheel, as pip leaves it."""
+    pytest.importorskip("pip", reason="installing the wheel needs pip")
+    root = tmp_path_factory.mktemp("environment") / "venv"
+    venv.create(root, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(root / "bin" / "python3")]
+    install = ["install", "--no-deps", "--no-index", "--disable-pip-version-check", str(wheel)]
+    subprocess.run(pip + install, check=True)
+    return root / "bin"
+
+
+def call(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def site_packages(bin_folder: Path) -> Path:
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    return bin_folder.parent / "lib" / version / "site-packages"
+
+
+# --- the wheel ---
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
+    """Four packages with every source file of theirs, one script, and the metadata."""
+    names = zipfile.ZipFile(wheel).namelist()
+    data, info = f"burst_rustc-{BUILD}.data", f"burst_rustc-{BUILD}.dist-info"
+    assert {name.partition("/")[0] for name in names} == {*PACKAGES, data, info}
+    assert [name for name in names if name.startswith(data)] == [f"{data}/scripts/burst-rustc"]
+    for package, root in PACKAGES.items():
+        sources = {
+            str(path.relative_to(root))
+            for suffix in ("*.py", "*.c", "*.h", "*.S", "py.typed")
+            for path in (root / package).rglob(suffix)
+        }
+        assert sources == {name for name in names if name.startswith(f"{package}/")}
+
+
+@pytest.mark.slow
+def test_wheel_metadata(wheel: Path) -> None:
+    """The version is the one the code knows; both licences and all commands are in."""
+    archive = zipfile.ZipFile(wheel)
+    info = f"burst_rustc-{BUILD}.dist-info"
+    assert f"\nVersion: {BUILD}\n" in archive.read(f"{info}/METADATA").decode()
+    assert len(archive.read(f"{info}/licenses/LICENSE-APACHE")) > 10_000
+    assert b"Permission is hereby granted" in archive.read(f"{info}/licenses/LICENSE-MIT")
+    lines = archive.read(f"{info}/entry_points.txt").decode().splitlines()
+    commands = {line.partition(" = ")[0] for line in lines if " = " in line}
+    assert commands == {"cargo-burst", "burst-admin", "burst-agent"}
+
+
+def test_version_is_written_down_once_more_only() -> None:
+    """pyproject.toml and the code agree about the version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == BUILD
+
+
+def test_script_is_valid_in_both_its_languages() -> None:
+    """No warning of a newer Python may ever reach cargo, which would replay it for ever."""
+    compile(SCRIPT.read_text(), str(SCRIPT), "exec")  # pytest turns warnings into errors
+    shell_part = SCRIPT.read_text().partition("\n'''\n")[0].encode()
+    subprocess.run(["sh", "-n"], input=shell_part.replace(b"''':'", b":"), check=True)
+    assert SCRIPT.stat().st_mode & 0o111
+
+
+# --- the installed script ---
+
+
+@pytest.mark.slow
+def test_installed_script_relays(installed: Path, fake_daemon: FakeDaemon) -> None:
+    """From the folder pip installed it to, by path and from PATH."""
+    fake_daemon.answers = [ANSWER]
+    for answer in (
+        call(installed / "burst-rustc", *UNIT),
+        call("burst-rustc", *UNIT, PATH=f"{installed}:{os.environ['PATH']}"),
+    ):
+        assert (answer.stdout, answer.stderr, answer.returncode) == ("", "answered\n", 5)
+    assert fake_daemon.requests[0].argv == [os.fsencode(part) for part in UNIT]
+
+
+@pytest.mark.slow
+def test_installed_script_through_links(
+    installed: Path, fake_daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """`uv tool` and pipx link all scripts; people link one, relatively, through other links."""
+    fake_daemon.answers = [ANSWER]
+    tool, own = tmp_path / "tool", tmp_path / "own"
+    tool.mkdir()
+    own.mkdir()
+    for name in ("burst-rustc", "cargo-burst"):
+        (tool / name).symlink_to(installed / name)
+    (own / "first").symlink_to("../tool/burst-rustc")
+    (own / "burst-rustc").symlink_to("first")
+    for script in (tool / "burst-rustc", own / "burst-rustc"):
+        answer = call(script, *UNIT)
+        assert (answer.stderr, answer.returncode) == ("answered\n", 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("links", [False, True])
+def test_environment_comes_through_the_shell(
+    installed: Path, fake_daemon: FakeDaemon, tmp_path: Path, *, links: bool
+) -> None:
+    """dash drops names with a dash and changes PWD: neither may be seen, here or there."""
+    script = installed / "burst-rustc"
+    if links:
+        (tmp_path / "burst-rustc").symlink_to(script)
+        script = tmp_path / "burst-rustc"
+    environ = {
+        b"XDG_RUNTIME_DIR": os.environb[b"XDG_RUNTIME_DIR"],
+        b"PATH": os.environb[b"PATH"],
+        b"PWD": b"/elsewhere",
+        b"CARGO_BIN_EXE_my-tool": b"/t/my-tool",
+        b"x.y": b"two\nlines\n",
+        b"NEWLINES": b"\n\n",
+        b"CONTROL": b"\1\x7f\xff",
+        b"EMPTY": b"",
+    }
+    subprocess.run([script, *UNIT], env=environ, check=True, cwd=tmp_path)
+    assert fake_daemon.requests[0].variables() == environ
+    shown = subprocess.run(
+        [script, "env", "-0"], env=environ, check=True, cwd=tmp_path, capture_output=True
+    ).stdout
+    entries = shown.removesuffix(b"\0").split(b"\0")
+    assert dict(entry.split(b"=", 1) for entry in entries) == environ
+
+
+@pytest.mark.slow
+def test_large_environment_and_arguments(installed: Path, fake_daemon: FakeDaemon) -> None:
+    """What does not fit into one more argument is sent without its shell-proof copy."""
+    fake_daemon.answers = [ANSWER]
+    variables = {f"V{i}": "x" * 60_000 for i in range(4)}
+    answer = call(installed / "burst-rustc", *UNIT, "y" * 100_000, **variables)
+    assert (answer.stderr, answer.returncode) == ("answered\n", 5)
+    assert fake_daemon.requests[0].variables()[b"V3"] == b"x" * 60_000
+
+
+@pytest.mark.slow
+def test_python_variables_do_no_harm(installed: Path, fake_daemon: FakeDaemon) -> None:
+    """What people set for their own Python programs neither breaks nor delays a compile."""
+    fake_daemon.answers = [ANSWER]
+    variables = {"PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere", "PYTHONVERBOSE": "1"}
+    answer = call(installed / "burst-rustc", *UNIT, **variables)
+    assert (answer.stderr, answer.returncode) == ("answered\n", 5)
+
+
+@pytest.fixture
+def copy(installed: Path, tmp_path: Path) -> Path:
+    """Another installation to damage; its `cargo-burst` still names the first one's Python."""
+    shutil.copytree(installed.parent, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy" / "bin"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first_line", [None, "#!/bin/sh", "#!/usr/bin/env python3", "#!/gone/python3"]
+)
+def test_interpreter_is_found_without_help(
+    copy: Path, fake_daemon: FakeDaemon, first_line: str | None
+) -> None:
+    """Moved and relocatable environments name no usable interpreter: the one beside us is used."""
+    fake_daemon.answers = [ANSWER]
+    (copy / "cargo-burst").unlink()
+    if first_line:
+        (copy / "cargo-burst").write_text(f"{first_line}\n")
+    answer = call(copy / "burst-rustc", *UNIT)
+    assert (answer.stderr, answer.returncode) == ("answered\n", 5)
+
+
+@pytest.mark.slow
+def test_interpreter_elsewhere(copy: Path, fake_daemon: FakeDaemon) -> None:
+    """`pip install --user` puts no interpreter beside the script."""
+    fake_daemon.answers = [ANSWER]
+    for python in copy.glob("python*"):
+        python.unlink()
+    answer = call(copy / "burst-rustc", *UNIT)
+    assert (answer.stderr, answer.returncode) == ("answered\n", 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["interpreter", "package"])
+def test_a_broken_installation_still_compiles(copy: Path, lost: str) -> None:
+    """Half an uninstallation must not stop every cargo command of the user."""
+    if lost == "interpreter":
+        for path in [copy / "cargo-burst", *copy.glob("python*")]:
+            path.unlink()
+    else:
+        shutil.rmtree(site_packages(copy) / "burst_wrapper")
+    answer = call(copy / "burst-rustc", "/bin/echo", "compiled", "here")
+    assert (answer.stdout, answer.stderr) == ("compiled here\n", "")
+
+
+@pytest.mark.slow
+def test_bytecode_is_cached_by_the_first_run(copy: Path, fake_daemon: FakeDaemon) -> None:
+    """uv does not compile what it installs; the second run finds bytecode nevertheless."""
+    fake_daemon.answers = [ANSWER]
+    cache = site_packages(copy) / "burst_wrapper" / "__pycache__"
+    shutil.rmtree(cache)
+    (copy / "cargo-burst").unlink()
+    call(copy / "burst-rustc", *UNIT, PYTHONDONTWRITEBYTECODE="1")
+    assert [path.name.partition(".")[0] for path in cache.iterdir()] == ["hot"]
+
+
+@pytest.mark.slow
+def test_editable_installation(copy: Path, fake_daemon: FakeDaemon) -> None:
+    """`-S` ignores .pth files, so the script reads the one hatchling writes."""
+    fake_daemon.answers = [ANSWER]
+    shutil.rmtree(site_packages(copy) / "burst_wrapper")
+    lines = [str(ROOT / "wrapper"), str(ROOT / "agent"), ""]
+    (site_packages(copy) / "_burst_rustc.pth").write_text("\n".join(lines))
+    answer = call(copy / "burst-rustc", *UNIT)
+    assert (answer.stderr, answer.returncode) == ("answered\n", 5)
+
+
+@pytest.mark.slow
+def test_cargo_asks_the_installed_script(
+    installed: Path, fake_daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """A real cargo, told nothing but RUSTC_WRAPPER=burst-rustc, sends its units to the daemon."""
+    if shutil.which("cargo") is None:
+        pytest.skip("needs cargo")
+    fake_daemon.answers = [frame(b"L")]
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "lib.rs").write_text("pub fn f() {}\n")
+    (tmp_path / "Cargo.toml").write_text('[package]\nname = "x"\nversion = "0.1.0"\n')
+    path = f"{installed}:{os.environ['PATH']}"
+    command = ["cargo", "build", "--quiet", "--offline"]
+    for wrappers in ({}, {"RUSTC_WORKSPACE_WRAPPER": "burst-rustc"}):
+        shutil.rmtree(tmp_path / "target", ignore_errors=True)
+        environ = {**os.environ, **wrappers, "RUSTC_WRAPPER": "burst-rustc", "PATH": path}
+        answer = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+        )
+        assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+    assert [request.argv[1:3] for request in fake_daemon.requests] == [[b"--crate-name", b"x"]] * 2

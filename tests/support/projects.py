@@ -108,8 +108,10 @@ def _lay_out(recipe: Path, destination: Path, packages: Mapping[str, str]) -> No
 
 
 def _copy(source: Path, destination: Path) -> None:
-    ignore = shutil.ignore_patterns(*_NOT_SOURCES)
-    shutil.copytree(source, destination, ignore=ignore, dirs_exist_ok=True)
+    def not_sources(folder: str, _names: list[str]) -> tuple[str, ...]:
+        return _NOT_SOURCES if Path(folder) == source else ()
+
+    shutil.copytree(source, destination, ignore=not_sources, dirs_exist_ok=True)
     _age(destination)
 
 

@@ -114,6 +114,9 @@ def parse(log: bytes) -> Observation:
             network[text] = None
         elif kind == b"H":
             pid, _parent, version, _exe = (*text.split(b" ", 3), b"", b"", b"")[:4]
+            if not hellos:
+                expected[pid] += 1  # the program itself; nobody has announced it
+                started[pid] = b"the program"
             hellos[pid] += 1
             if version != LOG_VERSION:
                 gaps.append("an observer of another version")

@@ -64,6 +64,9 @@ def test_an_exec_needs_another_hello_of_the_same_process() -> None:
     assert parse(log(b"X-0 7 cc", b"x-2 7 cc")).complete
     assert parse(log(b"X-0 7 cc", b"x-2 7 cc")).programs == (Program(b"cc", 2),)
     assert not parse(log(b"X-0 7 cc", hello, b"X-0 7 ld")).complete
+    # The first program's own hello does not count for what it turns into.
+    assert not parse(log(b"X-0 2 static")).complete
+    assert parse(log(b"X-0 2 dynamic", b"H-0 2 1 1 /dynamic")).complete
 
 
 def test_a_shell_of_unknown_process_number_is_never_complete() -> None:

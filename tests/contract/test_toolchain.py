@@ -270,9 +270,9 @@ def test_a_replaced_compiler_is_noticed(custom: bytes) -> None:
     os.replace(rustc + b".new", rustc)
     assert cache.resolve(rustc, b"/", ENV) == first
     assert len(run.started) == 4
-    with open(custom + b"/lib/libadded.so", "wb"):
+    with open(custom + b"/lib/librustc_added.so", "wb"):
         pass
-    assert custom + b"/lib/libadded.so" in {
+    assert custom + b"/lib/librustc_added.so" in {
         entry.path for entry in cache.resolve(rustc, b"/", ENV).entries
     }
 

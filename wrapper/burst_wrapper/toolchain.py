@@ -287,16 +287,16 @@ def _collect(toolchain: Toolchain) -> Iterable[TreeSource]:
     for name in (b"bin/rustc", b"bin/clippy-driver"):
         yield from _whole(os.path.join(sysroot, name))
     lib = os.path.join(sysroot, b"lib")
-    known = (*_OWN_PATTERNS, _LLVM_PATTERN)
-    foreign = [name for name in _names(lib) if not _matches(name, known)]
-    shared = len(foreign) > _FOREIGN_ENTRIES_OF_A_SHARED_FOLDER
+    patterns: tuple[bytes, ...] = (*_OWN_PATTERNS, _LLVM_PATTERN)
+    foreign = [name for name in _names(lib) if not _matches(name, patterns)]
+    if len(foreign) > _FOREIGN_ENTRIES_OF_A_SHARED_FOLDER:
+        patterns = _OWN_PATTERNS
     folders = library_folders(sysroot)
     for folder in folders:
         for name in _names(folder):
             path = os.path.join(folder, name)
-            if name == b"rustlib" or path in folders:
-                continue
-            if not shared or _matches(name, _OWN_PATTERNS):
+            # Other libraries of the folder come with the runtime, if something loads them.
+            if name != b"rustlib" and path not in folders and _matches(name, patterns):
                 yield from _whole(path)
     yield from _collect_rustlib(os.path.join(lib, b"rustlib"), toolchain)
 

@@ -21,6 +21,7 @@ from burst_wrapper.index import Index
 from burst_wrapper.statcache import StatCache
 
 _FACT: Final = "closure"
+_PACKAGE: Final = "package"
 _METADATA: Final = (b".rmeta", b".rlib", b".so")
 _ALL: Final = (b".rmeta", b".rlib", b".so")
 
@@ -57,6 +58,29 @@ class Closures:
         self._index = index
         self._stats = stats
         self._memory: dict[bytes, Closure] = {}
+        self._packages: dict[bytes, bytes] = {}
+
+    def remember_package(self, stem: bytes, package_dir: bytes) -> None:
+        """Where the sources of a crate from a registry or git lie."""
+        if self._packages.get(stem) != package_dir:
+            self._packages[stem] = package_dir
+            self._index.put_fact(_PACKAGE, stem, package_dir)
+
+    def packages(self, closure: Closure) -> list[bytes]:
+        """Source directories behind a closure, as far as they cannot change.
+
+        rustc opens them for the snippets of macros that other crates export.
+        """
+        found: set[bytes] = set()
+        for stem in closure.crates:
+            package_dir = self._packages.get(stem)
+            if package_dir is None:
+                package_dir = self._index.fact(_PACKAGE, stem)
+                if package_dir is None:
+                    continue
+                self._packages[stem] = package_dir
+            found.add(package_dir)
+        return sorted(found)
 
     def remember(self, digest: Digest, closure: Closure) -> None:
         """`digest` is that of a file which carries the crate's metadata."""

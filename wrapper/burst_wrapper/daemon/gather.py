@@ -22,6 +22,7 @@ from burst_protocol.action import (
 )
 from burst_protocol.digest import Digest, KeyHasher
 from burst_wrapper import environ
+from burst_wrapper.closures import Closures
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.elf import library_closure
@@ -62,8 +63,30 @@ class Shown:
     files: dict[bytes, Digest] = attrs.field(factory=dict)
     listings: dict[bytes, frozenset[bytes]] = attrs.field(factory=dict)
     hidden: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
+    borrowed: list[Tree] = attrs.field(factory=list)
+    """Sources of other packages, shown for what their macros expand to."""
     in_place: list[bytes] = attrs.field(factory=list)
     """Trees that a local agent binds instead of copying: looked at again after the run."""
+
+    def digest(self, path: bytes) -> Digest | None:
+        """What was shown at this path, if it was a file."""
+        known = self.files.get(path)
+        if known is None:
+            for tree in self.borrowed:
+                if path.startswith(tree.root):
+                    known = tree.files.get(path)
+                    if known is not None:
+                        break
+        return known
+
+    def listing(self, path: bytes) -> frozenset[bytes] | None:
+        """The names shown in this directory, if it was shown whole."""
+        known = self.listings.get(path)
+        if known is None:
+            for tree in self.borrowed:
+                if path.startswith(tree.root):
+                    return tree.directories.get(path)
+        return known
 
 
 @attrs.define
@@ -76,8 +99,9 @@ class Gathered:
 
 
 class Gatherer:
-    def __init__(self, stats: StatCache) -> None:
+    def __init__(self, stats: StatCache, closures: Closures) -> None:
         self._stats = stats
+        self._closures = closures
         self._scanner = TreeScanner(stats)
         self._immutable: dict[bytes, Tree] = {}
         self._macro_libraries: dict[tuple[bytes, bytes], tuple[bytes, ...]] = {}
@@ -103,6 +127,14 @@ class Gatherer:
             sources.files.update((digest, path) for path, digest in tree.files.items())
         if plan.immutable:
             shown.in_place.append(plan.package_dir)
+        for package_dir in self._closures.packages(plan.externs.closure):
+            if package_dir not in inputs and os.path.isdir(package_dir):
+                tree = self._immutable_tree(package_dir)
+                inputs[package_dir] = Input(
+                    package_dir, KIND_DIRECTORY, tree.digest, local=package_dir
+                )
+                shown.borrowed.append(tree)
+                sources.more.append(tree)
         roots = tuple(tree.root + b"/" for tree in trees)
 
         def add(path: bytes) -> None:
@@ -154,10 +186,13 @@ class Gatherer:
                 return self._scanner.package(plan.package_dir)
             except TooLarge as error:
                 raise CannotGather("the package has too many files") from error
-        known = self._immutable.get(plan.package_dir)
+        return self._immutable_tree(plan.package_dir)
+
+    def _immutable_tree(self, package_dir: bytes) -> Tree:
+        known = self._immutable.get(package_dir)
         if known is None:
-            known = self._whole(plan.package_dir)
-            self._immutable[plan.package_dir] = known
+            known = self._whole(package_dir)
+            self._immutable[package_dir] = known
         return known
 
     def _whole(self, path: bytes) -> Tree:

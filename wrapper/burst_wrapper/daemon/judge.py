@@ -121,7 +121,7 @@ class Judge:
         return False
 
     def _judge_listing(self, path: bytes, verdict: Verdict) -> bool:
-        shown = self.shown.listings.get(path)
+        shown = self.shown.listing(path)
         try:
             names = frozenset(os.listdir(path))
         except OSError:
@@ -168,7 +168,7 @@ class Judge:
                 entries.add((ABSENT, path))
             elif access.op == _LIST:
                 entries.add((LISTING, path))
-            elif path in self.shown.files and access.op in ("open", "readlink"):
+            elif access.op in ("open", "readlink") and self.shown.digest(path) is not None:
                 entries.add((FILE, path))
             else:
                 entries.add((PRESENT, path))

@@ -29,8 +29,8 @@ from burst_wrapper.callers import Caller
 from burst_wrapper.linkenv import LinkRequest
 from burst_wrapper.platform_capture import PlatformCapture, SystemTree
 from burst_wrapper.statcache import StatCache
-from burst_wrapper.toolchain import Toolchain, ToolchainCache
-from burst_wrapper.treescan import TreeScanner
+from burst_wrapper.toolchain import Toolchain, ToolchainCache, driver_libraries, signature
+from burst_wrapper.treescan import Tree, TreeScanner
 
 _ROOT: Final = b"/"
 
@@ -41,6 +41,32 @@ class Sources:
 
     blobs: dict[Digest, bytes] = attrs.field(factory=dict)
     files: dict[Digest, bytes] = attrs.field(factory=dict)
+    more: list[Tree] = attrs.field(factory=list)
+    """Trees that are only searched if something is missing: most agents have them."""
+
+    def find(self, digest: Digest) -> bytes | Path | None:
+        """The bytes, or the path of a file that holds them."""
+        data = self.blobs.get(digest)
+        if data is not None:
+            return data
+        path = self.files.get(digest)
+        if path is not None:
+            return Path(path)
+        for tree in self.more:
+            data = tree.blobs.get(digest)
+            if data is not None:
+                return data
+            for name, found in tree.files.items():
+                if found == digest:
+                    return Path(name)
+        return None
+
+
+@attrs.frozen
+class Path:
+    """A file at home, as opposed to bytes in memory."""
+
+    name: bytes
 
 
 @attrs.frozen(eq=False)
@@ -64,9 +90,7 @@ class Platforms:
         self._capture = PlatformCapture(os.path.join(cache_dir, b"platform"))
         self._memory: dict[tuple[object, ...], Platform] = {}
         self._building: dict[tuple[object, ...], asyncio.Future[Platform]] = {}
-        self._toolchain_inputs: dict[
-            tuple[bytes, bytes | None, int], tuple[tuple[Input, ...], Sources]
-        ] = {}
+        self._toolchain_inputs: dict[tuple[object, ...], tuple[tuple[Input, ...], Sources]] = {}
         self.helpers: tuple[bytes, ...] = ()
         """Our own shared libraries that rustc loads (the observer)."""
 
@@ -116,7 +140,8 @@ class Platforms:
         toolchain = self._toolchains.resolve(call.driver, cwd, env)
         if call.is_clippy and toolchain.clippy_driver is None:
             raise ToolchainProblem("it has no clippy-driver")
-        inputs, sources = self._toolchain(toolchain, call.target)
+        inputs, toolchain_sources = self._known_toolchain(toolchain, call.target)
+        sources = Sources(dict(toolchain_sources.blobs), dict(toolchain_sources.files))
         system = self._capture.runtime(toolchain, env, self.helpers)
         programs: tuple[bytes, ...] = ()
         folders: tuple[bytes, ...] = ()
@@ -143,6 +168,20 @@ class Platforms:
             sources,
             system,
         )
+
+    def _known_toolchain(
+        self, toolchain: Toolchain, target: bytes | None
+    ) -> tuple[tuple[Input, ...], Sources]:
+        """Scanned once per state of the compiler's own files, not once per build."""
+        watched = [toolchain.rustc, *driver_libraries(toolchain.sysroot)]
+        watched += [entry.path for entry in toolchain.entries]
+        watched += [os.path.join(entry.path, b"lib") for entry in toolchain.entries]
+        key = (toolchain.sysroot, toolchain.entries, target, *map(signature, watched))
+        known = self._toolchain_inputs.get(key)
+        if known is None:
+            known = self._toolchain(toolchain, target)
+            self._toolchain_inputs[key] = known
+        return known
 
     def _toolchain(
         self, toolchain: Toolchain, target: bytes | None

@@ -211,18 +211,11 @@ def install(root: str, identity: str, pieces: Pieces) -> None:
             try_out(temporary)
             list(synced)
         write_manifest(temporary, written)
-        for _ in range(3):
-            if is_complete(final):
-                break
-            if os.path.lexists(final):  # damaged: out of the way, whole
-                discard(root, final)
-            # Somebody else may have put the same version there meanwhile: as good as ours.
-            with contextlib.suppress(FileExistsError, NotADirectoryError):
-                try:
-                    os.rename(temporary, final)
-                except OSError as error:
-                    if error.errno != errno.ENOTEMPTY:
-                        raise
+        with one_at_a_time(root):
+            if not is_complete(final):  # else somebody else's is as good as ours
+                if os.path.lexists(final):
+                    discard(root, final)
+                os.rename(temporary, final)
         sync(root)
     finally:
         remove(temporary)
@@ -312,6 +305,19 @@ def tidy(root: str, keep: str) -> None:
             with exclusive(os.path.join(path, LOCK)) as free:
                 if free and now - os.stat(os.path.join(path, LOCK)).st_mtime > UNUSED_S:
                     discard(root, path)
+
+
+@contextlib.contextmanager
+def one_at_a_time(directory: str) -> Iterator[None]:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # NFS cannot lock a directory; without it two may repair one version at the same moment,
+        # and one of them has to connect again.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -47,16 +47,17 @@ class Services:
         index = Index(os.path.join(cache_dir, b"home.db"))
         stats = StatCache(index)
         tools = Tools(cache_dir)
+        closures = Closures(index, stats)
         os.makedirs(os.path.join(cache_dir, b"tmp"), mode=0o700, exist_ok=True)
         return cls(
             cache_dir=cache_dir,
             state_dir=state_dir,
             index=index,
             stats=stats,
-            closures=Closures(index, stats),
+            closures=closures,
             callers=Callers(),
             platforms=Platforms(stats, cache_dir),
-            gatherer=Gatherer(stats),
+            gatherer=Gatherer(stats, closures),
             placer=Placer(),
             tools=tools,
             embedded=Embedded(

@@ -78,6 +78,7 @@ class Unit:
         self._sent = 0
         self._received = 0
         self._lists_tried = 0
+        self._fallback = ""
 
     # -- the way of a unit -------------------------------------------------------------------
 
@@ -146,6 +147,7 @@ class Unit:
             except BurstError as error:
                 if self._required:
                     raise
+                self._fallback = error.code
                 self._note(error)
             else:
                 return
@@ -154,7 +156,7 @@ class Unit:
         if embedded is None or not embedded.usable:
             embedded = await self._embedded()
         if embedded is None:
-            raise Home("agent-gone", self._why("no agent is available"), failure=True)
+            raise Home(self._fallback or "agent-gone", "no agent is available", failure=True)
         await self._execute(embedded, None)
 
     async def _make_plan(self, config: Config) -> None:
@@ -191,7 +193,8 @@ class Unit:
             return None
         ready = executor.link.ready
         if ready is None or ready.launcher in ("", "none"):
-            self._notes.append("no-sandbox: " + ("" if ready is None else ready.reason))
+            self._note(SandboxUnavailable("" if ready is None else ready.reason))
+            self._fallback = self._fallback or SandboxUnavailable.code
             return None
         return executor
 
@@ -282,7 +285,7 @@ class Unit:
         services = self._services
         learned = Learned()
         executor.in_flight += 1
-        donated = self._donate(executor)
+        self._donate(executor)
         try:
             for _ in range(_ATTEMPTS):
                 try:
@@ -322,22 +325,17 @@ class Unit:
             raise Home("unstable-inputs", self._why("its inputs keep growing"), failure=False)
         finally:
             executor.in_flight -= 1
-            if donated and not self._client.answered:
-                # The unit goes on elsewhere; the next executor decides anew.
-                pass
 
-    def _donate(self, executor: Executor) -> bool:
+    def _donate(self, executor: Executor) -> None:
         """Give cargo its token back while another machine works for it."""
         if executor.local or self._caller is None or self._donated:
-            return False
+            return
         if not self._services.config().donate or executor.in_flight > executor.slots + 4:
-            return False
+            return
         if self._pool is None:
             self._pool = self._services.pools.enter(self._caller, self._request.pid, self._env)
-        if self._pool is None:
-            return False
-        self._donated = self._pool.donate()
-        return self._donated
+        if self._pool is not None:
+            self._donated = self._pool.donate()
 
     async def _hit_on(self, executor: Executor, home: Executor | None, hit: m.Hit) -> bool:
         """The executing agent had a result; a remote one's blobs are fetched and kept."""
@@ -382,17 +380,20 @@ class Unit:
     ) -> None:
         plan = self._plan
         assert plan is not None
-        where = "local" if executor.local else "remote"
+        # `remote` is what the chosen executor ran; the embedded agent is one unless a host is
+        # configured, and then its runs are fallbacks with a reason.
+        fallback = self._fallback if executor.local else ""
+        where = "local" if fallback else "remote"
         if ended.result is None:
             self._client.exit(ended.exit_code)
-            self._record(where, executor.name, self._why("compile error"), "failed")
+            self._record(where, executor.name, self._why("compile error"), fallback or "failed")
             executor.link.send(m.Release(attempt.identity))
             executor.forget(attempt.identity, attempt.digests())
             return
         self._client.exit(0)
         self._remember_closure(ended.result)
         why = self._why("not in any store")
-        self._record(where, executor.name, why, "executed", ended.wall_ms)
+        self._record(where, executor.name, why, fallback or "executed", ended.wall_ms)
         await self._keep(executor, home, attempt, ended, gathered)
 
     async def _keep(
@@ -422,8 +423,10 @@ class Unit:
             else:
                 inputs = wide_list(gathered.shown, dep_info, plan)
             world = World(self._services.stats, self._env)
-            for path, digest in gathered.shown.files.items():
-                world.pin(FILE, path, digest.hash)
+            for path in inputs.files():
+                digest = gathered.shown.digest(path)
+                if digest is not None:
+                    world.pin(FILE, path, digest.hash)
             strong = strong_key(plan.weak_key, inputs, world)
             key = variant(
                 strong,
@@ -470,6 +473,8 @@ class Unit:
             closure = Closure(frozenset(), frozenset((call.lib_stem,)))
         else:
             closure = plan.externs.closure
+        if plan.immutable and not call.is_proc_macro:
+            self._services.closures.remember_package(call.lib_stem, plan.package_dir)
         for output in result.outputs:
             if output.path.endswith(_METADATA_SUFFIXES):
                 self._services.closures.remember(output.digest, closure)

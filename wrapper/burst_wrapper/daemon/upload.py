@@ -11,7 +11,7 @@ from burst_protocol.digest import Digest
 from burst_protocol.errors import BlobMissing
 from burst_protocol.framing import CHUNK_BYTES
 from burst_wrapper.daemon.link import AgentLink, m_codec
-from burst_wrapper.daemon.platform import Sources
+from burst_wrapper.daemon.platform import Path, Sources
 
 _SMALL_BYTES: Final = 256 * 1024
 _BATCH_BYTES: Final = 512 * 1024
@@ -52,13 +52,12 @@ class Uploader:
         files: list[tuple[Digest, bytes]] = []
         for digest in digests:
             for source in sources:
-                data = source.blobs.get(digest)
-                if data is not None:
-                    memory[digest] = data
+                found = source.find(digest)
+                if isinstance(found, Path):
+                    files.append((digest, found.name))
                     break
-                path = source.files.get(digest)
-                if path is not None:
-                    files.append((digest, path))
+                if found is not None:
+                    memory[digest] = found
                     break
             else:
                 raise BlobMissing(digest.hex)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from burst_wrapper.daemon.remote_bundle import Bundle
+    from trixie import TrixieHost
 
 pytest_plugins = ("remote_hosts",)
 pytestmark = pytest.mark.skipif(SSHD is None, reason="openssh-server is not installed")
@@ -238,15 +239,13 @@ def test_the_bundle_is_deterministic_and_cached(tmp_path: Path) -> None:
     assert first.size_bytes < 20 << 20
 
 
-@pytest.mark.slow
-def test_the_real_agent_says_hello(sshd: Sshd, tmp_path: Path) -> None:
-    """Home's interpreter, libraries and packages run the agent there; its protocol is ours."""
-    home_bundle = remote_bundle.HomeBundle(os.fsencode(tmp_path / "bundles"))
+def hello_of_real_agent(address: str, bundles: Path) -> tuple[m.Hello, RemoteFacts]:
+    """Set up the real bundle and speak with it."""
+    home_bundle = remote_bundle.HomeBundle(os.fsencode(bundles))
 
-    async def body() -> m.Hello | None:
-        connection = await connect(SshTarget.parse(sshd.address))
+    async def body() -> tuple[m.Hello, RemoteFacts]:
+        connection = await connect(SshTarget.parse(address), connect_timeout_s=20)
         channel, facts = await start_agent_with_facts(connection, home_bundle, agent_args=ARGS)
-        assert facts.uploaded_bytes > 0
         session = Session(Role.CLIENT, BUILD, os.getpid())
         channel.write(session.hello())
         while session.peer is None:
@@ -255,8 +254,50 @@ def test_the_real_agent_says_hello(sshd: Sshd, tmp_path: Path) -> None:
             session.receive(data)
         connection.close()
         await connection.wait_closed()
-        return session.peer
+        return session.peer, facts
 
-    peer = asyncio.run(body())
-    assert peer is not None
+    return asyncio.run(body())
+
+
+@pytest.mark.slow
+def test_the_real_agent_says_hello(sshd: Sshd, tmp_path: Path) -> None:
+    """Home's interpreter, libraries and packages run the agent there; its protocol is ours."""
+    peer, facts = hello_of_real_agent(sshd.address, tmp_path / "bundles")
     assert peer.build == BUILD
+    assert facts.uploaded_bytes > 0
+
+
+@pytest.mark.slow
+@pytest.mark.root
+@pytest.mark.timeout(600)
+def test_another_distribution_runs_the_real_agent(trixie: TrixieHost, tmp_path: Path) -> None:
+    """Debian trixie, plain user, other Python and libc: nothing of it is loaded into the agent."""
+    peer, facts = hello_of_real_agent(trixie.address, tmp_path / "bundles")
+    assert peer.build == BUILD
+    assert facts.python.startswith("3.13.")
+    assert facts.libc == "glibc 2.41"
+    assert facts.home == "/home/builder"
+    [version] = os.listdir(trixie.root / "home/builder/.cache/burst/agent")
+    folder = f"/home/builder/.cache/burst/agent/{version}"
+    command = (trixie.root / folder[1:] / "COMMAND").read_text().replace("{dir}", folder)
+    report = (
+        "import burst_agent.main, sys; print(sys.version_info[:3] == "
+        f"{sys.version_info[:3]}, sys.prefix == {folder!r}, "
+        "*{line.split()[-1] for line in open('/proc/self/maps') if '.so' in line"
+        f" and {folder!r} not in line}})"
+    )
+    argv = [*command.splitlines()[:-1], report]
+    done = trixie.run(argv)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.root
+@pytest.mark.timeout(600)
+def test_a_plain_user_may_create_user_namespaces_in_trixie(trixie: TrixieHost) -> None:
+    """What the sandbox needs there, with a /proc of its own; and it is cut off from the network."""
+    done = trixie.run(
+        ["unshare", "-Urpfm", "--mount-proc", "sh", "-c", "id -u; ls -d /proc/[0-9]*"]
+    )
+    assert done.stdout.splitlines()[:2] == ["0", "/proc/1"]
+    assert trixie.run(["ls", "/sys/class/net"]).stdout.split() == ["eth0", "lo"]

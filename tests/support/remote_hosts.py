@@ -7,6 +7,7 @@ client's home, with the key and known_hosts in it, and hide the ssh agent.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sshd import SSHD, Sshd
+from trixie import TrixieHost, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def _client_environment(server: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+def _client_environment(server: Sshd | TrixieHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(server.client_home))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
 
@@ -46,3 +48,15 @@ def plain_sshd(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
     ):
         _client_environment(server, monkeypatch)
         yield server
+
+
+@pytest.fixture
+def trixie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrixieHost]:
+    """A Debian trixie host, freshly booted; tests that use it are marked `root` and `slow`."""
+    with contextlib.ExitStack() as stack:
+        try:
+            host = stack.enter_context(TrixieHost.start(tmp_path / "trixie"))
+        except Unavailable as error:
+            pytest.skip(str(error))
+        _client_environment(host, monkeypatch)
+        yield host

@@ -347,6 +347,33 @@ def test_required_remote_turns_failures_into_errors(
     assert hint == f"hint: {RemoteRequired.hint}"
 
 
+def test_a_full_backlog_is_silence(wrapper: str, rustc: str) -> None:
+    """A daemon that accepts nobody any more costs the same patience as one that says nothing."""
+    environ = dict(os.environb)
+    hot_module.check_private(hot_module.runtime_dir(environ))
+    path = hot_module.socket_path(environ)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        answer = call(wrapper, rustc, *UNIT, BURST_SILENCE_S="0.2")
+    assert (answer.stdout, answer.stderr, answer.returncode) == (local(*UNIT), "", 0)
+
+
+def test_descriptors_and_signals_reach_the_compiler(wrapper: str) -> None:
+    """A compiler run here inherits what cargo gave, and nothing of the interpreter between."""
+    status = "cat /proc/self/status | grep -E 'Sig(Ign|Blk)'; ls /proc/self/fd"
+    read, write = os.pipe()
+    command = ["/bin/sh", "-c", status]
+    answers = [
+        subprocess.run(prefix + command, pass_fds=[read, write], check=True, capture_output=True)
+        for prefix in ([], [wrapper])
+    ]
+    os.close(read)
+    os.close(write)
+    assert answers[0].stdout == answers[1].stdout
+
+
 def test_daemon_may_send_a_call_home(wrapper: str, rustc: str, fake_daemon: FakeDaemon) -> None:
     """A decision for local execution is no failure, also where remote is required."""
     fake_daemon.answers = [frame(b"L", b"native-cpu")]

@@ -11,7 +11,7 @@ Whatever goes wrong otherwise, `execute` replaces this process by the compiler t
 
 Request, wrapper to daemon: `MAGIC`, u32 total length, then fields of u32 length and bytes:
 protocol version, pid, umask (octal), cwd, argv joined by NUL, environment as in
-/proc/self/environ. Answer: frames of tag (1 byte), u32 length, payload; `_relay` lists the tags.
+/proc/self/environ. Answer: frames of tag (1 byte), u32 length, payload; `_obey` lists the tags.
 All numbers are little endian.
 """
 
@@ -329,13 +329,13 @@ def _ask(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
     path = folder + b"/" + socket_name()
     request = _request(argv, environ)
     silence_s = float(environ.get(b"BURST_SILENCE_S") or SILENCE_S)
-    connection = _connect(path)
+    connection = _connect(path, silence_s)
     if connection is not None:
         try:
             _relay(connection, request, silence_s)
         except _Lost:
             connection.close()
-    connection = _connect_or_start(path, environ)
+    connection = _connect_or_start(path, environ, silence_s)
     _relay(connection, request, silence_s, path + b".lock")
 
 
@@ -354,8 +354,13 @@ def _request(argv: list[bytes], environ: dict[bytes, bytes]) -> bytes:
     return MAGIC + len(body).to_bytes(4, "little") + body
 
 
-def _connect(path: bytes) -> "_socket.socket | None":
+def _connect(path: bytes, silence_s: float) -> "_socket.socket | None":
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    # Wait if many are in line before us, which non-blocking sockets (`settimeout`) do not. The
+    # value is a `struct timeval`: two longs.
+    size = 8 if sys.maxsize > 1 << 32 else 4
+    timeout = (int(silence_s) or 1).to_bytes(size, sys.byteorder) + bytes(size)
+    connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeout)
     try:
         connection.connect(path)
     except (FileNotFoundError, ConnectionRefusedError):
@@ -486,16 +491,18 @@ def _pause() -> None:
 # --- starting it ---
 
 
-def _connect_or_start(path: bytes, environ: dict[bytes, bytes]) -> "_socket.socket":
+def _connect_or_start(
+    path: bytes, environ: dict[bytes, bytes], silence_s: float
+) -> "_socket.socket":
     """Of all wrappers that find no daemon, the first to get the lock starts one."""
     lock = posix.open(path + b".lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
     try:
         posix.lockf(lock, posix.F_LOCK, 0)
-        connection = _connect(path)
+        connection = _connect(path, silence_s)
         if connection is None:
             _count_start(lock)
             _start(path, environ)
-            connection = _connect(path)
+            connection = _connect(path, silence_s)
         if connection is None:
             message = "the daemon's socket does not answer"
             raise _Unavailable(message)

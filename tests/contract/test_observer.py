@@ -602,3 +602,16 @@ assert tools.sandbox.is_file() and tools.observer.is_file(), tools
     running = [subprocess.Popen(argv, env=env) for _ in range(3)]
     assert [process.wait(PATIENCE_S) for process in running] == [0, 0, 0]
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["aarch64-linux-gnu-gcc", "musl-gcc", "clang"])
+def test_other_compilers_build_them_too(compiler: str, tmp_path: Path) -> None:
+    """The other architecture, the other libc, the other family of compilers."""
+    cc = shutil.which(compiler)
+    if cc is None:
+        pytest.skip(f"no {compiler}")
+    tools = build_native(os.fsencode(cc), tmp_path)
+    assert tools.reason == ""
+    assert tools.sandbox is not None
+    assert tools.observer is not None

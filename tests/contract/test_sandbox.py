@@ -374,6 +374,44 @@ def test_descriptors_that_are_passed_keep_their_numbers(launcher: Launcher) -> N
     assert len(numbers - {0, 1, 2, reader, writer}) <= 1
 
 
+def test_a_fifo_can_be_a_jobserver(launcher: Launcher, tmp_path: Path) -> None:
+    """make 4.4 and newer name it by path instead of by descriptor."""
+    path = tmp_path / "jobs"
+    os.mkfifo(path)
+    name = os.fsencode(path)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.write(fd, b"+")
+        script = f"exec 3<>{path}; head -c 1 <&3; printf - >&3"
+        ran = run(launcher, shell(script, Mount.write(name, name)))
+        assert ran.stdout == b"+", ran
+        assert os.read(fd, 2) == b"-"
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no unshare")
+def test_where_proc_is_refused_we_go_on_without(helper: bytes) -> None:
+    """A container that covers parts of /proc may not mount another."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to cover it")
+    with NativeLauncher(helper).prepare(shell("ls /proc; exit 4")) as launch:
+        cover = 'mount -t tmpfs none /proc/sys && exec unshare -Urm "$@"'
+        done = subprocess.run(
+            ["unshare", "-m", "/bin/sh", "-c", cover, "sh", *launch.argv],
+            check=False,
+            pass_fds=launch.pass_fds,
+            capture_output=True,
+            timeout=PATIENCE_S,
+        )
+        outcome = launch.outcome(done.returncode)
+    if b"unshare failed" in done.stderr:
+        pytest.skip("no user namespaces here")
+    assert outcome.exit_code == 4, (outcome, done)
+    assert not outcome.has_proc
+
+
 # ---- limits ---------------------------------------------------------------------------------
 
 

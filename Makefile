@@ -46,7 +46,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
 	|| { rm -rf $(VENV); test "$$(id -u)" = 0 && apt-get install -qq -y python3-venv >/dev/null \
 	     && $(PYTHON) -m venv $(VENV); } \
-	|| { rm -rf $(VENV); $(PYTHON) -m pip install -q --target .cache/virtualenv virtualenv \
+	|| { rm -rf $(VENV); $(PYTHON) -m pip install -q --root-user-action=ignore --target .cache/virtualenv virtualenv \
 	     && PYTHONPATH=.cache/virtualenv $(PYTHON) -m virtualenv -q $(VENV); } \
 	|| { rm -rf $(VENV); echo "error: cannot make a virtual environment" >&2; \
 	     echo "hint: install python3-venv, or virtualenv" >&2; exit 1; }

@@ -137,13 +137,14 @@ class Unit:
         if plan.externs.missing:
             raise Home("extern-missing", "a dependency's file does not exist", failure=False)
         embedded = await self._embedded()
-        if embedded is not None and await self._look_at_home(embedded):
+        if embedded is not None and await self._look(embedded, None):
             return
         host = os.fsdecode(self._env.get(b"BURST_HOST", b"")) or config.host
         if host:
             try:
                 remote = await services.remotes.get(host, config, plan, required=self._required)
-                await self._execute(remote, embedded)
+                if not await self._look(remote, embedded):
+                    await self._execute(remote, embedded)
             except BurstError as error:
                 if self._required:
                     raise
@@ -226,9 +227,12 @@ class Unit:
         self._services.lists[plan.weak_key] = encoded
         return bool(fresh)
 
-    async def _look_at_home(self, embedded: Executor) -> bool:
-        """True if the home store had the result and it was delivered."""
-        plan = self._plan
+    async def _look(self, executor: Executor, home: Executor | None) -> bool:
+        """True if the executor's store had the result and it was delivered.
+
+        Cheap in bytes: keys go out, and nothing of the sources is gathered.
+        """
+        plan, link = self._plan, executor.link
         assert plan is not None
         known = self._services.lists.get(plan.weak_key)
         if known:
@@ -236,11 +240,13 @@ class Unit:
         tried = -1
         try:
             while True:
-                answer = await embedded.link.ask(
-                    m.Lookup(embedded.link.new_id(), plan.weak_key, self._strong_keys())
-                )
+                before = link.sent_bytes
+                question = m.Lookup(link.new_id(), plan.weak_key, self._strong_keys())
+                answer = await link.ask(question)
+                if not executor.local:
+                    self._sent += link.sent_bytes - before
                 if isinstance(answer, m.Hit):
-                    return await self._deliver_hit(answer, embedded, "hit", "home store")
+                    return await self._hit_on(executor, home, answer)
                 if not isinstance(answer, m.Lists) or not self._learn_lists(answer.lists):
                     return False
                 if len(answer.lists) <= tried:

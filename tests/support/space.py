@@ -1,0 +1,163 @@
+"""A developer's machine in a folder: home, XDG directories, a project, cargo with burst on top.
+
+The real wrapper, daemon and agent of this checkout; rustc, cargo and the user's CARGO_HOME are the
+machine's. `Space.cargo` runs cargo through burst, `Space.plain` without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+_SCRIPTS = Path(sys.executable).parent
+BURST_RUSTC = _SCRIPTS / "burst-rustc"
+CARGO_BURST = _SCRIPTS / "cargo-burst"
+_DROPPED = ("CARGO_", "RUSTC", "RUSTDOC", "RUSTFLAGS", "XDG_", "BURST_", "SSH_", "MAKE", "MFLAGS")
+_KEPT = ("CARGO_HOME",)
+
+
+@attrs.frozen
+class Done:
+    """A finished command, its output as text with what is not UTF-8 escaped."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    def check(self) -> Done:
+        """Itself; AssertionError with the output if the command failed."""
+        assert self.status == 0, f"status {self.status}\n{self.stdout}\n{self.stderr}"
+        return self
+
+
+@attrs.define
+class Space:
+    """`folder` is short on purpose: socket paths have a limit of about 107 bytes."""
+
+    folder: Path
+    home: Path
+    project: Path
+    env: dict[str, str]
+
+    @classmethod
+    @contextmanager
+    def open(cls, **env: str) -> Iterator[Space]:
+        """A fresh machine; its daemon is stopped and the folder removed at the end."""
+        base = os.environ.get("BURST_TEST_BASE", "/var/tmp")
+        folder = Path(tempfile.mkdtemp(prefix="burst-", dir=base))
+        space = cls(folder, folder / "home", folder / "p", {})
+        for name in ("home/.ssh", "run", "p"):
+            (folder / name).mkdir(parents=True, mode=0o700)
+        space.env = {
+            **_inherited(),
+            "HOME": str(space.home),
+            "XDG_RUNTIME_DIR": str(folder / "run"),
+            **env,
+        }
+        try:
+            yield space
+        finally:
+            space.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def store(self) -> Path:
+        """The embedded agent's."""
+        return self.home / ".cache" / "burst" / "store"
+
+    @property
+    def state(self) -> Path:
+        return self.home / ".local" / "state" / "burst"
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Files of the project, by path."""
+        for name, text in files.items():
+            path = self.project / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def run(
+        self, *argv: str | Path, cwd: Path | None = None, timeout_s: float = 900, **env: str
+    ) -> Done:
+        done = subprocess.run(
+            [str(word) for word in argv],
+            cwd=cwd or self.project,
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Done(
+            done.returncode,
+            done.stdout.decode("utf-8", "backslashreplace"),
+            done.stderr.decode("utf-8", "backslashreplace"),
+        )
+
+    def cargo(self, *arguments: str, cwd: Path | None = None, **env: str) -> Done:
+        """cargo through burst; under BURST_REQUIRE_REMOTE unless `env` says otherwise."""
+        settings = {"RUSTC_WRAPPER": str(BURST_RUSTC), "BURST_REQUIRE_REMOTE": "1", **env}
+        return self.run("cargo", *arguments, cwd=cwd, **settings)
+
+    def plain(self, *arguments: str, cwd: Path | None = None, **env: str) -> Done:
+        """cargo as if burst did not exist."""
+        return self.run("cargo", *arguments, cwd=cwd, **env)
+
+    def burst(self, *arguments: str) -> Done:
+        """`cargo burst …`."""
+        return self.run(CARGO_BURST, "burst", *arguments)
+
+    def units(self, build: int = 1) -> list[dict[str, Any]]:
+        """What `explain` says of the N-th last build."""
+        done = self.burst("explain", "--json", "--build", str(build))
+        document = json.loads(done.stdout)
+        units: list[dict[str, Any]] = document["units"]
+        return units
+
+    def where(self, build: int = 1) -> dict[str, str]:
+        """Crate (with its kind, where several share a name) to remote, hit or local."""
+        return {f"{u['crate']} {u['kind']}": u["where"] for u in self.units(build)}
+
+    def fresh_target(self) -> None:
+        shutil.rmtree(self.project / "target", ignore_errors=True)
+
+    def forget_store(self) -> None:
+        """As if burst had never run here, but for what a remote agent keeps."""
+        self.stop()
+        shutil.rmtree(self.home / ".cache" / "burst", ignore_errors=True)
+
+    def stop(self) -> None:
+        """End daemon and embedded agent."""
+        self.burst("stop")
+
+    def log(self) -> str:
+        """The daemon's and the agent's logs, for a failing test's message."""
+        parts = []
+        for path in (*self.state.glob("*.log"), self.store / "agent.log"):
+            if path.exists():
+                parts.append(f"--- {path}\n{path.read_text(errors='replace')[-6000:]}")
+        return "\n".join(parts)
+
+
+def _inherited() -> dict[str, str]:
+    """The machine's environment without what would change a build or find another daemon."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or not name.startswith(_DROPPED)
+    }
+    home = Path.home()
+    env.setdefault("CARGO_HOME", str(home / ".cargo"))
+    env.setdefault("RUSTUP_HOME", str(home / ".rustup"))
+    env["PATH"] = env.get("PATH", "/usr/bin:/bin")
+    return env

@@ -23,18 +23,18 @@ from burst_agent.jobserver import Jobserver
 from burst_agent.materialise import Materialiser
 from burst_agent.mounts import Mount
 from burst_agent.observations import Reporter
+from burst_agent.process import PIECE_BYTES, Process
 from burst_agent.results import OutputCollector, parse_artifact, relative_to
 from burst_agent.runs import Event
 from burst_agent.sandbox import Launch, Launcher, Limits, Outcome, SandboxSpec
 from burst_agent.store import BlobStore
 from burst_protocol import messages as m
-from burst_protocol.action import Action
+from burst_protocol.action import Action, OutputFile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import LimitExceeded, RustcKilled, SandboxUnavailable
 
 T = TypeVar("T")
 
-_PIECE_BYTES: Final = 64 * 1024
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 MAX_TEXT_BYTES: Final = 256 * 1024 * 1024
 MAX_FILE_BYTES: Final = 16 * 1024**3
@@ -93,28 +93,33 @@ class Execution:
     """`run` publishes Output, Stdout, Stderr and Observed, and at the end Exited."""
 
     def __init__(
-        self, workshop: Workshop, action: Action, publish: Callable[[Event], None]
+        self,
+        workshop: Workshop,
+        action: Action,
+        publish: Callable[[Event], None],
+        release_slot: Callable[[], None],
     ) -> None:
-        if workshop.launcher is None:
-            raise SandboxUnavailable("nothing can be run here")
         self._workshop = workshop
-        self._launcher = workshop.launcher
         self._action = action
         self._publish = publish
+        self._release_slot: Callable[[], None] | None = release_slot
         self._text_bytes = 0
         self._moves = 0
 
     async def run(self) -> None:
         """BurstError for what is ours; nothing is left running or lying about, however it ends."""
         stack = contextlib.ExitStack()
-        intact = False
-        lease: Lease | None = None
         try:
-            prepared = await finished(lambda: self._prepare(stack))
-            lease = prepared.lease
-            intact = await self._run(prepared)
+            await self._run(await finished(lambda: self._prepare(stack)))
         finally:
-            await finished(lambda: self._clean(stack, lease, intact=intact))
+            self._leave()
+            await finished(stack.close)
+
+    @property
+    def _launcher(self) -> Launcher:
+        if self._workshop.launcher is None:
+            raise SandboxUnavailable("nothing can be run here")
+        return self._workshop.launcher
 
     # Before
 
@@ -128,6 +133,8 @@ class Execution:
             log_path, log_fd = self._open_log(scratch, stack)
         isolated = self._launcher.isolates
         lease = self._lease()
+        if lease is not None:
+            stack.callback(lease.end, intact=False)
         name, value = shop.jobserver.environment
         env = tuple(
             pair
@@ -152,6 +159,8 @@ class Execution:
             scan_for=action.scan_for,
             mount_points=inputs.mount_points(action),
             only_stem=None if isolated else _stem(action.argv),
+            # By the clock that file systems use, which is behind the other one.
+            not_before_ns=0 if isolated else os.stat(scratch).st_mtime_ns,
         )
         return _Prepared(launch, collector, Reporter(action), log_path, lease)
 
@@ -184,47 +193,45 @@ class Execution:
             mounts.append(Mount.write(lease.path, action.incremental.path))
         return tuple(mounts)
 
+    def _leave(self) -> None:
+        release, self._release_slot = self._release_slot, None
+        if release is not None:
+            release()
+
     # While it runs
 
-    async def _run(self, prepared: _Prepared) -> bool:
-        """Whether the compiler ended by itself, so that its incremental state is good."""
+    async def _run(self, prepared: _Prepared) -> None:
         launch = prepared.launch
         started_s = time.monotonic()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *launch.argv,
-                env=dict(launch.env),
-                cwd=launch.cwd,
-                pass_fds=launch.pass_fds,
-                start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                limit=_PIECE_BYTES,
-            )
+            process = Process(launch)
         except OSError as error:
             raise SandboxUnavailable(f"starting it: {error}") from error
         try:
+            await process.connect()
             returncode = await self._follow(process, prepared)
         finally:
-            launch.kill(process.pid)
-            await _reaped(process)
+            await process.end()
+            self._leave()  # hashing and tidying need no core for long: the next may start
         wall_ms = int((time.monotonic() - started_s) * 1000)
         outcome = launch.outcome(returncode)
         self._check(outcome, returncode)
         code, signal = outcome.exit_code or 0, outcome.signal or 0
-        for output in await finished(
-            lambda: list(prepared.collector.rest(failed=bool(code or signal)))
-        ):
+        for output in await finished(lambda: self._conclude(prepared, code, signal)):
             self._publish(m.Output(0, output))
         await self._observe(prepared, last=True)
         self._publish(m.Exited(0, code, signal, wall_ms, outcome.max_rss_bytes))
-        return code in {0, 1} and not signal
 
-    async def _follow(self, process: asyncio.subprocess.Process, prepared: _Prepared) -> int:
+    def _conclude(self, prepared: _Prepared, code: int, signal: int) -> list[OutputFile]:
+        """Everything that must have happened when the client hears of the end: whoever compiles
+        the same unit right afterwards wants the incremental state back."""
+        outputs = list(prepared.collector.rest(failed=bool(code or signal)))
+        if prepared.lease is not None:
+            prepared.lease.end(intact=code in {0, 1} and not signal)
+        return outputs
+
+    async def _follow(self, process: Process, prepared: _Prepared) -> int:
         """Relays what it says until it has ended."""
-        if process.stdout is None or process.stderr is None:
-            raise SandboxUnavailable("no pipes")
         pumps = {
             asyncio.create_task(self._relay_stdout(process.stdout)),
             asyncio.create_task(self._relay_stderr(process.stderr, prepared)),
@@ -253,7 +260,7 @@ class Execution:
                 return
 
     async def _relay_stdout(self, stream: asyncio.StreamReader) -> None:
-        while piece := await stream.read(_PIECE_BYTES):
+        while piece := await stream.read(PIECE_BYTES):
             self._count(len(piece))
             self._publish(m.Stdout(0, piece))
             await self._workshop.room()
@@ -261,7 +268,7 @@ class Execution:
     async def _relay_stderr(self, stream: asyncio.StreamReader, prepared: _Prepared) -> None:
         parts: list[bytes] = []
         size = 0
-        while piece := await stream.read(_PIECE_BYTES):
+        while piece := await stream.read(PIECE_BYTES):
             self._count(len(piece))
             *lines, rest = piece.split(b"\n")
             for line in lines:
@@ -309,23 +316,6 @@ class Execution:
             raise RustcKilled(outcome.error)
         if outcome.error:
             raise SandboxUnavailable(outcome.error)
-
-    # After
-
-    def _clean(self, stack: contextlib.ExitStack, lease: Lease | None, *, intact: bool) -> None:
-        with stack:
-            if lease is not None:
-                lease.end(intact=intact)
-
-
-async def _reaped(process: asyncio.subprocess.Process) -> None:
-    """Waits for the killed process, even when we are cancelled again meanwhile."""
-    waiting = asyncio.ensure_future(process.wait())
-    try:
-        await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        await asyncio.wait((waiting,))
-        raise
 
 
 async def _all_or_first_error(

@@ -40,9 +40,16 @@ class Lease:
     """False: somebody else holds the state, or the disk refused; this is an empty stand-in."""
     _folder: bytes = b""
     _lock: int = -1
+    _ended: bool = False
 
     def end(self, *, intact: bool) -> None:
-        """Blocking. `intact`: the compiler ended by itself with 0 or 1, so the state is good."""
+        """Blocking. `intact`: the compiler ended by itself with 0 or 1, so the state is good.
+
+        A second call does nothing.
+        """
+        if self._ended:
+            return
+        self._ended = True
         if self._lock < 0:
             diskfile.remove_tree(self.path)
             return
@@ -56,7 +63,6 @@ class Lease:
                 diskfile.remove_file(self._folder + b"/dirty")
         finally:
             os.close(self._lock)
-            self._lock = -1
 
 
 @attrs.frozen

@@ -110,8 +110,7 @@ class Reporter:
                 if access.op is not Op.LIST and path == b"/":
                     continue
             word = "write" if access.write and access.op is Op.OPEN else _WORDS[access.op]
-            shown = access.path if b"/../" in access.path + b"/" else path
-            wanted = Access(word, shown, found)
+            wanted = Access(word, path, found)
             if wanted not in given:
                 given.add(wanted)
                 yield wanted

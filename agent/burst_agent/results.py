@@ -63,6 +63,8 @@ class OutputCollector:
     only_stem: bytes | None = None
     """Given where there is no sandbox: the out-dir is the real one, with everybody's files in it;
     only names with this stem are ours, and they stay where they are."""
+    not_before_ns: int = 0
+    """What was modified before that is from an earlier run."""
     _seen: dict[bytes, tuple[int, int, int]] = attrs.field(factory=dict, init=False)
 
     def take(self, relative: bytes, *, move: bool = False) -> OutputFile | None:
@@ -78,7 +80,7 @@ class OutputCollector:
             status = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) or status.st_mtime_ns < self.not_before_ns:
             return None
         mark = (status.st_ino, status.st_size, status.st_mtime_ns)
         if self._seen.get(relative) == mark:

@@ -64,13 +64,15 @@ class Run:
         for listener in self.listeners.values():
             self._announce(listener)
 
-    def publish(self, event: Event) -> None:
+    def publish(self, event: Event) -> bool:
+        """Tells all listeners. Whether who asks for the same from now on may join this run."""
         self._events.append(event)
         if isinstance(event, m.Exited | m.Failed):
             self.ended = True
             self.reusable = isinstance(event, m.Exited) and event.code == event.signal == 0
         for listener in tuple(self.listeners.values()):
             self._deliver(listener, attrs.evolve(event, id=listener.id))
+        return self.reusable or not self.ended
 
     def output_digests(self) -> list[Digest]:
         return [event.file.digest for event in self._events if isinstance(event, m.Output)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -233,13 +234,14 @@ class Agent:
         return path
 
     async def _lookup(self, message: m.Lookup) -> None:
-        hit = await asyncio.to_thread(self._find, message.id, message.strong_keys)
-        if hit is not None:
-            self._hits += 1
-            self._outbox.send(hit)
-            return
-        lists = await asyncio.to_thread(self._lists.get, message.weak_key)
-        self._outbox.send(m.Lists(message.id, tuple(lists)))
+        await self._uploads.settled()
+        answer = await asyncio.to_thread(self._look_up, message)
+        self._hits += isinstance(answer, m.Hit)
+        self._outbox.send(answer)
+
+    def _look_up(self, message: m.Lookup) -> m.Hit | m.Lists:
+        hit = self._find(message.id, message.strong_keys)
+        return hit or m.Lists(message.id, tuple(self._lists.get(message.weak_key)))
 
     def _find(self, request_id: int, strong_keys: tuple[bytes, ...]) -> m.Hit | None:
         for key in strong_keys:
@@ -297,6 +299,7 @@ class Agent:
             self._send_blob(listener.id, event.file.digest)
 
     async def _fetch(self, message: m.Fetch) -> None:
+        await self._uploads.settled()
         if not await asyncio.to_thread(self._store.has, message.digest):
             raise BlobMissing(str(message.digest))
         self._send_blob(message.id, message.digest)
@@ -330,34 +333,41 @@ class Agent:
             run.announce()
             await self._slots.acquire(run.request.action.priority)
             self._executed += 1
-            execution = Execution(self._workshop, run.request.action, run.publish)
-            try:
-                await execution.run()
-            finally:
-                self._slots.release()
+            publish = functools.partial(self._publish, run)
+            action = run.request.action
+            await Execution(self._workshop, action, publish, self._slots.release).run()
         except BurstError as error:
             _log.info("action %s: %s", run.key.hex()[:12], error)
-            run.publish(m.Failed(0, error.code, error.detail))
+            self._publish(run, m.Failed(0, error.code, error.detail))
         except Exception as error:
             _log.exception("action %s", run.key.hex()[:12])
-            run.publish(m.Failed(0, AGENT_BUG, f"{type(error).__name__}: {error}"))
-        if not run.reusable:
-            self._forget(run)
+            self._publish(run, m.Failed(0, AGENT_BUG, f"{type(error).__name__}: {error}"))
         if not self._slots.running:
             self._look_at_store.set()
+
+    def _publish(self, run: Run, event: Event) -> None:
+        if run.ended:
+            _log.warning("after the end of %s: %r", run.key.hex()[:12], event)
+            return
+        if not run.publish(event):
+            self._forget(run)  # before the client can ask again: that must be a new run
 
     async def _lock_key(self, run: Run) -> bool:
         """Waits while another agent of this root runs the same. False: its result answers all."""
         path = self._store.root.join(b"locks", run.key.hex().encode())
-        fd = locks.try_lock(path)
-        if fd is None:
-            deadline_s = time.monotonic() + _PATIENCE_S
-            while fd is None and time.monotonic() < deadline_s:
-                await asyncio.sleep(_POLL_S)
-                fd = locks.try_lock(path)
+        deadline_s = time.monotonic() + _PATIENCE_S
+        waited = False
+        while True:
+            fd = locks.try_lock(path)
+            if fd is not None:
+                run.lock = (path, fd)
+                break
+            if time.monotonic() > deadline_s:
+                break
+            waited = True
+            await asyncio.sleep(_POLL_S)
+        if waited:
             await self._answer_from_cache(run)
-        if fd is not None:
-            run.lock = (path, fd)
         return bool(run.listeners)
 
     async def _answer_from_cache(self, run: Run) -> None:

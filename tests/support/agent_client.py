@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import sys
 import time
@@ -26,9 +27,11 @@ from burst_protocol.action import (
     OutputFile,
 )
 from burst_protocol.digest import EMPTY, Digest
+from burst_protocol.errors import VersionMismatch
 from burst_protocol.messages import Message
 from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD
+from burst_wrapper.native_build import build_native
 
 _ENDS = (m.Exited, m.Failed, m.Hit, m.Lists, m.Missing)
 _PATIENCE_S = 60
@@ -87,6 +90,23 @@ class Outcome:
         )
 
 
+@attrs.frozen
+class Tools:
+    """Our compiled parts, as bytes; None without a C compiler."""
+
+    sandbox: bytes | None
+    observer: bytes | None
+
+
+def native_tools(base: Path) -> Tools:
+    """Built once below `base`, with this machine's cc."""
+    cc = shutil.which("cc")
+    built = build_native(None if cc is None else cc.encode(), base / "burst-native")
+    return Tools(
+        *(path if path is None else path.read_bytes() for path in (built.sandbox, built.observer))
+    )
+
+
 @attrs.define
 class AgentClient:
     """One connection to one agent process."""
@@ -104,8 +124,15 @@ class AgentClient:
     _pump: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, root: Path, *options: str, local: bool = True) -> Self:
-        """The agent, after both Hellos were sent."""
+    async def start(
+        cls,
+        root: Path,
+        *options: str,
+        local: bool = True,
+        build: str = BUILD,
+        path: str | None = None,
+    ) -> Self:
+        """The agent; both sides have sent their Hello, or will."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -113,11 +140,12 @@ class AgentClient:
                 "--fd", str(theirs.fileno()), "--root", str(root),
                 *(["--local"] if local else []), *options,
                 pass_fds=[theirs.fileno()],
+                env=dict(os.environ) if path is None else {**os.environ, "PATH": path},
                 stderr=asyncio.subprocess.PIPE,
                 stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
         reader, writer = await asyncio.open_connection(sock=ours)
-        client = cls(root, process, Session(Role.CLIENT, BUILD, os.getpid()), reader, writer)
+        client = cls(root, process, Session(Role.CLIENT, build, os.getpid()), reader, writer)
         writer.write(client.session.hello())
         client._pump = asyncio.create_task(client._read())
         return client
@@ -140,7 +168,11 @@ class AgentClient:
     async def _read(self) -> None:
         while data := await self.reader.read(1 << 18):
             now_s = time.monotonic()
-            for message in self.session.receive(data):
+            try:
+                received = self.session.receive(data)
+            except VersionMismatch:
+                return
+            for message in received:
                 key = message.token if isinstance(message, m.Pong) else getattr(message, "id", -1)
                 self._waiting[key].put_nowait((now_s, message))
 
@@ -158,6 +190,10 @@ class AgentClient:
     async def next_timed(self, request_id: int) -> tuple[float, Message]:
         return await asyncio.wait_for(self._waiting[request_id].get(), _PATIENCE_S)
 
+    def waiting(self, request_id: int) -> int:
+        """Messages of this id that came and were not looked at."""
+        return self._waiting[request_id].qsize()
+
     async def ask(self, message: Message) -> Message:
         """Sends, and waits for the first answer."""
         await self.send(message)
@@ -168,6 +204,15 @@ class AgentClient:
         blobs = tuple((m.CODEC_RAW, data) for data in datas)
         await self.send(m.PutBlobs(tuple(digests), blobs))
         return digests
+
+    @classmethod
+    async def start_ready(
+        cls, tools: Tools, root: Path, *options: str, local: bool = True, path: str | None = None
+    ) -> Self:
+        """`start`, and it has chosen how to run things."""
+        client = await cls.start(root, *options, local=local, path=path)
+        await client.use_tools(tools.sandbox, tools.observer)
+        return client
 
     async def use_tools(self, sandbox: bytes | None, observer: bytes | None) -> m.Ready:
         """Sends our compiled parts (their bytes) and waits until the agent is ready."""
@@ -305,3 +350,36 @@ class Crate:
             quiet=(str(self.toolchain).encode(), b"/usr", b"/lib", b"/lib64", b"/bin", b"/etc"),
         )
         return attrs.evolve(action, **changes)
+
+
+def shell(script: str, *, gate: Path | None = None, **changes: Any) -> Action:
+    """An action that runs /bin/sh instead of rustc: tests decide what it says, and when.
+
+    `gate` is seen as /gate, live: the script can wait for files that the test makes there.
+    """
+    inputs = system_inputs(Path("/usr"))[1:]
+    if gate is not None:
+        path = os.fsencode(gate)
+        inputs += (Input(b"/gate", KIND_DIRECTORY, Digest.of(path), local=path),)
+    action = Action(
+        argv=(b"/bin/sh", b"-c", script.encode()),
+        env=((b"PATH", b"/usr/bin:/bin"),),
+        cwd=b"/work",
+        out_dir=b"/work/out",
+        inputs=inputs,
+        timeout_s=60,
+        quiet=(b"/usr", b"/lib", b"/lib64", b"/bin", b"/etc"),
+        programs=(b"/bin/sh",),
+    )
+    return attrs.evolve(action, **changes)
+
+
+def announce(name: str, emit: str) -> str:
+    """Shell words that say on stderr what rustc says of an artifact."""
+    fields = f'"$message_type":"artifact","artifact":"/work/out/{name}","emit":"{emit}"'
+    return f"echo '{{{fields}}}' >&2"
+
+
+def wait_for(name: str) -> str:
+    """Shell words that wait until the test makes this file in the gate."""
+    return f"while [ ! -e /gate/{name} ]; do sleep 0.01; done"

@@ -202,6 +202,55 @@ def test_an_idle_link_is_kept(sshd: Sshd) -> None:
         through(proxy, sshd, act, silence_s=0.5)
 
 
+@pytest.mark.slow
+def test_a_slow_upload_is_no_silence(sshd: Sshd) -> None:
+    """What is queued never delays the keepalives by more than the silence."""
+    silence_s = 3.0
+    pieces = 16
+
+    async def act(connection: SshConnection) -> None:
+        channel = await connection.run("wc -c")
+        proxy.rate_bytes_s = 200_000
+        started = time.monotonic()
+        for _ in range(pieces):
+            channel.write(bytes(1 << 16))
+            await channel.drain()
+        channel.write_eof()
+        assert await channel.read(100) == b"%d\n" % (pieces << 16)
+        assert time.monotonic() - started > silence_s
+
+    # A proxy that itself queues nothing: as a slow line does, not as a large router does.
+    with Proxy(sshd.port, queue_pieces=1) as proxy:
+        through(proxy, sshd, act, silence_s=silence_s)
+
+
+def test_small_messages_overtake_what_waits(sshd: Sshd) -> None:
+    """A request written during a large upload is not queued behind all of it."""
+
+    async def act(connection: SshConnection) -> None:
+        bulk = await connection.run("cat > /dev/null")
+        small = await connection.run("cat")
+        proxy.rate_bytes_s = 2_000_000
+
+        async def push() -> None:
+            while True:
+                bulk.write(bytes(1 << 16))
+                await bulk.drain()
+
+        pushing = asyncio.create_task(push())
+        before = proxy.forwarded_bytes["up"]
+        await asyncio.to_thread(proxy.wait_forwarded, "up", before + 500_000)
+        before = proxy.forwarded_bytes["up"]
+        small.write(b"x")
+        assert await small.read(1) == b"x"
+        assert proxy.forwarded_bytes["up"] - before < 1_500_000
+        pushing.cancel()
+        await asyncio.gather(pushing, return_exceptions=True)
+
+    with Proxy(sshd.port, queue_pieces=1) as proxy:
+        through(proxy, sshd, act)
+
+
 def test_a_cut_link_is_noticed_at_once(sshd: Sshd) -> None:
     """A reset connection: readers and writers get LinkLost without waiting for any timeout."""
 
@@ -236,6 +285,14 @@ def test_what_arrived_before_the_cut_can_still_be_read(sshd: Sshd) -> None:
 
     with Proxy(sshd.port) as proxy:
         through(proxy, sshd, act)
+
+
+def test_a_circle_of_jump_hosts_is_named(sshd: Sshd) -> None:
+    """`Host *` with a ProxyJump also sends the jump host through itself."""
+    (sshd.client_home / ".ssh" / "config").write_text("Host *\n  ProxyJump bastion\n")
+    error = refused("me@far")
+    assert isinstance(error, Unreachable)
+    assert "circle" in str(error)
 
 
 def test_logging_in_prints_and_logs_nothing(sshd: Sshd, capfd: pytest.CaptureFixture[str]) -> None:

@@ -275,7 +275,8 @@ class Proxy:
 
     _PIECE: Final = 16 * 1024
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, queue_pieces: int = 1024) -> None:
+        self._queue_pieces = queue_pieces
         self._target = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -353,6 +354,9 @@ class Proxy:
                 client.close()
                 continue
             for sock in (client, server):
+                if self._queue_pieces < 16:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._PIECE)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._PIECE)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._state:
                 self._sockets += [client, server]
@@ -360,7 +364,7 @@ class Proxy:
             self._pump(server, client, "down")
 
     def _pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
-        pieces: queue.Queue[tuple[float, bytes]] = queue.Queue(maxsize=1024)
+        pieces: queue.Queue[tuple[float, bytes]] = queue.Queue(maxsize=self._queue_pieces)
         for target, args in (
             (self._receive, (source, pieces)),
             (self._forward, (sink, pieces, way)),

@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncssh
 import attrs
@@ -71,6 +72,7 @@ _RECEIVE_WINDOW_BYTES: Final = 8 * 1024 * 1024
 """asyncssh's default of 2 MiB caps a download at 40 MB/s over a 50 ms round trip."""
 _READ_HIGH_BYTES: Final = 4 * 1024 * 1024
 _READ_LOW_BYTES: Final = 1024 * 1024
+_QUEUE_BYTES: Final = 128 * 1024
 _STDERR_RING_BYTES: Final = 64 * 1024
 _KEEPALIVES_PER_SILENCE: Final = 3
 
@@ -112,8 +114,9 @@ class SshTarget:
 class AgentChannel(asyncssh.SSHClientSession[bytes]):
     """stdin and stdout of one remote command as a byte stream; stderr goes into a bounded ring."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, wire: _Wire | None) -> None:
         self.host = host
+        self._wire = wire
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._chunks: deque[bytes] = deque()
         self._size_bytes = 0
@@ -184,6 +187,8 @@ class AgentChannel(asyncssh.SSHClientSession[bytes]):
                 await waiter
             finally:
                 self._writable.remove(waiter)
+        if self._wire is not None and not self._closed:
+            await self._wire.writable.wait()
         if self._error is not None:
             raise self._error
         if self._closed or self._channel is None or self._channel.is_closing():
@@ -274,14 +279,16 @@ class SshConnection:
         target: SshTarget,
         connection: asyncssh.SSHClientConnection,
         jumps: Sequence[asyncssh.SSHClientConnection],
+        wire: _Wire | None,
     ) -> None:
         self.target = target
+        self._wire = wire
         self._connection = connection
         self._jumps = tuple(jumps)
 
     async def run(self, fixed_command: str) -> AgentChannel:
         """Start a command. It must be a constant: no input of ours may ever become part of it."""
-        channel = AgentChannel(str(self.target))
+        channel = AgentChannel(str(self.target), self._wire)
         try:
             await self._connection.create_session(
                 lambda: channel,
@@ -333,89 +340,165 @@ async def connect(
     default SSH_AUTH_SOCK (a daemon outlives the session it was started in, so its callers may know
     better). Raises Unreachable, HostKeyProblem, AuthenticationFailed, ConfigError.
     """
-    jumps: list[asyncssh.SSHClientConnection] = []
+    login = _Login(silence_s, auth_sock)
     try:
         async with asyncio.timeout(connect_timeout_s):
-            connection = await _open(target, jumps, None, silence_s, auth_sock)
+            connection = await login.open(target, None)
     except TimeoutError as error:
-        _abort(jumps)
+        login.abort()
         raise Unreachable(f"no answer within {connect_timeout_s:g} s", host=str(target)) from error
     except BaseException:
-        _abort(jumps)
+        login.abort()
         raise
-    return SshConnection(target, connection, jumps)
+    return SshConnection(target, connection, login.jumps, login.wire)
 
 
-def _abort(connections: Sequence[asyncssh.SSHClientConnection]) -> None:
-    for connection in reversed(connections):
-        connection.abort()
+class _Wire(asyncio.Protocol):
+    """The TCP connection below everything, with little in its queue.
+
+    asyncssh writes as much as the server's windows allow (2 MiB per channel), and all of it would
+    wait in one queue: on an upload of 2 Mbit/s a keepalive or a small request would come 8 s late,
+    and a busy link would be given up for silent. So whoever sends much waits in `drain` until the
+    queue is short, here and in the kernel (TCP_NOTSENT_LOWAT).
+    """
+
+    def __init__(self, inner: asyncio.Protocol) -> None:
+        self._inner = inner
+        self.writable = asyncio.Event()
+        self.writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(_QUEUE_BYTES)
+        sock: socket.socket = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, AttributeError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _QUEUE_BYTES)
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.writable.set()
+        self._inner.connection_lost(exc)
 
 
-async def _open(
-    target: SshTarget,
-    jumps: list[asyncssh.SSHClientConnection],
-    tunnel: asyncssh.SSHClientConnection | None,
-    silence_s: float,
-    auth_sock: str | None,
-) -> asyncssh.SSHClientConnection:
-    try:
-        settings = await asyncio.to_thread(_settings, target)
-    except asyncssh.ConfigParseError as error:
-        raise ConfigError(str(error), path="ssh configuration") from error
-    except (OSError, ValueError, asyncssh.Error) as error:
-        raise ConfigError(_reason(error), path="ssh configuration") from error
-    if tunnel is None:
-        for hop in settings.jump_hosts:
-            if len(jumps) >= _MAX_JUMPS:
-                raise Unreachable("ProxyJump leads in a circle", host=str(target))
-            tunnel = await _open(SshTarget.parse(hop), jumps, tunnel, silence_s, auth_sock)
-            jumps.append(tunnel)
-    judge = _HostKeyJudge(target, settings)
-    agent_path = _agent_path(settings, auth_sock)
-    try:
-        connection = await asyncssh.connect(
-            target.host,
-            target.port or (),
-            username=target.user or (),
-            tunnel=tunnel,
-            config=settings.config_files,
-            client_factory=judge.client,
-            known_hosts=judge.lookup,
-            server_host_key_algs=judge.algorithms(),
-            client_keys=settings.client_keys,
-            ignore_encrypted=True,
-            agent_path=agent_path,
-            agent_identities=settings.agent_identities,
-            agent_forwarding=False,
-            pkcs11_provider=None,
-            preferred_auth="publickey",
-            password_auth=False,
-            kbdint_auth=False,
-            host_based_auth=False,
-            gss_kex=False,
-            gss_auth=False,
-            x509_trusted_certs=None,
-            x509_trusted_cert_paths=[],
-            kex_algs=_KEX,
-            encryption_algs=_CIPHERS,
-            mac_algs=_MACS,
-            compression_algs=["none"],
-            command=None,
-            connect_timeout=None,
-            login_timeout=0,
-            keepalive_interval=silence_s / _KEEPALIVES_PER_SILENCE,
-            keepalive_count_max=_KEEPALIVES_PER_SILENCE - 1,
+@attrs.define
+class _Dialer:
+    """Looks to asyncssh like a connection to tunnel through; connects over TCP, with a _Wire."""
+
+    family: int
+    local_address: tuple[str, int] | None
+    wire: _Wire | None = None
+
+    async def create_connection(
+        self, factory: Callable[[], asyncio.Protocol], host: str, port: int
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        def make() -> _Wire:
+            self.wire = _Wire(factory())
+            return self.wire
+
+        loop = asyncio.get_running_loop()
+        transport, wire = await loop.create_connection(
+            make, host, port, family=self.family, local_addr=self.local_address
         )
-    except asyncssh.HostKeyNotVerifiable as error:
-        raise HostKeyProblem(judge.verdict or _reason(error), host=str(target)) from error
-    except asyncssh.PermissionDenied as error:
-        detail = _no_login(settings, agent_path)
-        raise AuthenticationFailed(detail, host=str(target)) from error
-    except asyncssh.KeyExchangeFailed as error:
-        raise Unreachable(f"no common algorithm: {error.reason}", host=str(target)) from error
-    except (asyncssh.Error, OSError, ValueError) as error:
-        raise Unreachable(_reason(error), host=str(target)) from error
-    return connection
+        return transport, wire._inner
+
+
+@attrs.define
+class _Login:
+    """One login on its way: the hops made so far, from the nearest."""
+
+    silence_s: float
+    auth_sock: str | None
+    jumps: list[asyncssh.SSHClientConnection] = attrs.field(factory=list)
+    wire: _Wire | None = None
+
+    def abort(self) -> None:
+        for connection in reversed(self.jumps):
+            connection.abort()
+
+    async def open(
+        self, target: SshTarget, via: asyncssh.SSHClientConnection | None, depth: int = 0
+    ) -> asyncssh.SSHClientConnection:
+        """Log in to one host, directly, through `via`, or through what its configuration says."""
+        try:
+            settings = await asyncio.to_thread(_settings, target)
+        except asyncssh.ConfigParseError as error:
+            raise ConfigError(str(error), path="ssh configuration") from error
+        except (OSError, ValueError, asyncssh.Error) as error:
+            raise ConfigError(_reason(error), path="ssh configuration") from error
+        if via is None:
+            for hop in settings.jump_hosts:
+                if depth >= _MAX_JUMPS:
+                    raise Unreachable("ProxyJump leads in a circle", host=str(target))
+                via = await self.open(SshTarget.parse(hop), via, depth + 1)
+                self.jumps.append(via)
+        dialer = None
+        if via is None and not settings.has_proxy_command:
+            dialer = _Dialer(settings.family, settings.local_address)
+        connection = await self._log_in(target, settings, via or dialer)
+        if dialer is not None:
+            self.wire = dialer.wire
+        return connection
+
+    async def _log_in(
+        self, target: SshTarget, settings: _Settings, tunnel: object
+    ) -> asyncssh.SSHClientConnection:
+        judge = _HostKeyJudge(target, settings)
+        agent_path = _agent_path(settings, self.auth_sock)
+        try:
+            return await asyncssh.connect(
+                target.host,
+                target.port or (),
+                username=target.user or (),
+                tunnel=cast("Any", tunnel),
+                config=settings.config_files,
+                client_factory=judge.client,
+                known_hosts=judge.lookup,
+                server_host_key_algs=judge.algorithms(),
+                client_keys=settings.client_keys,
+                ignore_encrypted=True,
+                agent_path=agent_path,
+                agent_identities=settings.agent_identities,
+                agent_forwarding=False,
+                pkcs11_provider=None,
+                preferred_auth="publickey",
+                password_auth=False,
+                kbdint_auth=False,
+                host_based_auth=False,
+                gss_kex=False,
+                gss_auth=False,
+                x509_trusted_certs=None,
+                x509_trusted_cert_paths=[],
+                kex_algs=_KEX,
+                encryption_algs=_CIPHERS,
+                mac_algs=_MACS,
+                compression_algs=["none"],
+                command=None,
+                connect_timeout=None,
+                login_timeout=0,
+                keepalive_interval=self.silence_s / _KEEPALIVES_PER_SILENCE,
+                keepalive_count_max=_KEEPALIVES_PER_SILENCE - 1,
+            )
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise HostKeyProblem(judge.verdict or _reason(error), host=str(target)) from error
+        except asyncssh.PermissionDenied as error:
+            detail = _no_login(settings, agent_path)
+            raise AuthenticationFailed(detail, host=str(target)) from error
+        except asyncssh.KeyExchangeFailed as error:
+            raise Unreachable(f"no common algorithm: {error.reason}", host=str(target)) from error
+        except (asyncssh.Error, OSError, ValueError) as error:
+            raise Unreachable(_reason(error), host=str(target)) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -427,6 +510,8 @@ def _reason(error: BaseException) -> str:
             return "connection refused"
         case asyncssh.DisconnectError() | asyncssh.ChannelOpenError():
             return error.reason.strip().rstrip(".") or type(error).__name__
+        case OSError() if len(set(numbers := re.findall(r"\[Errno (\d+)\]", str(error)))) == 1:
+            return os.strerror(int(numbers[0])).lower()  # the same for each of several addresses
         case OSError(errno=int(number)) if error.strerror:
             return os.strerror(number).lower() if number > 0 else str(error.strerror)
         case _:
@@ -457,6 +542,9 @@ class _Settings:
     client_keys: list[asyncssh.SSHKeyPair]
     agent_identities: list[bytes] | None
     agent_socket: str | None
+    has_proxy_command: bool
+    family: int
+    local_address: tuple[str, int] | None
 
 
 def _settings(target: SshTarget) -> _Settings:
@@ -511,6 +599,9 @@ def _settings(target: SshTarget) -> _Settings:
         client_keys=_usable_keys(identity_files),
         agent_identities=_public_parts(identity_files) if identities_only else None,
         agent_socket=agent,
+        has_proxy_command=bool(options.proxy_command),
+        family=options.family,
+        local_address=cast("tuple[str, int] | None", options.local_addr),
     )
 
 

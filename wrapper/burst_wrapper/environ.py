@@ -192,6 +192,11 @@ def judge(
     return EnvVerdict(frozenset(missing), frozenset(refused))
 
 
+def is_declared(name: bytes, *, links: bool) -> bool:
+    """Sent and keyed whenever it is set, whoever set it."""
+    return (_is_always(name) or (links and _is_for_links(name))) and not _is_impossible(name)
+
+
 def is_never_sent(name: bytes) -> bool:
     """Must not leave this machine unless the user forwards it by name."""
     return _is_impossible(name) or is_secret_name(name)

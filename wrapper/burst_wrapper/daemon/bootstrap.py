@@ -72,7 +72,7 @@ class Channel(Protocol):
 
     def close(self) -> None: ...
 
-    def ending(self) -> str: ...
+    async def ending(self) -> str: ...
 
 
 class Connection(Protocol):
@@ -202,7 +202,7 @@ async def _skip_noise(channel: Channel) -> bytes:
         data = await channel.read(_NOISE_LIMIT_BYTES)
         if not data:
             raise Unreachable(
-                f"its shell ended before anything of ours ran: {channel.ending()}",
+                f"its shell ended before anything of ours ran: {await channel.ending()}",
                 host=channel.host,
             )
         seen += data

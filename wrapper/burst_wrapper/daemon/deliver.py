@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from typing import Final
 
 from burst_protocol.action import OutputFile
@@ -31,6 +32,8 @@ class Delivery:
         self._stats = stats
         self._scratch = scratch
         self._mtime_ns = 0
+        self.before_rename: Callable[[OutputFile], None] | None = None
+        """Told of each output while nobody can depend on it yet."""
         self._waiting: list[Placed] = []
         self.delivered: dict[bytes, Digest] = {}
         """Paths below the out-dir that were renamed, with the digest of what the agent stored."""
@@ -55,6 +58,8 @@ class Delivery:
         else:
             placed = place(blob, digest, final, **arguments)  # type: ignore[arg-type]
         self._waiting.append(placed)
+        if self.before_rename is not None:
+            self.before_rename(output)
         self.delivered[output.path] = output.digest
         self.placed_bytes += digest.size_bytes
 

@@ -153,16 +153,15 @@ class Judge:
         entries: set[tuple[int, bytes]] = set()
         for name in dep_info.files:
             entries.add((FILE, os.path.join(plan.cwd, name)))
-        declared = {name for name, _ in plan.declared}
-        hidden = environ.HIDDEN
-        linker_hidden = environ.LINKER_HIDDEN if plan.call.links else {}
         for name in (*self.env_names, *(name for name, _ in dep_info.env)):
-            if name not in declared and name not in hidden and name not in linker_hidden:
+            if not self._is_keyed(name):
                 entries.add((VARIABLE, name))
         externs = {file.path for file in (*plan.externs.files, *plan.externs.macros)}
+        # The platform's digest covers its directories whole, and so what is absent there.
+        whole = (*_KERNEL, *(item.path + b"/" for item in plan.platform.inputs if item.local))
         for access in self.accesses.values():
             path = access.path
-            if path in externs or path.startswith(_KERNEL) or self._is_search_folder(path):
+            if path in externs or path.startswith(whole) or self._is_search_folder(path):
                 continue
             if not access.found:
                 entries.add((ABSENT, path))
@@ -172,7 +171,16 @@ class Judge:
                 entries.add((FILE, path))
             else:
                 entries.add((PRESENT, path))
-        return InputList.of(entries)
+        read = {path for kind, path in entries if kind == FILE}
+        return InputList.of(e for e in entries if e[0] != PRESENT or e[1] not in read)
+
+    def _is_keyed(self, name: bytes) -> bool:
+        """Whether the weak key has the variable already, or has it as soon as it is set."""
+        if name in environ.HIDDEN or environ.is_declared(name, links=self.plan.call.links):
+            return True
+        if self.plan.call.links and name in environ.LINKER_HIDDEN:
+            return True
+        return any(name == declared for declared, _ in self.plan.declared)
 
 
 def wide_list(shown: Shown, dep_info: DepInfo, plan: Plan) -> InputList:

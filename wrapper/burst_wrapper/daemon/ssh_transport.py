@@ -70,6 +70,7 @@ _HOST_KEY_ALGS: Final = (
 _MAX_JUMPS: Final = 8
 _RECEIVE_WINDOW_BYTES: Final = 8 * 1024 * 1024
 """asyncssh's default of 2 MiB caps a download at 40 MB/s over a 50 ms round trip."""
+_STATUS_WAIT_S: Final = 1.0
 _READ_HIGH_BYTES: Final = 4 * 1024 * 1024
 _READ_LOW_BYTES: Final = 1024 * 1024
 _QUEUE_BYTES: Final = 128 * 1024
@@ -168,7 +169,7 @@ class AgentChannel(asyncssh.SSHClientSession[bytes]):
         while len(parts) < size_bytes:
             data = await self.read(size_bytes - len(parts))
             if not data:
-                raise AgentGone(self.ending())
+                raise AgentGone(await self.ending())
             parts += data
         return bytes(parts)
 
@@ -192,7 +193,7 @@ class AgentChannel(asyncssh.SSHClientSession[bytes]):
         if self._error is not None:
             raise self._error
         if self._closed or self._channel is None or self._channel.is_closing():
-            raise AgentGone(self.ending())
+            raise AgentGone(await self.ending())
 
     def write_eof(self) -> None:
         """Close the command's stdin; its output can still be read."""
@@ -219,8 +220,11 @@ class AgentChannel(asyncssh.SSHClientSession[bytes]):
         """The last 64 KiB the command wrote to stderr: for our log only."""
         return bytes(self._stderr)
 
-    def ending(self) -> str:
-        """How the command ended, for messages."""
+    async def ending(self) -> str:
+        """How the command ended, for messages; its status may come a moment after its output."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STATUS_WAIT_S):
+                await self.wait_closed()
         status = self.exit_status
         return "it closed its output" if status is None else f"it exited with status {status}"
 

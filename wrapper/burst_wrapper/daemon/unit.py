@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from burst_protocol import messages as m
-from burst_protocol.action import ActionResult
+from burst_protocol.action import ActionResult, OutputFile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import (
     BlobMissing,
@@ -134,6 +134,7 @@ class Unit:
             services.stats,
             os.path.join(services.cache_dir, b"tmp"),
         )
+        self._delivery.before_rename = self._remember_closure
         if plan.externs.missing:
             raise Home("extern-missing", "a dependency's file does not exist", failure=False)
         embedded = await self._embedded()
@@ -278,7 +279,6 @@ class Unit:
         for line in result.stderr:
             self._client.stderr(delivery.line(line, result.out_dir))
         self._client.exit(0)
-        self._remember_closure(result)
         self._record(where, executor_name, self._why(""), "hit")
         return True
 
@@ -397,7 +397,6 @@ class Unit:
             executor.forget(attempt.identity, attempt.digests())
             return
         self._client.exit(0)
-        self._remember_closure(ended.result)
         why = self._why("not in any store")
         self._record(where, executor.name, why, fallback or "executed", ended.wall_ms)
         await self._keep(executor, home, attempt, ended, gathered)
@@ -470,20 +469,22 @@ class Unit:
 
     # -- bookkeeping -------------------------------------------------------------------------
 
-    def _remember_closure(self, result: ActionResult) -> None:
-        """Who depends on this crate needs what it needed itself."""
+    def _remember_closure(self, output: OutputFile) -> None:
+        """Who depends on this crate needs what it needed itself.
+
+        Dependents start the moment the metadata has its name: this must be known before.
+        """
         plan = self._plan
-        assert plan is not None
+        if plan is None or not output.path.endswith(_METADATA_SUFFIXES):
+            return
         call = plan.call
         if call.is_proc_macro:
             closure = Closure(frozenset(), frozenset((call.lib_stem,)))
         else:
             closure = plan.externs.closure
-        if plan.immutable and not call.is_proc_macro:
-            self._services.closures.remember_package(call.lib_stem, plan.package_dir)
-        for output in result.outputs:
-            if output.path.endswith(_METADATA_SUFFIXES):
-                self._services.closures.remember(output.digest, closure)
+            if plan.immutable:
+                self._services.closures.remember_package(call.lib_stem, plan.package_dir)
+        self._services.closures.remember(output.digest, closure)
 
     @property
     def _required(self) -> bool:

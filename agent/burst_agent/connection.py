@@ -24,7 +24,7 @@ from burst_protocol.digest import Digest
 from burst_protocol.errors import BlobMissing, RemoteProtocolError, VersionMismatch
 from burst_protocol.framing import CHUNK_BYTES
 from burst_protocol.messages import Message
-from burst_protocol.session import Session
+from burst_protocol.session import Session, State
 
 _READ_BYTES: Final = 256 * 1024
 _BATCH_BYTES: Final = 256 * 1024
@@ -46,6 +46,7 @@ class _Transfer:
     sent_bytes: int = 0
     poor_chunks: int = 0
     done: bool = False
+    unwanted: bool = False
     fd: int = -1
 
     def next_chunk(self) -> m.BlobChunk:
@@ -90,8 +91,8 @@ class Outbox:
         self._closed = False
 
     def send(self, message: Message) -> None:
-        """Queues it: at once, or behind the blobs of its id."""
-        if self._closed:
+        """Queues it: at once, or behind the blobs of its id. After the end: nothing."""
+        if self._closed or self._session.state is State.CLOSED:
             return
         data = self._session.send(message)
         lane = self._lanes.get(getattr(message, "id", -1))
@@ -113,7 +114,7 @@ class Outbox:
         """Nobody wants the queued pieces of this id any more."""
         for item in self._lanes.get(request_id, ()):
             if isinstance(item, _Transfer):
-                item.done = True
+                item.unwanted = True
 
     async def room(self) -> None:
         """Waits until the peer has read enough for producers to go on."""
@@ -170,7 +171,7 @@ class Outbox:
             lane.popleft()
         else:
             data = await self._piece(item)
-            if item.done:
+            if item.done or item.unwanted:
                 item.close()
                 lane.popleft()
         # To the end of the row, so that all ids get their share; gone when empty, and only now:
@@ -185,7 +186,7 @@ class Outbox:
         await self._writer.drain()
 
     async def _piece(self, transfer: _Transfer) -> bytes:
-        if transfer.done:
+        if transfer.unwanted:
             return b""
         try:
             chunk: Message = await asyncio.to_thread(transfer.next_chunk)
@@ -195,7 +196,7 @@ class Outbox:
         except OSError as error:
             transfer.done = True
             chunk = m.Failed(transfer.id, BlobMissing.code, f"{transfer.digest}: {error.strerror}")
-        return self._session.send(chunk)
+        return b"" if self._session.state is State.CLOSED else self._session.send(chunk)
 
     def _grew(self, size: int) -> None:
         self._queued_bytes += size

@@ -110,7 +110,11 @@ class Execution:
         """BurstError for what is ours; nothing is left running or lying about, however it ends."""
         stack = contextlib.ExitStack()
         try:
-            await self._run(await finished(lambda: self._prepare(stack)))
+            try:
+                prepared = await finished(lambda: self._prepare(stack))
+            except OSError as error:  # an input that was there a moment ago, say
+                raise SandboxUnavailable(f"laying out the input root: {error}") from error
+            await self._run(prepared)
         finally:
             self._leave()
             await finished(stack.close)
@@ -300,7 +304,7 @@ class Execution:
         self._publish(m.Stderr(0, line))
 
     async def _observe(self, prepared: _Prepared, *, last: bool) -> None:
-        observation = await finished(lambda: prepared.reporter.report(prepared.log_path))
+        observation = await finished(lambda: prepared.reporter.report(prepared.log_path, last=last))
         self._publish(m.Observed(0, observation, last))
 
     def _count(self, size: int) -> None:

@@ -60,7 +60,7 @@ class Reporter:
         places += [given.path for given in action.inputs]
         self._kept_tmp = frozenset(_top(place) for place in places if below(place, b"/tmp"))
 
-    def report(self, log_path: bytes | None) -> Observation:
+    def report(self, log_path: bytes | None, *, last: bool) -> Observation:
         """Blocking. All that came since the last call; without a log: incomplete."""
         log = b""
         too_long = False
@@ -68,6 +68,8 @@ class Reporter:
             with open(log_path, "rb") as file:
                 log = file.read(MAX_LOG_BYTES + 1)
             too_long = len(log) > MAX_LOG_BYTES
+        if not last:
+            log = log[: log.rfind(b"\0") + 1]  # the rest is being written
         seen = observe.parse(log)
         accesses = [access for access in self._wanted(seen) if access not in self._accesses]
         self._accesses.update(accesses)

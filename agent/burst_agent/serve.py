@@ -39,6 +39,7 @@ from burst_protocol.errors import (
     RemoteProtocolError,
     SandboxUnavailable,
 )
+from burst_protocol.layout import blob_path
 from burst_protocol.messages import Message
 
 AGENT_BUG: Final = "agent-bug"
@@ -234,7 +235,6 @@ class Agent:
         return path
 
     async def _lookup(self, message: m.Lookup) -> None:
-        await self._uploads.settled()
         answer = await asyncio.to_thread(self._look_up, message)
         self._hits += isinstance(answer, m.Hit)
         self._outbox.send(answer)
@@ -261,7 +261,6 @@ class Agent:
         return None
 
     async def _execute(self, request: m.Execute) -> None:
-        await self._uploads.settled()
         known = await asyncio.to_thread(self._known, request)
         if known is not None:
             self._hits += isinstance(known, m.Hit)
@@ -272,6 +271,10 @@ class Agent:
         if self._workshop.launcher is None:
             raise SandboxUnavailable("nothing can be run here")
         missing = await asyncio.to_thread(missing_inputs, self._workshop, request.action)
+        if missing:
+            # What others are sending is waited for only if it could be what is missing here.
+            await self._uploads.settled()
+            missing = await asyncio.to_thread(missing_inputs, self._workshop, request.action)
         if missing:
             self._outbox.send(m.Missing(request.id, tuple(missing)))
             return
@@ -299,13 +302,14 @@ class Agent:
             self._send_blob(listener.id, event.file.digest)
 
     async def _fetch(self, message: m.Fetch) -> None:
-        await self._uploads.settled()
         if not await asyncio.to_thread(self._store.has, message.digest):
-            raise BlobMissing(str(message.digest))
+            await self._uploads.settled()
+            if not await asyncio.to_thread(self._store.has, message.digest):
+                raise BlobMissing(str(message.digest))
         self._send_blob(message.id, message.digest)
 
     def _send_blob(self, request_id: int, digest: Digest) -> None:
-        path = self._store.path(digest)
+        path = blob_path(self._store.root.path, digest)
         compress = not self._settings.local
         self._outbox.send_blob(request_id, digest, path, compress=compress)
 

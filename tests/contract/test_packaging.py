@@ -165,6 +165,8 @@ def test_environment_comes_through_the_shell(
         b"NEWLINES": b"\n\n",
         b"CONTROL": b"\1\x7f\xff",
         b"EMPTY": b"",
+        # Only units with one of these two get odd names from cargo.
+        (b"CARGO_TARGET_TMPDIR" if links else b"OUT_DIR"): b"/t/tmp",
     }
     subprocess.run([script, *UNIT], env=environ, check=True, cwd=tmp_path)
     assert fake_daemon.requests[0].variables() == environ
@@ -173,6 +175,31 @@ def test_environment_comes_through_the_shell(
     ).stdout
     entries = shown.removesuffix(b"\0").split(b"\0")
     assert dict(entry.split(b"=", 1) for entry in entries) == environ
+
+
+CALLER = """
+import os, subprocess, sys
+unit = {**os.environb, b"CARGO_PKG_NAME": b"unit"}
+sys.exit(subprocess.run(sys.argv[1:], env=unit).returncode)
+"""
+
+
+@pytest.mark.slow
+def test_what_the_caller_had_comes_through_the_shell(
+    installed: Path, fake_daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Most units cost no extra process: what a shell drops or sets is read from the caller."""
+    environ = {
+        b"XDG_RUNTIME_DIR": os.environb[b"XDG_RUNTIME_DIR"],
+        b"PATH": os.environb[b"PATH"],
+        b"PWD": b"/elsewhere",
+        b"x.y": b"two\nlines\n",
+        b"BASH_FUNC_f%%": b"() { :; }",
+        b"LC_CTYPE": b"C.UTF-8",
+    }
+    caller = [sys.executable, "-I", "-S", "-c", CALLER, installed / "burst-rustc", *UNIT]
+    subprocess.run(caller, env=environ, check=True, cwd=tmp_path)
+    assert fake_daemon.requests[0].variables() == {**environ, b"CARGO_PKG_NAME": b"unit"}
 
 
 @pytest.mark.slow

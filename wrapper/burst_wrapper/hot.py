@@ -140,10 +140,32 @@ def environ_before_shell(text: bytes) -> dict[bytes, bytes]:
     environment, which holds what the shell did not touch.
     """
     if not text:
-        return own_environ()
+        return _without_the_shell(own_environ())
     environ = _parse_environ([entry.replace(b"\1", b"\n") for entry in text.split(b"\n")])
     for name, value in posix.environ.items():
         if name in environ and name not in SHELL_ENVIRON:
+            environ[name] = value
+    return environ
+
+
+def _without_the_shell(environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Undo what the script's shell did, by the environment of who called it (cargo).
+
+    The caller hands all of its own variables on, so what a shell dropped for its odd name, and
+    what it set on its own, is there.
+    """
+    try:
+        entries = _read(b"/proc/%d/environ" % posix.getppid()).split(b"\0")
+    except OSError:
+        return environ
+    caller = _parse_environ(entries)
+    for name in SHELL_ENVIRON:
+        if name in caller:
+            environ[name] = caller[name]
+        else:
+            environ.pop(name, None)
+    for name, value in caller.items():
+        if name not in environ and not (name.isascii() and name.decode().isidentifier()):
             environ[name] = value
     return environ
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from burst_protocol import messages as m
 from burst_protocol.action import Action
@@ -25,11 +25,14 @@ from burst_protocol.errors import (
 from burst_wrapper.config import Config
 from burst_wrapper.daemon.attempt import error_of
 from burst_wrapper.daemon.executor import Executor
-from burst_wrapper.daemon.link import AgentLink
+from burst_wrapper.daemon.link import AgentLink, Stream
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.platform import Platform, Sources
 from burst_wrapper.daemon.spool import Spool
 from burst_wrapper.daemon.tools import Tools
+
+if TYPE_CHECKING:
+    from burst_wrapper.daemon.ssh_transport import SshConnection
 
 _REST_S: Final = 20.0
 """A host that failed is tried again after this time (doubling up to ten minutes)."""
@@ -43,6 +46,21 @@ class NotYet(EnvironmentProblem):
 
     code = "not-yet"
     hint = "units run at home until it is"
+
+
+class _WithConnection:
+    """A channel that takes its connection along when it is closed."""
+
+    def __init__(self, channel: Stream, connection: SshConnection) -> None:
+        self._channel = channel
+        self._connection = connection
+        self.read = channel.read
+        self.write = channel.write
+        self.drain = channel.drain
+
+    def close(self) -> None:
+        self._channel.close()
+        self._connection.close()
 
 
 class Host:
@@ -60,9 +78,11 @@ class Host:
         self._rest_s = _REST_S
         self._again_s = 0.0
 
-    async def get(self, config: Config, platform: Platform, *, required: bool) -> Executor:
+    async def get(
+        self, config: Config, platform: Platform, auth_sock: str | None, *, required: bool
+    ) -> Executor:
         """The executor, with this platform there; BurstError says why not (now)."""
-        executor = await self._connected(config, required=required)
+        executor = await self._connected(config, auth_sock, required=required)
         if platform.key in self._there:
             return executor
         task = self._bringing.get(platform.key)
@@ -75,7 +95,9 @@ class Host:
         await asyncio.shield(task)
         return executor
 
-    async def _connected(self, config: Config, *, required: bool) -> Executor:
+    async def _connected(
+        self, config: Config, auth_sock: str | None, *, required: bool
+    ) -> Executor:
         if self._executor is not None:
             if self._executor.usable:
                 return self._executor
@@ -85,7 +107,7 @@ class Host:
         if self._connecting is None:
             if self._failed is not None and time.monotonic() < self._again_s and not required:
                 raise self._failed
-            self._connecting = asyncio.create_task(self._connect(config))
+            self._connecting = asyncio.create_task(self._connect(config, auth_sock))
             self._connecting.add_done_callback(self._was_connected)
         if not required and not self._connecting.done():
             raise NotYet("connecting", host=self.name)
@@ -108,18 +130,26 @@ class Host:
         self._again_s = time.monotonic() + self._rest_s
         self._rest_s = min(self._rest_s * 2, _REST_MAX_S)
 
-    async def _connect(self, config: Config) -> Executor:
+    async def _connect(self, config: Config, auth_sock: str | None) -> Executor:
         # asyncssh costs 0.2 s to import: only who has a host pays for it.
         from burst_wrapper.daemon import bootstrap, remote_bundle, ssh_transport  # noqa: PLC0415
 
         target = ssh_transport.SshTarget.parse(self.name)
         connection = await ssh_transport.connect(
-            target, connect_timeout_s=config.connect_timeout_s, silence_s=config.silence_s
+            target,
+            connect_timeout_s=config.connect_timeout_s,
+            silence_s=config.silence_s,
+            auth_sock=auth_sock,
         )
         try:
             bundle = remote_bundle.HomeBundle(os.path.join(self._cache_dir, b"bundle"))
             channel = await bootstrap.start_agent(connection, bundle, agent_args=_AGENT_ARGS)
-            link = AgentLink(channel, self.name, silence_s=config.silence_s, local=False)
+            link = AgentLink(
+                _WithConnection(channel, connection),
+                self.name,
+                silence_s=config.silence_s,
+                local=False,
+            )
             spool = Spool(os.path.join(self._cache_dir, b"spool", _safe(self.name)))
             executor = Executor(self.name, link, spool)
             try:
@@ -132,11 +162,9 @@ class Host:
             raise
         if ready.launcher in ("", "none"):
             await link.close()
-            connection.close()
             raise SandboxUnavailable(f"{self.name}: {ready.reason}")
         if ready.arch != os.uname().machine:
             await link.close()
-            connection.close()
             raise PlatformProblem(f"{self.name} is {ready.arch}, home is {os.uname().machine}")
         return executor
 
@@ -229,7 +257,14 @@ class Remotes:
         if known is None:
             known = Host(host, self._cache_dir, self._tools)
             self._hosts[host] = known
-        return await known.get(config, plan.platform, required=required)
+        # The agent of whoever builds now: the daemon outlives the login that started it.
+        auth_sock = plan.env.get(b"SSH_AUTH_SOCK")
+        return await known.get(
+            config,
+            plan.platform,
+            None if auth_sock is None else os.fsdecode(auth_sock),
+            required=required,
+        )
 
     async def close(self) -> None:
         for host in self._hosts.values():

@@ -91,7 +91,7 @@ class Server:
         """Until told to stop, idle for long, or upgraded on disk; running units are finished."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: WrapperProtocol(self), sock=self._listener, start_serving=False
+            lambda: WrapperProtocol(self), sock=self._listener, backlog=4096, start_serving=False
         )
         await server.start_serving()
         housekeeping = asyncio.create_task(self._housekeeping())

@@ -96,7 +96,7 @@ def _run(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
     try:
         _ask(argv, environ)
     except _Local:
-        execute(argv, environ)
+        _compile(argv, environ)
     except _Unavailable as problem:
         reason = str(problem)
     except Exception as problem:  # our failure must never become the user's
@@ -109,7 +109,7 @@ def _run(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
         )
         _write(2, text.encode("utf-8", "surrogateescape"))
         posix._exit(1)
-    execute(argv, environ)
+    _compile(argv, environ)
 
 
 def _arguments(first: int) -> list[bytes]:
@@ -270,6 +270,89 @@ def execute(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
     reason = problem.strerror or str(problem)
     _write(2, b"error: cannot execute `%b`: %b\n" % (program, reason.encode()))
     posix._exit(127 if isinstance(problem, FileNotFoundError) else 126)
+
+
+# What was relayed for this call before it had to go on here: bytes by descriptor, renamed files.
+_told: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+_named: dict[bytes, None] = {}
+
+
+def _compile(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
+    """Compile here, whatever was relayed before.
+
+    A second announcement of the same metadata makes cargo panic (1.95), and a warning must not
+    come twice. So then the compiler is a child, and only what it says anew is passed on. Dependents
+    may be using the metadata already: it must come out the same, and keeps its time, or cargo would
+    build them again.
+    """
+    if not _told[1] and not _told[2]:
+        execute(argv, environ)
+    used = {
+        path: (_read(path), posix.stat(path).st_mtime_ns)
+        for path in _named
+        if path.endswith(b".rmeta")
+    }
+    child, stdout, stderr = _spawn_compiler(argv, environ)
+    relaying = posix.fork()
+    if not relaying:
+        posix.close(stderr)
+        _relay_rest(stdout, len(_told[1]))
+        posix._exit(0)
+    posix.close(stdout)
+    _relay_new_lines(stderr)
+    posix.waitpid(relaying, 0)
+    status = posix.waitstatus_to_exitcode(posix.waitpid(child, 0)[1])
+    if status < 0:
+        _die(-status)
+    if status == 0:
+        for path, (content, mtime_ns) in used.items():
+            if _read(path) != content:
+                text = b"error: `%b` came out different from the one dependents already use\n"
+                _write(2, text % path + b"hint: build again; this crate is compiled anew then\n")
+                posix._exit(1)
+            posix.utime(path, ns=(mtime_ns, mtime_ns))
+    posix._exit(status)
+
+
+def _spawn_compiler(argv: list[bytes], environ: dict[bytes, bytes]) -> tuple[int, int, int]:
+    """The compiler's pid, and where its stdout and stderr can be read."""
+    out_read, out_write = posix.pipe()
+    err_read, err_write = posix.pipe()
+    child = posix.fork()
+    if not child:
+        try:
+            posix.dup2(out_write, 1)
+            posix.dup2(err_write, 2)
+            execute(argv, environ)
+        finally:
+            posix._exit(127)
+    posix.close(out_write)
+    posix.close(err_write)
+    return child, out_read, err_read
+
+
+def _relay_rest(fd: int, known: int) -> None:
+    """Everything from `fd` to stdout but the first `known` bytes."""
+    while data := posix.read(fd, 1 << 18):
+        _write(1, data[known:])
+        known = max(0, known - len(data))
+
+
+def _relay_new_lines(fd: int) -> None:
+    """Lines from `fd` to stderr, without those that were told before."""
+    told: dict[bytes, int] = {}
+    for line in bytes(_told[2]).split(b"\n"):
+        told[line] = told.get(line, 0) + 1
+    rest = b""
+    while data := posix.read(fd, 1 << 18):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if told.get(line, 0):
+                told[line] -= 1
+            else:
+                _write(2, line + b"\n")
+    if not told.get(rest, 0):
+        _write(2, rest)
 
 
 def _is_own_script(place: bytes) -> bool:
@@ -433,8 +516,10 @@ def _relay(
 def _obey(tag: bytes, payload: bytes) -> None:
     """Do what one frame says. Returns if more frames are to come."""
     if tag == b"E":
+        _told[2].extend(payload)
         _write(2, payload)
     elif tag == b"O":
+        _told[1].extend(payload)
         _write(1, payload)
     elif tag == b"R":
         # The daemon writes under temporary names; only we rename. A wrapper that cargo killed
@@ -445,6 +530,7 @@ def _obey(tag: bytes, payload: bytes) -> None:
             raise _Unavailable(message)
         for index in range(0, len(names), 2):
             posix.rename(names[index], names[index + 1])
+            _named[names[index + 1]] = None
     elif tag == b"X":
         status = int.from_bytes(payload, "little", signed=True)
         if status < 0:

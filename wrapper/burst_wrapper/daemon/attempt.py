@@ -90,7 +90,7 @@ class Attempt:
         self._link = executor.link
         self._gathered = gathered
         self._delivery = delivery
-        self._judge = Judge(plan, gathered.shown, gathered.sent_env)
+        self._judge = Judge(plan, gathered.shown, gathered.sent_env, executor.isolates)
         self._identity = self._link.new_id()
         self._outputs: dict[bytes, OutputFile] = {}
         self._lines: list[bytes] = []
@@ -116,6 +116,7 @@ class Attempt:
 
     async def run(self, strong_keys: tuple[bytes, ...], lists_tried: int) -> Ended:
         """Errors of the tree mean that this agent failed us; Ended says anything else."""
+        self._client.again()
         queue = self._link.open_stream(self._identity)
         request = m.Execute(
             self._identity,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Final
 
 STDOUT: Final = b"O"
@@ -25,6 +26,10 @@ class Client:
         self.relayed = False
         """Something of rustc's was shown: from now on only the same bytes may follow."""
         self.gone = asyncio.Event()
+        self._stdout_shown = 0
+        self._stdout_known = 0
+        self._lines_shown: Counter[bytes] = Counter()
+        self._lines_known: Counter[bytes] = Counter()
         self._transport = transport
         self._writable = asyncio.Event()
         self._writable.set()
@@ -47,13 +52,30 @@ class Client:
         if self.listening and not self._transport.is_closing():
             self._transport.write(tag + len(payload).to_bytes(4, "little") + payload)
 
+    def again(self) -> None:
+        """The unit begins anew (another run, or a stored result): what it repeats was shown.
+
+        A warning must not come twice, and a second announcement of metadata makes cargo panic.
+        """
+        self._stdout_known = self._stdout_shown
+        self._lines_known = Counter(self._lines_shown)
+
     def stdout(self, data: bytes) -> None:
         self.relayed = True
-        self._send(STDOUT, data)
+        known = min(self._stdout_known, len(data))
+        self._stdout_known -= known
+        self._stdout_shown += len(data) - known
+        if data[known:]:
+            self._send(STDOUT, data[known:])
 
-    def stderr(self, data: bytes) -> None:
+    def stderr(self, line: bytes) -> None:
+        """One line."""
         self.relayed = True
-        self._send(STDERR, data)
+        if self._lines_known[line] > 0:
+            self._lines_known[line] -= 1
+            return
+        self._lines_shown[line] += 1
+        self._send(STDERR, line)
 
     def rename(self, pairs: list[tuple[bytes, bytes]]) -> None:
         """The wrapper itself gives finished files their names."""

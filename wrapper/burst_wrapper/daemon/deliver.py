@@ -10,6 +10,7 @@ from typing import Final
 
 from burst_protocol.action import OutputFile
 from burst_protocol.digest import Digest
+from burst_protocol.errors import DigestMismatch
 from burst_wrapper import depinfo
 from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.plan import Plan
@@ -40,7 +41,15 @@ class Delivery:
         self.placed_bytes = 0
 
     async def place(self, output: OutputFile, blob: bytes, origin: bytes) -> None:
-        """Put a blob beside its final name. `origin` is the out-dir of the run that made it."""
+        """Put a blob beside its final name. `origin` is the out-dir of the run that made it.
+
+        DigestMismatch if dependents may already use other metadata, which an earlier run made.
+        """
+        known = self.delivered.get(output.path)
+        if known == output.digest:
+            return
+        if known is not None and output.path.endswith(b".rmeta"):
+            raise DigestMismatch(f"{os.fsdecode(output.path)} came out different in a second run")
         if self._mtime_ns == 0:
             self._mtime_ns = time.time_ns()
         final = os.path.join(self._plan.out_dir, output.path)

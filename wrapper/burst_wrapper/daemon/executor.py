@@ -30,6 +30,11 @@ class Executor:
         return self.link.gone is None
 
     @property
+    def isolates(self) -> bool:
+        """Whether runs see only their inputs; otherwise the observer alone carries the promise."""
+        return self.link.ready is None or self.link.ready.launcher != "none"
+
+    @property
     def slots(self) -> int:
         return 1 if self.link.ready is None else self.link.ready.slots
 

@@ -167,14 +167,14 @@ class Gatherer:
         action = self._action(plan, learned, tuple(inputs.values()))
         return Gathered(action, _action_key(plan, action), shown, sources, action.env)
 
-    def unchanged(self, shown: Shown) -> bool:
-        """Whether what was bound in place is still what was hashed."""
+    def unchanged(self, shown: Shown, *, isolated: bool) -> bool:
+        """Whether what a run could see at its own place is still what was hashed."""
         for root in shown.in_place:
             self._immutable.pop(root, None)
         digest = self._stats.digest
         prefixes = tuple(root + b"/" for root in shown.in_place)
         for path, expected in shown.files.items():
-            if path.startswith(prefixes):
+            if not isolated or path.startswith(prefixes):
                 state = digest(path)
                 if state is None or state.digest != expected:
                     return False

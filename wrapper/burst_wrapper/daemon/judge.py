@@ -23,6 +23,8 @@ from burst_wrapper.inputlist import ABSENT, FILE, LISTING, PRESENT, VARIABLE, In
 
 _KERNEL: Final = (b"/proc/", b"/sys/", b"/dev/")
 _LIST: Final = "list"
+_WRITES: Final = ("write", "change")
+_READS: Final = ("open", "readlink", "library")
 
 
 @attrs.define
@@ -45,6 +47,8 @@ class Judge:
     plan: Plan
     shown: Shown
     sent_env: tuple[tuple[bytes, bytes], ...]
+    isolated: bool = True
+    """Without a sandbox everything was visible: nothing can be missing, all must be keyed."""
     complete: bool = True
     seen: bool = False
     accesses: dict[tuple[str, bytes, bool], Access] = attrs.field(factory=dict)
@@ -100,6 +104,11 @@ class Judge:
         """True if this access was like home's; else the verdict says what to do."""
         path = access.path
         if path.startswith(_KERNEL) or self._is_search_folder(path):
+            return True
+        if access.op in _WRITES:
+            verdict.home = f"the unit writes {os.fsdecode(path)}"
+            return False
+        if not self.isolated:
             return True
         if access.op == _LIST and access.found:
             return self._judge_listing(path, verdict)
@@ -167,7 +176,7 @@ class Judge:
                 entries.add((ABSENT, path))
             elif access.op == _LIST:
                 entries.add((LISTING, path))
-            elif access.op in ("open", "readlink") and self.shown.digest(path) is not None:
+            elif access.op in _READS and (self.shown.digest(path) is not None or not self.isolated):
                 entries.add((FILE, path))
             else:
                 entries.add((PRESENT, path))

@@ -40,7 +40,7 @@ from burst_wrapper.daemon.plan import Plan, make_plan
 from burst_wrapper.daemon.request import Request
 from burst_wrapper.daemon.services import Services
 from burst_wrapper.environ import parse_environ
-from burst_wrapper.inputlist import FILE, InputList, World, strong_key, variant
+from burst_wrapper.inputlist import ABSENT, FILE, InputList, World, strong_key, variant
 from burst_wrapper.jobs import TokenPool, token_source
 from burst_wrapper.journal import UnitRecord
 
@@ -194,7 +194,7 @@ class Unit:
             self._note(error)
             return None
         ready = executor.link.ready
-        if ready is None or ready.launcher in ("", "none"):
+        if ready is None or not ready.launcher or not (executor.isolates or ready.observer):
             self._note(SandboxUnavailable("" if ready is None else ready.reason))
             self._fallback = self._fallback or SandboxUnavailable.code
             return None
@@ -271,6 +271,7 @@ class Unit:
             or any(o.mentions and not o.path.endswith(b".d") for o in result.outputs)
         ):
             return False
+        self._client.again()
         for output in result.outputs:
             await delivery.place(output, executor.blob(output.digest), result.out_dir)
         delivery.commit()
@@ -416,18 +417,20 @@ class Unit:
         dep_info = attempt.dep_info
         try:
             if dep_info is None or not await asyncio.to_thread(
-                self._services.gatherer.unchanged, gathered.shown
+                self._services.gatherer.unchanged, gathered.shown, isolated=executor.isolates
             ):
                 executor.link.send(m.Release(attempt.identity))
                 return
             if ended.verdict.complete:
                 inputs = attempt.judge.input_list(dep_info)
-            elif plan.externs.macros:
+            elif plan.externs.macros or not executor.isolates:
                 executor.link.send(m.Release(attempt.identity))
                 return
             else:
                 inputs = wide_list(gathered.shown, dep_info, plan)
             world = World(self._services.stats, self._env)
+            for path in inputs.names(ABSENT):
+                world.pin(ABSENT, path, b"absent")
             for path in inputs.files():
                 digest = gathered.shown.digest(path)
                 if digest is not None:

@@ -49,6 +49,8 @@ _LAUNCHER_NAMES: Final = {"burst-sandbox": "namespaces"}
 # is only waste, waiting for ever would be worse.
 _PATIENCE_S: Final = 60.0
 _POLL_S: Final = 0.05
+_STOP_S: Final = 30.0
+_STUCK: Final = 70
 _PUTS_PER_LOOK: Final = 256
 _IDLE_S: Final = 5.0
 
@@ -453,7 +455,12 @@ class Agent:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            _, stuck = await asyncio.wait(tasks, timeout=_STOP_S)
+            if stuck:
+                # A disk that does not answer, say. The sandboxes die with us in any case, and an
+                # agent that nobody talks to must not stay.
+                _log.error("%d tasks do not end", len(stuck))
+                os._exit(_STUCK)
         for run in tuple(self._runs.values()):
             self._forget(run)
         await self._uploads.close()

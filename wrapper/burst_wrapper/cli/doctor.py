@@ -1,0 +1,150 @@
+"""`cargo burst doctor`: check what burst needs on this machine, and say how to get what lacks."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import attrs
+
+from burst_protocol.errors import BurstError, ConfigError
+from burst_wrapper import paths
+from burst_wrapper.config import Config, config_path, load
+from burst_wrapper.daemon.embedded import Embedded
+from burst_wrapper.daemon.tools import Tools
+from burst_wrapper.toolchain import resolve
+
+_SANDBOX_HINT: Final = (
+    "allow user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu) "
+    "or install bubblewrap"
+)
+
+
+@attrs.frozen
+class Check:
+    """One thing looked at; `hint` says what to do when it is not `ok`."""
+
+    what: str
+    ok: bool
+    result: str
+    hint: str = ""
+
+
+def run(args: Sequence[str]) -> int:
+    """0 if everything works, 1 if something lacks."""
+    parser = argparse.ArgumentParser(
+        prog="cargo burst doctor",
+        description="Check what burst needs on this machine, and say how to get what lacks.",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    options = parser.parse_args(list(args))
+    checks = list(_checks())
+    if options.json:
+        print(json.dumps({"schema": 1, "checks": [attrs.asdict(check) for check in checks]}))
+    else:
+        for check in checks:
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.what}: {check.result}")
+            if not check.ok and check.hint:
+                print(f"     hint: {check.hint}")
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _checks() -> Iterator[Check]:
+    environ = dict(os.environb)
+    config = Config()
+    try:
+        config = load(config_path(environ))
+        yield Check("configuration", ok=True, result=os.fsdecode(config_path(environ)))
+    except ConfigError as error:
+        yield Check("configuration", ok=False, result=str(error), hint=error.hint)
+    try:
+        toolchain = resolve(b"rustc", os.getcwdb(), environ)
+        version = toolchain.version.split(b"\n", 1)[0].decode(errors="replace")
+        yield Check("toolchain", ok=True, result=version)
+    except BurstError as error:
+        yield Check("toolchain", ok=False, result=str(error), hint=error.hint)
+    yield _wrapper()
+    yield from asyncio.run(_agent(paths.cache_dir(environ)))
+    host = os.environ.get("BURST_HOST") or config.host
+    if host:
+        yield asyncio.run(_host(host, config))
+    else:
+        yield Check("host", ok=True, result="none configured: units run on this machine")
+
+
+def _wrapper() -> Check:
+    wrapper = os.environ.get("RUSTC_WRAPPER", "")
+    found = shutil.which("burst-rustc")
+    if wrapper:
+        return Check("wrapper", ok="burst-rustc" in wrapper, result=f"RUSTC_WRAPPER={wrapper}")
+    return Check(
+        "wrapper",
+        ok=found is not None,
+        result=found or "burst-rustc is not on PATH",
+        hint="run `cargo burst enable`, or put the scripts of this environment on PATH",
+    )
+
+
+async def _agent(cache_dir: bytes) -> Sequence[Check]:
+    """Start an embedded agent on an empty store and hear how it runs things."""
+    tools = Tools(cache_dir)
+    built = await tools.get()
+    checks = [
+        Check(
+            "compiler",
+            ok=built.observer is not None,
+            result=built.reason or "our native parts are built",
+            hint="install a C compiler (cc); Rust needs one for linking anyway",
+        )
+    ]
+    with tempfile.TemporaryDirectory(prefix="burst-doctor-") as folder:
+        root = os.fsencode(folder)
+        embedded = Embedded(os.path.join(root, b"store"), os.path.join(root, b"agent.log"), tools)
+        try:
+            ready = (await embedded.get()).link.ready
+            assert ready is not None
+            isolated = ready.launcher not in ("", "none")
+            checks.append(
+                Check(
+                    "sandbox",
+                    ok=isolated,
+                    result=f"{ready.launcher or 'none'} {ready.reason}".strip(),
+                    hint=_SANDBOX_HINT,
+                )
+            )
+            checks.append(
+                Check(
+                    "observer",
+                    ok=ready.observer,
+                    result="loaded" if ready.observer else "cannot be loaded",
+                    hint="units whose macros are not known to read nothing run uncached",
+                )
+            )
+        except BurstError as error:
+            checks.append(Check("agent", ok=False, result=str(error), hint=error.hint))
+        finally:
+            await embedded.close()
+    return checks
+
+
+async def _host(host: str, config: Config) -> Check:
+    """Log in as a build would; nothing is installed."""
+    from burst_wrapper.daemon import ssh_transport  # noqa: PLC0415 - 0.2 s only with a host
+
+    try:
+        connection = await ssh_transport.connect(
+            ssh_transport.SshTarget.parse(host),
+            connect_timeout_s=config.connect_timeout_s,
+            silence_s=config.silence_s,
+        )
+    except BurstError as error:
+        return Check("host", ok=False, result=str(error), hint=error.hint)
+    connection.close()
+    await connection.wait_closed()
+    return Check("host", ok=True, result=f"{host} lets us in")

@@ -114,7 +114,7 @@ def _summary(units: list[dict[str, Any]]) -> None:
             reasons[unit["reason"]] = reasons.get(unit["reason"], 0) + 1
     print(", ".join(f"{count} {where}" for where, count in sorted(counts.items())))
     if reasons:
-        text = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items()))
+        text = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
         print(f"run by plain rustc: {text}")
 
 

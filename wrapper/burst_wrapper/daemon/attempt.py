@@ -243,7 +243,7 @@ class Attempt:
 
     async def _deliver(self, relative: bytes) -> None:
         output = self._outputs.get(relative)
-        if output is None or self._delivery.delivered.get(relative) == output.digest:
+        if output is None:
             return
         await self._delivery.place(output, self._blob(output), self._origin)
         self._delivery.commit()

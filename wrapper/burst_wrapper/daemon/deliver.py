@@ -35,9 +35,9 @@ class Delivery:
         self._mtime_ns = 0
         self.before_rename: Callable[[OutputFile], None] | None = None
         """Told of each output while nobody can depend on it yet."""
-        self._waiting: list[Placed] = []
+        self._waiting: dict[bytes, Placed] = {}
         self.delivered: dict[bytes, Digest] = {}
-        """Paths below the out-dir that were renamed, with the digest of what the agent stored."""
+        """Paths below the out-dir that are in place, with the digest of what the agent stored."""
         self.placed_bytes = 0
 
     async def place(self, output: OutputFile, blob: bytes, origin: bytes) -> None:
@@ -66,7 +66,7 @@ class Delivery:
             placed = await asyncio.to_thread(place, blob, digest, final, **arguments)
         else:
             placed = place(blob, digest, final, **arguments)  # type: ignore[arg-type]
-        self._waiting.append(placed)
+        self._waiting[output.path] = placed
         if self.before_rename is not None:
             self.before_rename(output)
         self.delivered[output.path] = output.digest
@@ -85,9 +85,9 @@ class Delivery:
         """Let the wrapper rename what was placed since the last time."""
         if not self._waiting:
             return
-        pairs = [(placed.temporary, placed.final) for placed in self._waiting]
+        pairs = [(placed.temporary, placed.final) for placed in self._waiting.values()]
         self._client.rename(pairs)
-        for placed in self._waiting:
+        for placed in self._waiting.values():
             self._stats.wrote(placed.final, placed.info, placed.digest)
         self._waiting.clear()
 
@@ -98,7 +98,8 @@ class Delivery:
         return relocate_artifact(line, origin, self._plan.out_dir)
 
     def drop(self) -> None:
-        """Remove what was placed and never renamed."""
-        for placed in self._waiting:
+        """Remove what was placed and never renamed, as if it had not been."""
+        for path, placed in self._waiting.items():
             discard(placed)
+            del self.delivered[path]
         self._waiting.clear()

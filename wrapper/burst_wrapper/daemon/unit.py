@@ -256,6 +256,8 @@ class Unit:
         except (BlobMissing, DigestMismatch) as error:
             # A damaged or evicted blob: make it again.
             self._note(error)
+            assert self._delivery is not None
+            self._delivery.drop()
             return False
 
     async def _deliver_hit(

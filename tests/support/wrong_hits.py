@@ -1,0 +1,197 @@
+"""Plain cargo and cargo through burst, at one path, state after state: never a different result.
+
+A wrong hit needs a history: something was built, then the world changed in a way that a key might
+not hold. `Twin` keeps one history for each of the two, by swapping their target folders at the
+project's path, and compares after every change, from the kept target folders and from empty ones.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from compare import compare_targets, report
+from space import BURST_RUSTC, Done, Space
+
+APP = '[package]\nname = "app"\nversion = "0.1.0"\nedition = "2021"\n'
+_TIMES = re.compile(r" in \d+(\.\d+)?m?s| \d+(\.\d+)?s$")
+
+
+def workspace(*members: str) -> str:
+    """A virtual manifest."""
+    return f'[workspace]\nresolver = "2"\nmembers = {list(members)}\n'.replace("'", '"')
+
+
+def package(name: str, *dependencies: str, **more: str) -> str:
+    """A manifest; `dependencies` are paths of siblings or whole lines, `more` are sections."""
+    lines = ["[package]", f'name = "{name}"', 'version = "0.1.0"', 'edition = "2021"']
+    lines += [f"{key} = {value}" for key, value in more.items() if "\n" not in value]
+    lines += ["", "[dependencies]"]
+    lines += [line if "=" in line else f'{line} = {{ path = "../{line}" }}' for line in dependencies]
+    lines += [value for value in more.values() if "\n" in value]
+    return "\n".join(lines) + "\n"
+
+
+@attrs.frozen
+class Result:
+    """What one cargo command and then the program it built came to."""
+
+    status: int
+    stdout: str
+    stderr: str
+    ran: Done | None
+
+    def __str__(self) -> str:
+        ran = "not built" if self.ran is None else f"{self.ran.stdout}{self.ran.stderr}"
+        return f"status {self.status}\n{self.stdout}{self.stderr}program: {ran}"
+
+
+@attrs.define
+class Twin:
+    """`agree` after every change. The project must build its program as target/debug/app."""
+
+    space: Space
+    program: str = "debug/app"
+    _from_empty: dict[Any, Result] = attrs.field(factory=dict, init=False)
+    _state: int = attrs.field(default=0, init=False)
+
+    @property
+    def project(self) -> Path:
+        return self.space.project
+
+    @property
+    def _shelf(self) -> Path:
+        """Beside the project: neither cargo nor a scan of the project finds it there."""
+        return self.project.with_name(self.project.name + ".targets")
+
+    # -- changing the world --------------------------------------------------------------------
+
+    def write(self, files: Mapping[str, str | None]) -> Twin:
+        """Files of the project; None removes one (or a whole folder)."""
+        self._state += 1
+        for name, text in files.items():
+            path = self.project / name
+            if text is None:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+        return self
+
+    def changed(self) -> None:
+        """The caller changed the world by itself."""
+        self._state += 1
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def agree(
+        self, says: str | None, *arguments: str, complains: str = "", **env: str
+    ) -> dict[str, str]:
+        """Four builds: kept and from empty, plain and burst. Returns where burst's last one ran.
+
+        `says` is what the program prints when it was built from empty; None: the build fails.
+        """
+        argv = arguments or ("build",)
+        stale = self._build("plain", argv, env, keep=True)
+        ours = self._build("burst", argv, env, keep=True)
+        self._same("with the target folder kept", stale, ours, ("plain", "burst"))
+        fresh = self._build("plain-empty", argv, env, keep=False)
+        ours = self._build("burst-empty", argv, env, keep=False)
+        self._same("from an empty target folder", fresh, ours, ("plain-empty", "burst-empty"))
+        if says is None:
+            assert ours.status != 0, f"this should fail\n{ours}"
+        else:
+            assert ours.status == 0, str(ours)
+            if ours.ran is not None:
+                assert ours.ran.stdout.strip() == says, str(ours)
+        assert complains in ours.stderr, str(ours)
+        return self.space.where()
+
+    def _build(
+        self, name: str, argv: tuple[str, ...], env: Mapping[str, str], *, keep: bool
+    ) -> Result:
+        target, shelved = self.project / "target", self._shelf / name
+        self._shelf.mkdir(exist_ok=True)
+        if not keep:
+            shutil.rmtree(shelved, ignore_errors=True)
+        if shelved.exists():
+            shelved.rename(target)
+        run = self.space.plain if name.startswith("plain") else self.space.cargo
+        try:
+            done = run(argv[0], "-q", "-j1", "--offline", *argv[1:], **env)
+            program = target / self.program
+            ran = self.space.run(program) if done.status == 0 and program.exists() else None
+        finally:
+            if target.exists():
+                target.rename(shelved)
+        return Result(done.status, done.stdout, self._neutral(done.stderr), ran)
+
+    def _neutral(self, stderr: str) -> str:
+        """Without what cargo says of time, and of the wrapper when a compile failed."""
+        text = stderr.replace(f"{BURST_RUSTC} ", "")
+        return "\n".join(_TIMES.sub("", line) for line in text.splitlines())
+
+    def _same(self, how: str, plain: Result, burst: Result, names: tuple[str, str]) -> None:
+        told = f"{how}:\n--- plain\n{plain}\n--- burst\n{burst}\n"
+        if plain != burst:
+            pytest.fail(told + self.space.burst("explain").stdout + self.space.log(), pytrace=False)
+        if plain.status == 0:
+            one, other = (self._shelf / name for name in names)
+            differences = compare_targets(one, other, incremental=False)
+            assert not differences, told + report(differences)
+
+    def reasons(self) -> dict[str, str]:
+        """Crate to reason code, of the units of the last build that ran at home."""
+        units = self.space.units()
+        return {unit["crate"]: unit["reason"] for unit in units if unit["where"] == "local"}
+
+
+# What macros do, without a crate to parse tokens: one string literal in, one out.
+MACROS = """
+use proc_macro::TokenStream;
+use std::{env, fs, path::PathBuf};
+fn text(input: TokenStream) -> String { input.to_string().trim_matches('"').to_string() }
+fn literal(text: impl AsRef<str>) -> TokenStream { format!("{:?}", text.as_ref()).parse().unwrap() }
+fn place(input: TokenStream) -> PathBuf {
+    PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap()).join(text(input))
+}
+"""
+
+
+def macro_crate(name: str, body: str) -> dict[str, str]:
+    """A proc macro package; in `body`, `text`, `literal` and `place` are at hand."""
+    return {
+        f"{name}/Cargo.toml": package(name) + "[lib]\nproc-macro = true\n",
+        f"{name}/src/lib.rs": MACROS + body,
+    }
+
+
+@contextmanager
+def machines() -> Iterator[Space]:
+    """One daemon and one store for all tests of a module: the more history, the better."""
+    with Space.open(CARGO_INCREMENTAL="0") as space:
+        yield space
+
+
+@contextmanager
+def twins(machine: Space, test: str) -> Iterator[Twin]:
+    """A new project on that machine, in a folder named after the test."""
+    folder = machine.folder / re.sub(r"\W", "-", test.removeprefix("test_"))[:40]
+    folder.mkdir()
+    yield Twin(attrs.evolve(machine, project=folder))
+    for path in (folder, folder.with_name(folder.name + ".targets")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Times of a file, for `os.utime(path, ns=…)`."""
+    status = os.stat(path)
+    return status.st_atime_ns, status.st_mtime_ns

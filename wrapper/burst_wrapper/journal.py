@@ -1,6 +1,8 @@
-"""What ran where and why: one file per build, read by `cargo burst explain`.
+"""What ran where and why: read by `cargo burst explain`.
 
-A build is one cargo process. Lines are JSON, appended whole; a torn last line is skipped.
+A build is one cargo process. Its files (one, or more after a daemon was lost: wrappers write too
+then, see `hot`) are named `<ms>-<pid>-<start ticks>.jsonl`. Lines are JSON, appended whole; a torn
+last line is skipped.
 """
 
 from __future__ import annotations
@@ -96,6 +98,7 @@ def builds(folder: bytes) -> Iterator[Build]:
         names = sorted(os.listdir(folder), key=_number, reverse=True)
     except OSError:
         return
+    found: dict[tuple[Any, ...], Build] = {}
     for name in names:
         path = os.path.join(folder, name)
         try:
@@ -116,10 +119,17 @@ def builds(folder: bytes) -> Iterator[Build]:
                 head = value
             elif "crate" in value:
                 units.append(value)
-        if head is not None:
-            yield Build(
-                os.fsdecode(path), str(head.get("cwd", "")), int(head["time_s"]), tuple(units)
-            )
+        if head is None:
+            continue
+        key = tuple(head["build"])
+        newer = found.get(key)
+        found[key] = Build(
+            os.fsdecode(path),
+            str(head.get("cwd", "")),
+            int(head["time_s"]),
+            (*units, *(() if newer is None else newer.units)),
+        )
+    yield from found.values()
 
 
 def _number(name: bytes) -> int:

@@ -63,7 +63,17 @@ class Delivery:
             "mtime_ns": self._mtime_ns,
         }
         if digest.size_bytes > _IN_THREAD_BYTES:
-            placed = await asyncio.to_thread(place, blob, digest, final, **arguments)
+            placing = asyncio.ensure_future(
+                asyncio.to_thread(place, blob, digest, final, **arguments)
+            )
+            try:
+                placed = await asyncio.shield(placing)
+            except asyncio.CancelledError:
+                # Whoever waits for our end may rely on it: nothing is written afterwards.
+                await asyncio.wait((placing,))
+                if placing.exception() is None:
+                    discard(placing.result())
+                raise
         else:
             placed = place(blob, digest, final, **arguments)  # type: ignore[arg-type]
         self._waiting[output.path] = placed

@@ -64,7 +64,7 @@ class Delivery:
         }
         if digest.size_bytes > _IN_THREAD_BYTES:
             placing = asyncio.ensure_future(
-                asyncio.to_thread(place, blob, digest, final, **arguments)
+                asyncio.to_thread(place, blob, digest, final, **arguments)  # type: ignore[arg-type]
             )
             try:
                 placed = await asyncio.shield(placing)

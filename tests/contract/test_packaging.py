@@ -197,7 +197,8 @@ def test_what_the_caller_had_comes_through_the_shell(
         b"BASH_FUNC_f%%": b"() { :; }",
         b"LC_CTYPE": b"C.UTF-8",
     }
-    caller = [sys.executable, "-I", "-S", "-c", CALLER, installed / "burst-rustc", *UNIT]
+    script = str(installed / "burst-rustc")
+    caller = [sys.executable, "-I", "-S", "-c", CALLER, script, *UNIT]
     subprocess.run(caller, env=environ, check=True, cwd=tmp_path)
     assert fake_daemon.requests[0].variables() == {**environ, b"CARGO_PKG_NAME": b"unit"}
 

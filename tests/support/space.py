@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,16 @@ class Space:
             path.write_text(text)
 
     def run(
-        self, *argv: str | Path, cwd: Path | None = None, timeout_s: float = 900, **env: str
+        self, *argv: str | Path, cwd: Path | str | None = None, timeout_s: float = 900, **env: str
+    ) -> Done:
+        return self._run(argv, env, cwd, timeout_s)
+
+    def _run(
+        self,
+        argv: Sequence[str | Path],
+        env: Mapping[str, str],
+        cwd: Path | str | None,
+        timeout_s: float = 900,
     ) -> Done:
         done = subprocess.run(
             [str(word) for word in argv],
@@ -104,14 +113,14 @@ class Space:
             done.stderr.decode("utf-8", "backslashreplace"),
         )
 
-    def cargo(self, *arguments: str, cwd: Path | None = None, **env: str) -> Done:
+    def cargo(self, *arguments: str, cwd: Path | str | None = None, **env: str) -> Done:
         """cargo through burst; under BURST_REQUIRE_REMOTE unless `env` says otherwise."""
         settings = {"RUSTC_WRAPPER": str(BURST_RUSTC), "BURST_REQUIRE_REMOTE": "1", **env}
-        return self.run("cargo", *arguments, cwd=cwd, **settings)
+        return self._run(["cargo", *arguments], settings, cwd)
 
-    def plain(self, *arguments: str, cwd: Path | None = None, **env: str) -> Done:
+    def plain(self, *arguments: str, cwd: Path | str | None = None, **env: str) -> Done:
         """cargo as if burst did not exist."""
-        return self.run("cargo", *arguments, cwd=cwd, **env)
+        return self._run(["cargo", *arguments], env, cwd)
 
     def burst(self, *arguments: str) -> Done:
         """`cargo burst …`."""

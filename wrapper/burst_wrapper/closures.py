@@ -9,7 +9,7 @@ somebody else made, everything in its `-L dependency` directories is taken.
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -98,7 +98,8 @@ class Closures:
             if data is None:
                 return None
             try:
-                crates, macros = unpack(data)  # type: ignore[misc]
+                value: Any = unpack(data)
+                crates, macros = value
                 known = Closure(frozenset(crates), frozenset(macros))
             except (RemoteProtocolError, TypeError, ValueError):
                 return None

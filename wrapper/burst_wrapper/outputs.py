@@ -22,6 +22,7 @@ from burst_protocol.errors import BlobMissing, DigestMismatch, DiskFull, Environ
 _FICLONE: Final = 0x40049409
 _COPY_BYTES: Final = 64 * 1024 * 1024
 _VERIFY_BYTES: Final = 1024 * 1024
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 TEMPORARY: Final = b".burst-"
 
 _counter = itertools.count(1)
@@ -67,37 +68,47 @@ class Placer:
             raise BlobMissing(digest.hex) from error
         try:
             self._verify(source, blob, digest)
-            try:
-                target = os.open(
-                    temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode
-                )
-            except OSError as error:
-                raise _disk(error, temporary) from error
-            try:
-                self._copy(source, target, digest.size_bytes)
-                os.fchmod(target, mode)
-                os.utime(target, ns=(mtime_ns, mtime_ns))
-                info = os.fstat(target)
-                if info.st_size != digest.size_bytes:
-                    raise DigestMismatch(digest.hex)
-            except OSError as error:
-                _remove(temporary)
-                raise _disk(error, temporary) from error
-            except BaseException:
-                _remove(temporary)
-                raise
-            finally:
-                os.close(target)
+            info = self._write(source, digest, temporary, mode, mtime_ns)
         finally:
             os.close(source)
         return Placed(temporary, final, digest, info)
+
+    def _write(
+        self, source: int, digest: Digest, temporary: bytes, mode: int, mtime_ns: int
+    ) -> os.stat_result:
+        """The finished copy's stat; after an error there is no copy."""
+        try:
+            target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except OSError as error:
+            raise _disk(error, temporary) from error
+        try:
+            self._copy(source, target, digest.size_bytes)
+            os.fchmod(target, mode)
+            os.utime(target, ns=(mtime_ns, mtime_ns))
+            info = os.fstat(target)
+            if info.st_size != digest.size_bytes:
+                raise DigestMismatch(digest.hex)
+        except OSError as error:
+            _remove(temporary)
+            raise _disk(error, temporary) from error
+        except BaseException:
+            _remove(temporary)
+            raise
+        else:
+            return info
+        finally:
+            os.close(target)
 
     def _verify(self, source: int, blob: bytes, digest: Digest) -> None:
         info = os.fstat(source)
         seen = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
         if self._verified.get(blob) == seen:
             return
-        if info.st_size != digest.size_bytes or Digest.of_file(blob).hash != digest.hash:
+        try:
+            right = info.st_size == digest.size_bytes and Digest.of_file(blob) == digest
+        except OSError as error:
+            raise BlobMissing(digest.hex) from error
+        if not right:
             raise DigestMismatch(digest.hex)
         self._verified[blob] = seen
 
@@ -106,11 +117,10 @@ class Placer:
             try:
                 fcntl.ioctl(target, _FICLONE, source)
             except OSError as error:
-                if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL):
-                    # Not a file system that shares extents; do not ask it again.
-                    self._reflink = False
-                else:
+                if error.errno in _FULL:
                     raise
+                # Not a file system that shares extents; do not ask it again.
+                self._reflink = False
             else:
                 return
         done = 0
@@ -118,8 +128,9 @@ class Placer:
             try:
                 copied = os.copy_file_range(source, target, min(_COPY_BYTES, size - done))
             except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                if error.errno in (*_FULL, errno.EIO):
                     raise
+                # Which of many codes says "not here" differs by kernel, file system and seccomp.
                 copied = os.sendfile(target, source, done, min(_COPY_BYTES, size - done))
             if copied == 0:
                 break
@@ -151,6 +162,6 @@ def _remove(path: bytes) -> None:
 
 
 def _disk(error: OSError, path: bytes) -> EnvironmentProblem:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return DiskFull(os.fsdecode(path))
     return EnvironmentProblem(f"{os.fsdecode(path)}: {error.strerror}")

@@ -50,9 +50,10 @@ class Digest:
 
     @classmethod
     def unpacked(cls, data: bytes) -> Digest:
-        """Inverse of `packed`; ValueError on any other length."""
-        if len(data) != PACKED_BYTES:
-            raise ValueError(f"a packed digest has {PACKED_BYTES} bytes, not {len(data)}")
+        """Inverse of `packed`; ValueError for anything else, whatever its type."""
+        # A list of 40 small numbers would pass for bytes in all that follows.
+        if type(data) is not bytes or len(data) != PACKED_BYTES:
+            raise ValueError(f"a packed digest is {PACKED_BYTES} bytes")
         return cls(data[:HASH_BYTES], int.from_bytes(data[HASH_BYTES:], "little"))
 
     def __str__(self) -> str:

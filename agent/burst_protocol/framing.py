@@ -10,7 +10,7 @@ from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
-from burst_protocol.errors import RemoteProtocolError
+from burst_protocol.errors import LocalProtocolError, RemoteProtocolError
 from burst_protocol.messages import Message, decode, encode
 
 VERSION: Final = 1
@@ -23,8 +23,10 @@ CHUNK_BYTES: Final = 512 * 1024
 
 
 def frame(message: Message) -> bytes:
-    """One message as it goes onto the wire."""
+    """One message as it goes onto the wire. LocalProtocolError if the peer would refuse it."""
     payload = encode(message)
+    if len(payload) > MAX_FRAME_BYTES:
+        raise LocalProtocolError(f"{type(message).__name__} of {len(payload)} bytes")
     check = xxh3_64_intdigest(payload) & 0xFFFFFFFF
     return len(payload).to_bytes(4, "little") + check.to_bytes(4, "little") + payload
 

@@ -87,6 +87,9 @@ class Directory:
         for link in decoded.symlinks:
             if type(link.target) is not bytes or not link.target or b"\0" in link.target:
                 raise RemoteProtocolError("a directory with an impossible symlink")
+        if decoded.encode() != data:
+            # Equal trees have equal digests only while there is one way to write each.
+            raise RemoteProtocolError("a directory that is not in its canonical form")
         return decoded
 
 

@@ -181,9 +181,10 @@ def _order(mount: Mount) -> tuple[int, bool]:
 
 
 def _parts(path: bytes) -> list[bytes]:
-    parts = [part for part in path.split(b"/") if part]
-    if not path.startswith(b"/") or b"\0" in path or b"." in parts or b".." in parts:
-        raise MountConflict(f"{path!r} is no absolute, normalised path")
+    """`..` on the way is the sandbox's to resolve, as the command itself will."""
+    parts = [part for part in path.split(b"/") if part not in {b"", b"."}]
+    if not path.startswith(b"/") or b"\0" in path:
+        raise MountConflict(f"{path!r} is no absolute path")
     return parts
 
 
@@ -203,6 +204,8 @@ class _Planner:
             node.wanted = node.wish = True
         elif not parts:
             raise MountConflict("only trees can be mounted at /")
+        elif parts[-1] == b"..":
+            raise MountConflict(f"{mount.target!r} does not end in a name")
         else:
             kind = Kind.DIRECTORY
             if mount.how is How.SYMLINK:

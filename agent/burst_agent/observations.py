@@ -54,7 +54,7 @@ class Reporter:
         hidden = [action.out_dir, b"/proc", b"/dev", *self.private]
         if action.incremental is not None:
             hidden.append(action.incremental.path)
-        self._hidden = tuple(hidden)
+        self._hidden = tuple(observe.normalised(folder) for folder in hidden)
         # A workspace below /tmp is no temporary file of the compiler.
         places = [action.cwd, action.out_dir, *action.directories]
         places += [given.path for given in action.inputs]
@@ -106,16 +106,21 @@ class Reporter:
                 continue
             found = not access.absent
             if found and not access.write:
-                if any(below(path, folder) for folder in self.action.quiet):
+                if self._is_quiet(path):
                     continue
                 # On the way to something that is there for all to see.
                 if access.op is not Op.LIST and path == b"/":
                     continue
+            if b"/../" in access.path and not self._is_quiet(path):
+                path = access.path  # whether a link came before the `..` is for the client to see
             word = "write" if access.write and access.op is Op.OPEN else _WORDS[access.op]
             wanted = Access(word, path, found)
             if wanted not in given:
                 given.add(wanted)
                 yield wanted
+
+    def _is_quiet(self, path: bytes) -> bool:
+        return any(below(path, folder) for folder in self.action.quiet)
 
 
 def _top(path: bytes) -> bytes:

@@ -706,7 +706,7 @@ def test_reads_and_absences_are_reported(start: Start, toolchain: Path) -> None:
             assert exit_code(outcome) == 0, outcome.stderr
             seen = outcome.accesses()
             assert seen[b"/home/burst/pkg/src/lib.rs"]
-            assert seen[b"/home/burst/pkg/data.txt"]
+            assert seen[b"/home/burst/pkg/src/../data.txt"]
             noise = (str(toolchain).encode(), b"/usr/", action.out_dir, b"/proc", b"/dev")
             assert [p for p, found in seen.items() if found and p.startswith(noise)] == []
             assert all(observation.complete for observation in outcome.observations)

@@ -117,9 +117,7 @@ def test_a_module_from_outside_the_package(twin: Twin) -> None:
 
 def test_links_to_sources_elsewhere(twin: Twin) -> None:
     """A linked module and a linked text: what they lead to changes, then where they lead."""
-    main = (
-        'mod a;\nfn main() { println!("{} {}", a::says(), include_str!("../TEXT").trim()); }\n'
-    )
+    main = 'mod a;\nfn main() { println!("{} {}", a::says(), include_str!("../TEXT").trim()); }\n'
     twin.write({"Cargo.toml": workspace("app"), "app/Cargo.toml": package("app")})
     twin.write({"app/src/main.rs": main, "shared/a.rs": _says("one"), "shared/b.rs": _says("two")})
     twin.write({"TEXT": "long\n", "SHORT": "short\n"})
@@ -147,6 +145,28 @@ def test_a_linked_folder_of_modules(twin: Twin) -> None:
     twin.write({"shared/a.rs": None, "shared/a/mod.rs": _says("three")}).agree("three")
 
 
+_STAMP = """
+fn main() { println!("cargo:rustc-env=STAMP={}", std::env::var("OUT_DIR").unwrap().len()); }
+"""
+
+
+@pytest.mark.parametrize("target", ["link/t", "../elsewhere/t", "link/../t"])
+def test_a_target_folder_behind_a_link_or_dots(twin: Twin, target: str) -> None:
+    """Cargo passes both on as they are; what is built is what plain cargo builds there."""
+    real = twin.project / "real" / "deep"
+    real.mkdir(parents=True)
+    (twin.project / "link").symlink_to("real/deep")
+    (twin.project.parent / "elsewhere").mkdir(exist_ok=True)
+    twin.target = target
+    main = 'fn main() { println!("{} {}", one::says(), env!("STAMP").len() > 1); }\n'
+    twin.write({"Cargo.toml": workspace("app", "one"), "one/Cargo.toml": package("one")})
+    twin.write({"app/Cargo.toml": package("app", "one"), "app/build.rs": _STAMP})
+    twin.write({"app/src/main.rs": main, "one/src/lib.rs": _says("x")})
+    assert "local" not in twin.agree("x true").values(), twin.reasons()
+    twin.write({"one/src/lib.rs": _says("y")}).agree("y true")
+    twin.write({"one/src/lib.rs": _says("x")}).agree("x true")
+
+
 def test_a_file_too_large_to_be_sent_unasked(twin: Twin) -> None:
     """`include_bytes!` of 17 MB, of which one byte changes."""
     main = (
@@ -163,7 +183,8 @@ fn main() {
     println!("cargo:rerun-if-changed=words");
     let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").unwrap());
     let words = std::fs::read_to_string("words").unwrap();
-    std::fs::write(out.join("made.rs"), format!("const WORDS: &str = {:?};", words.trim())).unwrap();
+    let made = format!("const WORDS: &str = {:?};", words.trim());
+    std::fs::write(out.join("made.rs"), made).unwrap();
     let _ = std::fs::remove_dir_all(out.join("sub"));
     std::fs::create_dir(out.join("sub")).unwrap();
     std::fs::write(out.join("sub").join("text"), words.to_uppercase()).unwrap();
@@ -206,7 +227,7 @@ def test_an_edit_of_an_unpacked_registry_package(twin: Twin, tmp_path: Path) -> 
     source = next(home.glob("registry/src/*/itoa-1.*/src/lib.rs"))
     published = source.read_text()
     twin.write({"Cargo.toml": package("app", 'itoa = "1"')})
-    twin.write({"src/main.rs": "fn main() { println!(\"{}\", itoa::Buffer::new().format(7)); }\n"})
+    twin.write({"src/main.rs": 'fn main() { println!("{}", itoa::Buffer::new().format(7)); }\n'})
     twin.agree("7", CARGO_HOME=str(home))
     source.write_text(published + "\npub fn patched() -> u8 { 8 }\n")
     twin.write({"src/main.rs": 'fn main() { println!("{}", itoa::patched()); }\n'})

@@ -35,7 +35,9 @@ def package(name: str, *dependencies: str, **more: str) -> str:
     lines = ["[package]", f'name = "{name}"', 'version = "0.1.0"', 'edition = "2021"']
     lines += [f"{key} = {value}" for key, value in more.items() if "\n" not in value]
     lines += ["", "[dependencies]"]
-    lines += [line if "=" in line else f'{line} = {{ path = "../{line}" }}' for line in dependencies]
+    lines += [
+        line if "=" in line else f'{line} = {{ path = "../{line}" }}' for line in dependencies
+    ]
     lines += [value for value in more.values() if "\n" in value]
     return "\n".join(lines) + "\n"
 
@@ -56,10 +58,12 @@ class Result:
 
 @attrs.define
 class Twin:
-    """`agree` after every change. The project must build its program as target/debug/app."""
+    """`agree` after every change, with a project that makes `program` in its target folder."""
 
     space: Space
     program: str = "debug/app"
+    target: str = "target"
+    """Relative to the project, as cargo is told."""
     _from_empty: dict[Any, Result] = attrs.field(factory=dict, init=False)
     _state: int = attrs.field(default=0, init=False)
 
@@ -118,12 +122,14 @@ class Twin:
     def _build(
         self, name: str, argv: tuple[str, ...], env: Mapping[str, str], *, keep: bool
     ) -> Result:
-        target, shelved = self.project / "target", self._shelf / name
+        target, shelved = self.project / self.target, self._shelf / name
         self._shelf.mkdir(exist_ok=True)
         if not keep:
             shutil.rmtree(shelved, ignore_errors=True)
         if shelved.exists():
             shelved.rename(target)
+        if self.target != "target":
+            env = {"CARGO_TARGET_DIR": self.target, **env}
         run = self.space.plain if name.startswith("plain") else self.space.cargo
         try:
             done = run(argv[0], "-q", "-j1", "--offline", *argv[1:], **env)
@@ -149,9 +155,10 @@ class Twin:
             assert not differences, told + report(differences)
 
     def reasons(self) -> dict[str, str]:
-        """Crate to reason code, of the units of the last build that ran at home."""
+        """Crate to reason code and text, of the units of the last build that ran at home."""
         units = self.space.units()
-        return {unit["crate"]: unit["reason"] for unit in units if unit["where"] == "local"}
+        local = (unit for unit in units if unit["where"] == "local")
+        return {unit["crate"]: f"{unit['reason']}: {unit['why']}" for unit in local}
 
 
 # What macros do, without a crate to parse tokens: one string literal in, one out.

@@ -123,6 +123,15 @@ def test_links_on_the_way_are_followed() -> None:
     assert (How.SYMLINK, b"/lib", b"usr/lib") in got
 
 
+def test_dots_on_the_way_lead_where_the_command_will_be_led() -> None:
+    """`/lib/../f` with `/lib -> usr/lib` is `/usr/f`; `/p/../f` is `/f`, and `/p` is made."""
+    wishes = [Mount.tree(b"/x"), Mount.read(b"/home/f", b"/lib/../f")]
+    assert (How.READ, b"/usr/f", b"/home/f") in simple(plan(wishes, DISK))
+    assert simple(plan([Mount.read(b"/home/f", b"/p/../f")], DISK)) == [
+        (How.READ, b"/f", b"/home/f")
+    ]
+
+
 def test_a_file_in_place_of_a_link_replaces_it() -> None:
     """One cannot mount over a link; what is asked for by name wins over the tree."""
     got = simple(plan([Mount.tree(b"/x"), Mount.read(b"/home/f", b"/usr/bin/cc")], DISK))
@@ -191,7 +200,7 @@ def test_an_asked_for_directory_exists_even_if_empty() -> None:
         [Mount.read(b"/home/f", b"/f"), Mount.read(b"/home/f", b"/f/g")],
         [Mount.read(b"/nowhere", b"/f")],
         [Mount.read(b"/home/f", b"f")],
-        [Mount.read(b"/home/f", b"/a/../f")],
+        [Mount.read(b"/home/f", b"/a/..")],
         [Mount.read(b"/home/f", b"/")],
         [Mount.symlink(b"/l", b"/l"), Mount.read(b"/home/f", b"/l/f")],
     ],

@@ -34,6 +34,8 @@ class Tree:
     """Absolute path to the names shown in it."""
     hidden: dict[bytes, tuple[bytes, ...]]
     """Directories that show fewer names than home's, and which names are left out."""
+    links: dict[bytes, bytes]
+    """Absolute path to what the symbolic link there says."""
     size_bytes: int
 
 
@@ -54,7 +56,7 @@ class TreeScanner:
         return self._scan(root, package=False)
 
     def _scan(self, root: bytes, *, package: bool) -> Tree:
-        tree = Tree(root, Digest(b"\0" * 32, 0), {}, {}, {}, {}, 0)
+        tree = Tree(root, Digest(b"\0" * 32, 0), {}, {}, {}, {}, {}, 0)
         tree.digest = self._directory(root, tree, package=package, top=True)
         return tree
 
@@ -71,7 +73,9 @@ class TreeScanner:
         for entry in entries:
             child = path + b"/" + entry.name
             if entry.is_symlink():
-                symlinks.append(SymlinkNode(entry.name, os.readlink(child)))
+                target = os.readlink(child)
+                symlinks.append(SymlinkNode(entry.name, target))
+                tree.links[child] = target
             elif entry.is_dir(follow_symlinks=False):
                 if package and _foreign(child, entry.name, top=top):
                     hidden.append(entry.name)

@@ -16,19 +16,22 @@ import attrs
 from burst_protocol.action import (
     KIND_DIRECTORY,
     KIND_FILE,
+    KIND_SYMLINK,
     Action,
     Incremental,
     Input,
 )
-from burst_protocol.digest import Digest, KeyHasher
+from burst_protocol.digest import EMPTY, Digest, KeyHasher
 from burst_wrapper import environ
 from burst_wrapper.closures import Closures
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.elf import library_closure
+from burst_wrapper.pathwalk import walk
 from burst_wrapper.statcache import StatCache
 from burst_wrapper.treescan import TooLarge, Tree, TreeScanner
 
+_MAX_LINKS: Final = 40
 _SYSTEM: Final = (b"/usr/lib/", b"/lib/", b"/usr/lib64/", b"/lib64/")
 
 
@@ -68,8 +71,15 @@ class Shown:
     in_place: list[bytes] = attrs.field(factory=list)
     """Trees that a local agent binds instead of copying: looked at again after the run."""
 
+    links: dict[bytes, bytes] = attrs.field(factory=dict)
+    """Absolute path to what the symbolic link there says."""
+
     def digest(self, path: bytes) -> Digest | None:
         """What was shown at this path, if it was a file."""
+        known = self._digest(path)
+        return self._digest(self.resolved(path)) if known is None else known
+
+    def _digest(self, path: bytes) -> Digest | None:
         known = self.files.get(path)
         if known is None:
             for tree in self.borrowed:
@@ -81,11 +91,49 @@ class Shown:
 
     def listing(self, path: bytes) -> frozenset[bytes] | None:
         """The names shown in this directory, if it was shown whole."""
+        known = self._listing(path)
+        return self._listing(self.resolved(path)) if known is None else known
+
+    def _listing(self, path: bytes) -> frozenset[bytes] | None:
         known = self.listings.get(path)
         if known is None:
             for tree in self.borrowed:
                 if path.startswith(tree.root):
                     return tree.directories.get(path)
+        return known
+
+    def resolved(self, path: bytes) -> bytes:
+        """Where the path led in the sandbox: `..` and links taken as they were shown, not as they
+        are now."""
+        todo = path.split(b"/")[::-1]
+        here = b""
+        followed = 0
+        while todo:
+            name = todo.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                here = here.rpartition(b"/")[0]
+                continue
+            child = here + b"/" + name
+            target = self._link(child)
+            if target is None or followed > _MAX_LINKS:
+                here = child
+                continue
+            followed += 1
+            if target.startswith(b"/"):
+                here = b""
+            todo.extend(target.split(b"/")[::-1])
+        return here or b"/"
+
+    def _link(self, path: bytes) -> bytes | None:
+        known = self.links.get(path)
+        if known is None:
+            for tree in self.borrowed:
+                if path.startswith(tree.root):
+                    known = tree.links.get(path)
+                    if known is not None:
+                        break
         return known
 
 
@@ -111,20 +159,27 @@ class Gatherer:
         inputs: dict[bytes, Input] = {}
         shown = Shown()
         sources = Sources()
-        trees = [self._package(plan)]
         out_dir = plan.env.get(b"OUT_DIR")
-        if out_dir is not None and os.path.isdir(out_dir):
-            trees.append(self._whole(out_dir))
-            shown.in_place.append(out_dir)
-        trees += [self._whole(path) for path in sorted(learned.trees)]
-        for tree in trees:
+
+        def show(tree: Tree) -> None:
             local = tree.root if plan.immutable or tree.root == out_dir else b""
             inputs[tree.root] = Input(tree.root, KIND_DIRECTORY, tree.digest, local=local)
             shown.files.update(tree.files)
             shown.listings.update(tree.directories)
             shown.hidden.update(tree.hidden)
+            shown.links.update(tree.links)
             sources.blobs.update(tree.blobs)
             sources.files.update((digest, path) for path, digest in tree.files.items())
+
+        show(self._package(plan))
+        if out_dir is not None and os.path.isdir(out_dir):
+            show(self._whole(out_dir))
+            shown.in_place.append(out_dir)
+        way = _Way(plan, inputs, shown)
+        for path in sorted(learned.trees):
+            real = way.to(path)
+            if real is not None:
+                show(self._whole(real))
         if plan.immutable:
             shown.in_place.append(plan.package_dir)
         for package_dir in self._closures.packages(plan.externs.closure):
@@ -135,16 +190,18 @@ class Gatherer:
                 )
                 shown.borrowed.append(tree)
                 sources.more.append(tree)
-        roots = tuple(tree.root + b"/" for tree in trees)
 
         def add(path: bytes) -> None:
-            if path in inputs or (path.startswith(roots) and path in shown.files):
+            if path in shown.files:
                 return
-            state = self._stats.digest(path)
+            real = way.to(path)
+            if real is None or real in shown.files:
+                return
+            state = self._stats.digest(real)
             if state is not None:
-                inputs[path] = Input(path, KIND_FILE, state.digest)
-                shown.files[path] = state.digest
-                sources.files[state.digest] = path
+                inputs[real] = Input(real, KIND_FILE, state.digest)
+                shown.files[real] = state.digest
+                sources.files[state.digest] = real
 
         for file in (*plan.externs.files, *plan.externs.macros):
             inputs[file.path] = Input(file.path, KIND_FILE, file.digest)
@@ -164,7 +221,10 @@ class Gatherer:
             add(path)
         for path in sorted(learned.files):
             add(path)
-        action = self._action(plan, learned, tuple(inputs.values()))
+        directories = self._directories(plan, learned)
+        for path in {os.path.dirname(file.path) for file in plan.externs.files} | directories:
+            way.to(path)
+        action = self._action(plan, learned, inputs, directories | way.directories)
         return Gathered(action, _action_key(plan, action), shown, sources, action.env)
 
     def unchanged(self, shown: Shown, *, isolated: bool) -> bool:
@@ -226,7 +286,25 @@ class Gatherer:
             found += libraries
         return found
 
-    def _action(self, plan: Plan, learned: Learned, inputs: tuple[Input, ...]) -> Action:
+    def _directories(self, plan: Plan, learned: Learned) -> set[bytes]:
+        """What must exist even if nothing is in it."""
+        directories = {plan.cwd, plan.out_dir, *learned.directories}
+        for search in plan.call.search_paths:
+            path = os.path.join(plan.cwd, search.path)
+            if os.path.isdir(path):
+                directories.add(path)
+        temporary = plan.env.get(b"CARGO_TARGET_TMPDIR")
+        if temporary:
+            directories.add(temporary)
+        return directories
+
+    def _action(
+        self,
+        plan: Plan,
+        learned: Learned,
+        inputs: dict[bytes, Input],
+        directories: set[bytes],
+    ) -> Action:
         call = plan.call
         toolchain = plan.platform.toolchain
         env = environ.select(
@@ -240,14 +318,6 @@ class Gatherer:
         argv = [driver, *call.args]
         if call.is_clippy:
             argv = [toolchain.clippy_driver or driver, driver, *call.args]
-        directories = {plan.cwd, plan.out_dir, *learned.directories}
-        for search in call.search_paths:
-            path = os.path.join(plan.cwd, search.path)
-            if os.path.isdir(path):
-                directories.add(path)
-        temporary = plan.env.get(b"CARGO_TARGET_TMPDIR")
-        if temporary:
-            directories.add(temporary)
         incremental = None
         if call.incremental is not None:
             path = os.path.join(plan.cwd, call.incremental)
@@ -259,7 +329,7 @@ class Gatherer:
             env=env,
             cwd=plan.cwd,
             out_dir=plan.out_dir,
-            inputs=(*plan.platform.inputs, *inputs),
+            inputs=(*plan.platform.inputs, *inputs.values()),
             directories=tuple(sorted(directories)),
             incremental=incremental,
             scan_for=plan.target_dir if plan.shareable else b"",
@@ -267,6 +337,35 @@ class Gatherer:
             quiet=plan.platform.quiet,
             priority=0 if call.links and not (call.is_build_script or call.is_proc_macro) else 1,
         )
+
+
+class _Way:
+    """Follows paths at home and has every link shown that is met on the way."""
+
+    def __init__(self, plan: Plan, inputs: dict[bytes, Input], shown: Shown) -> None:
+        self._system = tuple(path.rstrip(b"/") + b"/" for path in plan.platform.quiet)
+        self._inputs = inputs
+        self._shown = shown
+        self.directories: set[bytes] = set()
+        """Passed on the way to their `..`."""
+
+    def to(self, path: bytes) -> bytes | None:
+        """The physical place; None if there is nothing of an ordinary kind."""
+        try:
+            way = walk(path)
+        except OSError:
+            return None
+        for entry in way.entries:
+            place = entry.path
+            if entry.kind == "directory" and place != way.real:
+                self.directories.add(place)
+            if entry.kind != "symlink" or (place + b"/").startswith(self._system):
+                continue
+            folder, name = os.path.split(place)
+            if name not in (self._shown.listing(folder) or ()):
+                self._inputs[place] = Input(place, KIND_SYMLINK, EMPTY, target=entry.target)
+                self._shown.links[place] = entry.target
+        return way.real
 
 
 def _action_key(plan: Plan, action: Action) -> bytes:

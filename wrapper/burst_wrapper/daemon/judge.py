@@ -56,6 +56,15 @@ class Judge:
     programs: dict[bytes, None] = attrs.field(factory=dict)
     network: bool = False
     _judged: set[tuple[str, bytes, bool]] = attrs.field(factory=set)
+    _own: tuple[bytes, ...] = attrs.field(init=False)
+    """Where the run's own outputs lie, if a link leads there: the agent names them by the other
+    path and leaves those out."""
+
+    def __attrs_post_init__(self) -> None:
+        places = [self.plan.out_dir]
+        if self.plan.call.incremental is not None:
+            places.append(os.path.join(self.plan.cwd, self.plan.call.incremental))
+        self._own = tuple(os.path.realpath(place) + b"/" for place in places)
 
     def add(self, observation: Observation) -> None:
         self.seen = True
@@ -97,13 +106,13 @@ class Judge:
         )
         verdict.missing.env |= judged.missing
         if judged.refused:
-            name = os.fsdecode(sorted(judged.refused)[0])
+            name = os.fsdecode(min(judged.refused))
             verdict.home = f"the unit reads ${name}, which is not sent"
 
     def _judge_access(self, access: Access, verdict: Verdict) -> bool:
         """True if this access was like home's; else the verdict says what to do."""
         path = access.path
-        if path.startswith(_KERNEL) or self._is_search_folder(path):
+        if self._is_search_folder(path) or (path + b"/").startswith((*_KERNEL, *self._own)):
             return True
         if access.op in _WRITES:
             verdict.home = f"the unit writes {os.fsdecode(path)}"
@@ -137,7 +146,8 @@ class Judge:
             names = frozenset()
         if shown is not None and shown == names:
             return True
-        if path in self.shown.hidden or self._contains_outputs(path):
+        place = self.shown.resolved(path)
+        if place in self.shown.hidden or self._contains_outputs(place):
             verdict.home = f"the unit lists {os.fsdecode(path)}, of which only a part is sent"
             return False
         verdict.missing.trees.add(path)
@@ -167,10 +177,14 @@ class Judge:
                 entries.add((VARIABLE, name))
         externs = {file.path for file in (*plan.externs.files, *plan.externs.macros)}
         # The platform's digest covers its directories whole, and so what is absent there.
-        whole = (*_KERNEL, *(item.path + b"/" for item in plan.platform.inputs if item.local))
+        whole = (
+            *_KERNEL,
+            *self._own,
+            *(item.path + b"/" for item in plan.platform.inputs if item.local),
+        )
         for access in self.accesses.values():
             path = access.path
-            if path in externs or path.startswith(whole) or self._is_search_folder(path):
+            if path in externs or (path + b"/").startswith(whole) or self._is_search_folder(path):
                 continue
             if not access.found:
                 entries.add((ABSENT, path))

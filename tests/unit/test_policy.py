@@ -65,6 +65,11 @@ def test_ordinary_compiles_are_remote(more: list[bytes]) -> None:
     assert isinstance(decide(*LIB, *more), Remote)
 
 
+def test_targets_without_a_harness_are_remote() -> None:
+    """Cargo gives no crate type for a bench or test with `harness = false`."""
+    assert isinstance(decide(*BASE, b"--cfg", b"test"), Remote)
+
+
 @pytest.mark.parametrize(
     ("args", "expected"),
     [

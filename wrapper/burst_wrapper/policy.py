@@ -194,7 +194,9 @@ def _shape(call: RustcCall) -> Local | None:
         return Local(Reason.NO_OUT_DIR)
     if call.input is None:
         return Local(Reason.INPUT_COUNT, f"{len(call.inputs)} inputs")
-    if not call.crate_types and not call.is_test:
+    # Tests and benches with `harness = false` come from cargo as `--cfg test` without a type: bins,
+    # or what their source says; every such call is taken for one that links.
+    if not call.crate_types and not call.is_test and b"test" not in call.cfgs:
         return Local(Reason.NO_CRATE_TYPE)
     if call.output is not None:
         return Local(Reason.OUTPUT_ELSEWHERE, "-o " + _show(call.output))

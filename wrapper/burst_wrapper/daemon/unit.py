@@ -571,7 +571,7 @@ def _missing_text(missing: Learned) -> str:
 def _text_kind(call: RustcCall) -> str:
     if call.is_build_script:
         return "build script"
-    return ",".join(os.fsdecode(kind) for kind in call.crate_types)
+    return ",".join(os.fsdecode(kind) for kind in call.crate_types) or "bin"
 
 
 def _manifest(plan: Plan) -> tuple[tuple[str, str], ...]:

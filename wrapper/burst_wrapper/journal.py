@@ -39,7 +39,10 @@ class UnitRecord:
     rustc_ms: int = 0
 
     def to_json(self) -> str:
-        return json.dumps(attrs.asdict(self), ensure_ascii=True, separators=(",", ":"))
+        return json.dumps({name: getattr(self, name) for name in _NAMES}, separators=(",", ":"))
+
+
+_NAMES: Final = tuple(field.name for field in attrs.fields(UnitRecord))
 
 
 class Journal:

@@ -54,6 +54,7 @@ def run(args: Sequence[str]) -> int:
             return 1
         print("no build is recorded yet: RUSTC_WRAPPER=burst-rustc cargo build")
         return 1
+    _complete(known)
     build = known[options.build - 1]
     units = [u for u in build.units if options.crate in (None, u["crate"], _dashed(u["crate"]))]
     if options.json:
@@ -86,6 +87,18 @@ def _document(build: Build, units: list[dict[str, Any]], earlier: list[Build]) -
             for unit in units
         ],
     }
+
+
+def _complete(known: list[Build]) -> None:
+    """A manifest is written once per key: give it to every unit that has the key."""
+    by_key: dict[str, Any] = {}
+    for build in known:
+        for unit in build.units:
+            if unit.get("manifest"):
+                by_key.setdefault(unit["key"], unit["manifest"])
+    for build in known:
+        for unit in build.units:
+            unit["manifest"] = unit.get("manifest") or by_key.get(unit["key"], [])
 
 
 def _table(build: Build, units: list[dict[str, Any]]) -> None:

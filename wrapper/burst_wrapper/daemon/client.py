@@ -31,6 +31,7 @@ class Client:
         self._lines_shown: Counter[bytes] = Counter()
         self._lines_known: Counter[bytes] = Counter()
         self._transport = transport
+        self._waiting: list[bytes] = []
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -49,8 +50,17 @@ class Client:
         await self._writable.wait()
 
     def _send(self, tag: bytes, payload: bytes) -> None:
-        if self.listening and not self._transport.is_closing():
-            self._transport.write(tag + len(payload).to_bytes(4, "little") + payload)
+        if not self.listening:
+            return
+        if not self._waiting:
+            # One system call, and one wake-up of the wrapper, for all that is said in one go.
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(tag + len(payload).to_bytes(4, "little") + payload)
+
+    def _flush(self) -> None:
+        if self._waiting and not self._transport.is_closing():
+            self._transport.write(b"".join(self._waiting))
+        self._waiting.clear()
 
     def again(self) -> None:
         """The unit begins anew (another run, or a stored result): what it repeats was shown.
@@ -105,4 +115,5 @@ class Client:
     def _finish(self, tag: bytes, payload: bytes) -> None:
         self._send(tag, payload)
         self.answered = True
+        self._flush()
         self._transport.close()

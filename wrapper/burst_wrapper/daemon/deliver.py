@@ -18,7 +18,8 @@ from burst_wrapper.outputs import Placed, Placer, discard
 from burst_wrapper.rustc_json import relocate_artifact
 from burst_wrapper.statcache import StatCache
 
-_IN_THREAD_BYTES: Final = 256 * 1024
+_IN_THREAD_BYTES: Final = 2 * 1024 * 1024
+"""A copy of less is done before a thread would have woken up."""
 
 
 class Delivery:

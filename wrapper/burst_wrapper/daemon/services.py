@@ -39,6 +39,8 @@ class Services:
     journal: Journal
     lists: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
     """Encoded input lists by weak key, as last seen from an agent."""
+    explained: set[bytes] = attrs.field(factory=set)
+    """Weak keys whose manifest is in the journal."""
     _config: Config = attrs.field(factory=Config)
     _config_stamp: tuple[int, int] | None = None
 

@@ -541,11 +541,18 @@ class Unit:
                 received_bytes=self._received,
                 started_ms=self._started_ms,
                 key="" if plan is None else plan.weak_key.hex(),
-                manifest=() if plan is None else _manifest(plan),
+                manifest=() if plan is None else self._manifest_once(plan),
                 detail="" if call is None else os.fsdecode(call.extra_filename),
                 rustc_ms=rustc_ms,
             ),
         )
+
+    def _manifest_once(self, plan: Plan) -> tuple[tuple[str, str], ...]:
+        """Kilobytes per unit: written once per key, `explain` finds it again by the key."""
+        if plan.weak_key in self._services.explained:
+            return ()
+        self._services.explained.add(plan.weak_key)
+        return _manifest(plan)
 
     def _read_argfile(self, path: bytes) -> bytes:
         with open(os.path.join(self._request.cwd, path), "rb") as file:

@@ -2,9 +2,10 @@
 
 Cargo starts at most `-j` wrappers. A wrapper that waits for another machine uses no core here, so
 its token is given back to cargo's own jobserver and cargo starts the next unit. When the unit
-ends, cargo returns the token once more: that is our debt. It is paid by the next remote unit not
-donating, else by a read that never waits. A jobserver that cargo inherited from make is left alone:
-make counts its tokens.
+ends, cargo returns the token once more: that is our debt. The next remote unit takes it over
+instead of donating anew, else it is paid by a read that never waits. At every moment there are as
+many tokens too many as units in flight and debts together. A jobserver that cargo inherited from
+make is left alone: make counts its tokens.
 """
 
 from __future__ import annotations
@@ -62,15 +63,18 @@ class TokenPool:
     users: int = 0
 
     def donate(self) -> bool:
-        """Give one token back for a unit that starts elsewhere; False if it pays a debt instead."""
+        """A unit starts elsewhere: its token is given back; False if that cannot be done.
+
+        What is owed counts as given: the token that is one too many goes on as this unit's.
+        """
         self.settle()
         if self.debt > 0:
             self.debt -= 1
-            return False
-        try:
-            os.write(self.fd, b"|")
-        except OSError:
-            return False
+        else:
+            try:
+                os.write(self.fd, b"|")
+            except OSError:
+                return False
         self.donated += 1
         return True
 
@@ -104,6 +108,8 @@ class TokenPools:
 
     def __init__(self) -> None:
         self._pools: dict[tuple[int, int], TokenPool] = {}
+        self._debts: dict[tuple[int, int], int] = {}
+        """Of cargos that have no wrapper here just now."""
 
     def enter(
         self, caller: Caller, wrapper_pid: int, env: Mapping[bytes, bytes]
@@ -125,7 +131,7 @@ class TokenPools:
                 fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError:
                 return None
-            pool = TokenPool(fd)
+            pool = TokenPool(fd, self._debts.pop(key, 0))
             self._pools[key] = pool
         pool.users += 1
         return pool
@@ -135,5 +141,10 @@ class TokenPools:
         pool.users -= 1
         pool.settle()
         if pool.users <= 0:
-            self._pools.pop((caller.pid, caller.start_ticks), None)
+            key = (caller.pid, caller.start_ticks)
+            self._pools.pop(key, None)
             pool.close()
+            if pool.debt:
+                if len(self._debts) > 256:
+                    self._debts.clear()
+                self._debts[key] = pool.debt

@@ -6,8 +6,9 @@ Paths are part of artifacts, so both builds must have run at the same path:
 With incremental compilation rustc puts a random part into the names of object files, so rlibs and
 staticlibs differ between two plain builds, in the names of their members only. With split debug
 info besides, these names stand in what is linked: programs, shared libraries and .dwp files of
-incremental units differ then, their sizes do not. All else is equal (measured, rustc 1.95), and is
-compared. Only for builds that succeed: how far a failing one gets is a race.
+incremental units differ then, their sizes do not. Cargo's own `.d` file of a library of several
+kinds begins with one of them, at random. All else is equal (measured, rustc 1.95), and is compared.
+Only for builds that succeed: how far a failing one gets is a race.
 """
 
 import difflib
@@ -35,6 +36,8 @@ _LOCK = re.compile(r"\.cargo(-[a-z]+)*-lock$")
 _OBJECT = re.compile(r"^(?P<unit>[^.]+)\.(?P<cgu>.+)\.[0-9a-z]{7}\.rcgu\.(?P<kind>o|dwo)$")
 _CRATE = re.compile(r"^(?P<crate>.+?)(?:-[0-9a-f]{16})?(?P<suffix>\.[a-z.]+)?$")
 _SAME_EVEN_IF_INCREMENTAL = (".rmeta", ".d", ".rlib", ".a")
+# What cargo's own dep-info begins with: the last of the library's files, in a hash map's order.
+_KIND_OF_LIBRARY = re.compile(rb"^((?:\\ |[^ ])*/lib[^/ ]*)\.(?:rlib|so|a):")
 _AR = b"!<arch>\n"
 _TEXT_BYTES = 1 << 20
 _SHOWN_LINES = 12
@@ -132,7 +135,7 @@ def compare_targets(plain: Path, burst: Path, *, incremental: bool) -> list[Diff
         detail = _content(plain / path, burst / path, units)
         if detail:
             differences.append(Difference(path, "content", detail))
-    return differences + _links(both, ours, theirs)
+    return differences + _links(both, ours, theirs, incremental=incremental)
 
 
 def _absences(
@@ -215,8 +218,13 @@ def _links(
     both: Sequence[str],
     ours: Mapping[str, os.stat_result],
     theirs: Mapping[str, os.stat_result],
+    *,
+    incremental: bool,
 ) -> list[Difference]:
-    """Cargo uplifts by hard link; a link into a cache would let a later write change the cache."""
+    """Cargo uplifts by hard link; a link into a cache would let a later write change the cache.
+
+    rustc links metadata into the incremental folder, which lies elsewhere if it runs elsewhere.
+    """
     groups = [_link_groups(files) for files in (ours, theirs)]
     differences = []
     for path in both:
@@ -227,7 +235,7 @@ def _links(
             names = [", ".join(sorted(names)) or "nothing" for names in (one, other)]
             detail = f"linked with {names[0]}, became linked with {names[1]}"
             differences.append(Difference(path, "links", detail))
-        elif ours[path].st_nlink != theirs[path].st_nlink:
+        elif theirs[path].st_nlink not in {ours[path].st_nlink, len(one) + 1 if incremental else 0}:
             detail = f"{ours[path].st_nlink} hard links became {theirs[path].st_nlink}"
             differences.append(Difference(path, "links", detail))
     return differences
@@ -248,6 +256,10 @@ def _content(plain: Path, burst: Path, units: _Incremental | None) -> str:
     ours, theirs = plain.read_bytes(), burst.read_bytes()
     if ours == theirs:
         return ""
+    if plain.suffix == ".d" and plain.parent.name != "deps":
+        bare = [_KIND_OF_LIBRARY.sub(rb"\1:", file) for file in (ours, theirs)]
+        if bare[0] == bare[1]:
+            return ""
     sizes = f"{len(ours)} bytes became {len(theirs)}"
     if ours.startswith(_AR) and theirs.startswith(_AR):
         one_has, other_has = (Counter(_members(file, units)) for file in (ours, theirs))

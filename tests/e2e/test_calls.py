@@ -1,0 +1,408 @@
+"""Every kind of crate and of call, on small projects, by the embedded agent.
+
+Each build is compared with plain cargo's at the same path: all files below target/, the output,
+and that each is Fresh for the other; a third build comes from the store (see `builds.same_bits`).
+Everything runs under BURST_REQUIRE_REMOTE=1, and nothing but what a test names runs at home.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builds import (
+    assert_where,
+    at,
+    machine,
+    same_bits,
+    same_failure,
+    under_umask,
+    with_project,
+)
+from space import BURST_RUSTC, Space
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CALLS = {"CALLS_SET": "from the environment", "CALLS_EMPTY": ""}
+KINDS = {
+    ("generated", "lib"),
+    ("plain", "rlib"),
+    ("many", "lib,cdylib,staticlib"),
+    ("macros", "proc-macro"),
+    ("dynamic", "dylib"),
+    ("loader", "bin"),
+    ("native_sys", "lib"),
+    ("build_script_build", "build script"),
+    ("build_script_make", "build script"),
+    ("app", "lib"),
+    ("app", "bin"),
+    ("second", "bin"),
+}
+
+
+@pytest.fixture(scope="module")
+def home() -> None:
+    """Not a home per test: all tests of this module share one machine with one daemon."""
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Space]:
+    with machine() as space:
+        yield space
+
+
+@pytest.fixture(scope="module")
+def calls(shared: Space) -> Space:
+    """The workspace with every kind of crate; tests start from an empty target/."""
+    return with_project(shared, "calls")
+
+
+@pytest.fixture
+def empty(shared: Space, request: pytest.FixtureRequest) -> Space:
+    """A project folder of the test's own, on the shared machine."""
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    return at(shared, shared.folder / f"w-{name}")
+
+
+def package(name: str, more: str = "") -> str:
+    return f'[package]\nname = "{name}"\nversion = "0.1.0"\nedition = "2021"\n{more}'
+
+
+# -- the verbs ------------------------------------------------------------------------------------
+
+
+def test_build_of_every_kind_of_crate(calls: Space) -> None:
+    """All kinds of library, proc macro, programs, build scripts, C from a build script."""
+    same = same_bits(calls, "build", **CALLS)
+    kinds = {(unit["crate"], unit["kind"]) for unit in same.cold_units}
+    assert kinds == KINDS
+    said = calls.run(calls.project / "target/debug/second")
+    assert said.check().stdout.endswith("one two three\n")
+
+
+@pytest.mark.parametrize("verb", ["build", "check", "clippy"])
+def test_all_targets_incremental(calls: Space, verb: str) -> None:
+    """Cargo's default profile: what differs between two plain builds is let pass, no more."""
+    same_bits(calls, verb, "--all-targets", incremental=True, **CALLS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("build", "--all-targets"),
+        ("check", "--all-targets"),
+        ("clippy", "--all-targets"),
+        ("test", "--no-run"),
+        ("build", "--release"),
+        ("bench", "--no-run"),
+        ("build", "--target", "x86_64-unknown-linux-gnu"),
+        ("build", "-p", "dynamic"),
+        ("build", "--examples", "--no-default-features"),
+        ("rustc", "-p", "app", "--lib", "--", "--emit=asm,llvm-ir,mir"),
+        # One crate's documentation after the other: which comes last is seen in its files.
+        ("doc", "-p", "many"),
+    ],
+    ids=" ".join,
+)
+def test_verbs(calls: Space, arguments: tuple[str, ...]) -> None:
+    """The same files, the same words, Fresh; whatever the verb."""
+    same_bits(calls, *arguments, **CALLS)
+
+
+def test_a_program_under_test_finds_its_shared_libraries(calls: Space) -> None:
+    """`cargo test` and `cargo run` work on what was built remotely."""
+    calls.fresh_target()
+    calls.cargo("test", **CALLS).check()
+    said = calls.cargo("run", "-q", "--bin", "app", **CALLS).check()
+    assert 'Some("from the environment"), Some(""), None' in said.stdout
+    assert calls.cargo("run", "-q", "-p", "loader", **CALLS).check().stdout == "ONE!TWO!1.2.3-rc.4\n"
+
+
+def test_install_from_a_path(calls: Space) -> None:
+    """What is installed is what plain cargo installs."""
+    places = [calls.folder / "root", calls.project / "target"]
+    install = ("install", "--quiet", "--force", "--path", "loader", "--root", str(places[0]))
+    same_bits(calls, *install, folders=places, fresh=False, **CALLS)
+
+
+# -- profiles -------------------------------------------------------------------------------------
+
+PROFILES = [
+    {"LTO": "fat"},
+    {"LTO": "thin"},
+    {"LTO": "off", "CODEGEN_UNITS": "1"},
+    {"LTO": "fat", "PANIC": "abort", "STRIP": "symbols", "CODEGEN_UNITS": "1", "OPT_LEVEL": "s"},
+    {"PANIC": "abort"},
+    {"OPT_LEVEL": "z", "STRIP": "debuginfo", "DEBUG": "1"},
+    {"DEBUG": "0", "OPT_LEVEL": "1"},
+    {"DEBUG": "1", "OPT_LEVEL": "0", "SPLIT_DEBUGINFO": "off"},
+    {"DEBUG": "2", "OPT_LEVEL": "0", "SPLIT_DEBUGINFO": "packed"},
+    {"DEBUG": "2", "OPT_LEVEL": "0", "SPLIT_DEBUGINFO": "unpacked"},
+    {"DEBUG": "line-tables-only", "SPLIT_DEBUGINFO": "unpacked", "LTO": "thin"},
+    {"RPATH": "true", "OVERFLOW_CHECKS": "true", "DEBUG_ASSERTIONS": "true"},
+]
+
+
+@pytest.mark.parametrize(
+    "profile", PROFILES, ids=lambda p: " ".join(f"{k.lower()}={v}" for k, v in p.items())
+)
+def test_profiles(calls: Space, profile: dict[str, str]) -> None:
+    """Every profile setting that changes what rustc or the linker writes."""
+    env = {f"CARGO_PROFILE_RELEASE_{name}": value for name, value in profile.items()}
+    same_bits(calls, "build", "--release", "-p", "app", **CALLS, **env)
+
+
+@pytest.mark.parametrize("split", ["packed", "unpacked"])
+def test_split_debug_info_of_incremental_units(calls: Space, split: str) -> None:
+    """Object files with random names beside the artifacts."""
+    env = {"CARGO_PROFILE_DEV_SPLIT_DEBUGINFO": split}
+    same_bits(calls, "build", "-p", "app", incremental=True, **CALLS, **env)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "-C prefer-dynamic",
+        "-C link-arg=-Wl,--build-id=sha1 -C target-cpu=x86-64-v2",
+        "-C relocation-model=static -C save-temps",
+        "--cfg special --remap-path-prefix=/var=/somewhere -C force-frame-pointers=yes",
+        "-C symbol-mangling-version=v0 -C instrument-coverage",
+        "-C linker=/usr/bin/cc -C link-arg=-fuse-ld=bfd",
+    ],
+)
+def test_flags(calls: Space, flags: str) -> None:
+    """RUSTFLAGS that change artifacts."""
+    same_bits(calls, "build", "-p", "loader", "-p", "many", RUSTFLAGS=flags, **CALLS)
+
+
+# -- how the wrapper is called --------------------------------------------------------------------
+
+
+def test_a_command_line_of_more_than_the_kernel_takes(empty: Space) -> None:
+    """Cargo then calls rustc with an argument file; here one argument has 200 kB."""
+    features = "\n".join(f"a-feature-with-a-long-name-{n} = []" for n in range(5000))
+    empty.write(
+        {
+            "Cargo.toml": package("long", f"[features]\n{features}\n"),
+            "src/lib.rs": "pub fn f() {}\n",
+            "src/main.rs": "fn main() { long::f() }\n",
+        }
+    )
+    same_bits(empty, "build")
+
+
+def wrappers(space: Space) -> tuple[Path, Path]:
+    """Two wrappers at one path (it is in cargo's hashes): one that does nothing, burst."""
+    plain, burst = space.folder / "nothing", space.folder / "wrap"
+    plain.write_text('#!/bin/sh\nexec "$@"\n')
+    plain.chmod(0o755)
+    return plain, burst
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["alone", "with RUSTC_WRAPPER"])
+@pytest.mark.parametrize("verb", ["build", "check"])
+def test_as_workspace_wrapper(calls: Space, verb: str, both: bool) -> None:
+    """RUSTC_WORKSPACE_WRAPPER is for the workspace's own crates; its path is in file names."""
+    wrapper = calls.folder / "workspace-wrapper"
+    nothing = calls.folder / "nothing"
+    nothing.write_text('#!/bin/sh\nexec "$@"\n')
+    nothing.chmod(0o755)
+
+    def run(*argv: str | Path, **env: str) -> object:
+        wrapper.unlink(missing_ok=True)
+        wrapper.symlink_to(BURST_RUSTC if "BURST_REQUIRE_REMOTE" in env else nothing)
+        return calls.run(*argv, **env)
+
+    burst = {"RUSTC_WRAPPER": str(BURST_RUSTC)} if both else {}
+    env = {"RUSTC_WORKSPACE_WRAPPER": str(wrapper), **CALLS}
+    same_bits(calls, verb, run=run, burst=burst, **env)
+
+
+def test_workspace_wrapper_leaves_other_packages_alone(shared: Space, empty: Space) -> None:
+    """With RUSTC_WORKSPACE_WRAPPER alone cargo calls us for the workspace only."""
+    with_project(shared, "macros", empty.project)
+    empty.run("cargo", "check", RUSTC_WORKSPACE_WRAPPER=str(BURST_RUSTC)).check()
+    assert set(empty.where()) == {"macros bin"}
+    assert_where(empty, empty.units(), {})
+
+
+# -- where projects lie ---------------------------------------------------------------------------
+
+
+def test_target_folder_elsewhere(calls: Space) -> None:
+    """CARGO_TARGET_DIR outside of the project."""
+    target = calls.folder / "elsewhere" / "t"
+    same_bits(calls, "build", folders=[target], CARGO_TARGET_DIR=str(target), **CALLS)
+
+
+def test_build_folder_besides_target_folder(calls: Space) -> None:
+    """`build.build-dir`: intermediate files in one folder, final ones in another."""
+    build = calls.folder / "intermediate"
+    folders = [build, calls.project / "target"]
+    same_bits(calls, "build", folders=folders, CARGO_BUILD_BUILD_DIR=str(build), **CALLS)
+
+
+@pytest.mark.parametrize("name", ["with some spaces", "mit Ümläuten und 漢字", "a=b,c:d'e\"f$g"])
+def test_strange_paths(shared: Space, name: str) -> None:
+    """Spaces, letters beyond ASCII, what shells and makefiles have a meaning for."""
+    space = with_project(shared, "calls", shared.folder / "strange" / name)
+    # Native search paths and LD_LIBRARY_PATH cannot hold a colon: only what plain cargo can do.
+    arguments = ("build", "-p", "many") if ":" in name else ("build",)
+    same_bits(space, *arguments, **CALLS)
+
+
+@pytest.mark.parametrize("parent", ["/tmp", "/dev/shm", "/usr/src", "/opt", "/root"])
+def test_projects_in_unusual_places(shared: Space, parent: str) -> None:
+    """Where the sandbox has folders of its own, and among the system's files."""
+    if not os.access(parent, os.W_OK):
+        pytest.skip(f"{parent} is not ours")
+    with tempfile.TemporaryDirectory(prefix="burst-test-", dir=parent) as folder:
+        space = with_project(shared, "calls", Path(folder, "p"))
+        same_bits(space, "build", **CALLS)
+
+
+@pytest.mark.parametrize("umask", ["077", "002", "000"])
+def test_umask(calls: Space, umask: str) -> None:
+    """Modes follow the caller's umask, from the store too."""
+    run = under_umask(calls, umask)
+    same_bits(calls, "build", "-p", "app", run=run, **CALLS)
+
+
+def test_a_project_reached_through_a_link(calls: Space) -> None:
+    """A symbolic link in the path of the project stays in the artifacts as plain cargo has it."""
+    link = calls.folder / "link"
+    link.symlink_to(calls.project)
+    space = at(calls, link)
+    same_bits(space, "build", **CALLS)
+
+
+# -- where packages come from ---------------------------------------------------------------------
+
+
+def test_git_dependency(empty: Space) -> None:
+    """A package from a git repository, with a workspace of its own around it."""
+    upstream = empty.folder / "upstream"
+    files = {
+        "Cargo.toml": '[workspace]\nmembers = ["inner"]\n[workspace.package]\nversion = "3.2.1"\n',
+        "inner/Cargo.toml": '[package]\nname = "inner"\nversion.workspace = true\nedition = "2021"\n',
+        "inner/src/lib.rs": 'pub const TEXT: &str = include_str!("../../text.txt");\n',
+        "text.txt": "from git\n",
+    }
+    for name, text in files.items():
+        path = upstream / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    git = ("git", "-C", str(upstream), "-c", "user.name=t", "-c", "user.email=t@example.org")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
+        subprocess.run([*git, *command], check=True)
+    dependency = f'[dependencies]\ninner = {{ git = "file://{upstream}" }}\n'
+    empty.write(
+        {
+            "Cargo.toml": package("outer", dependency),
+            "src/main.rs": 'fn main() { println!("{}", inner::TEXT) }\n',
+        }
+    )
+    cargo_home = str(empty.home / ".cargo")
+    empty.run("cargo", "fetch", CARGO_HOME=cargo_home).check()
+    same_bits(empty, "build", CARGO_HOME=cargo_home)
+
+
+def test_vendored_dependencies(shared: Space, empty: Space) -> None:
+    """`cargo vendor`: registry packages as folders of the project."""
+    with_project(shared, "macros", empty.project)
+    # Two packages are enough: a proc macro with its dependencies.
+    shutil.rmtree(empty.project / "src")
+    manifest = package("vendored", '[dependencies]\nthiserror = "2"\n')
+    empty.write(
+        {
+            "Cargo.toml": manifest,
+            "src/main.rs": "#[derive(Debug, thiserror::Error)]\n"
+            '#[error("none")]\nstruct None;\nfn main() { println!("{}", None) }\n',
+        }
+    )
+    empty.run("cargo", "update", "--offline", "--workspace").check()
+    configuration = empty.run("cargo", "vendor", "--offline", "vendor").check().stdout
+    empty.write({".cargo/config.toml": configuration})
+    same_bits(empty, "build")
+
+
+# -- toolchains -----------------------------------------------------------------------------------
+
+
+def test_nightly(calls: Space) -> None:
+    """Another toolchain, with unstable flags."""
+    nightly = {"RUSTUP_TOOLCHAIN": "nightly"}
+    if calls.run("rustc", "--version", **nightly).status != 0:
+        pytest.skip("no nightly toolchain")
+    probe = calls.run("rustc", "--version", **nightly).stdout
+    assert "nightly" in probe
+    same_bits(calls, "build", RUSTFLAGS="-Z location-detail=none", **nightly, **CALLS)
+
+
+# -- what is said ---------------------------------------------------------------------------------
+
+FORMATS = [
+    "human",
+    "short",
+    "json",
+    "json-diagnostic-short",
+    "json-diagnostic-rendered-ansi",
+    "json-diagnostic-short,json-diagnostic-rendered-ansi",
+    "json-render-diagnostics",
+]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_warnings_in_every_message_format(calls: Space, form: str) -> None:
+    """Byte for byte, from the store too; here of units that run one after the other."""
+    arguments = ("clippy", "-p", "app", "--bins", "--message-format", form)
+    same_bits(calls, *arguments, fresh=False, **CALLS)
+
+
+@pytest.mark.parametrize("color", ["always", "never"])
+def test_warnings_in_colour(calls: Space, color: str) -> None:
+    """Escape sequences are rustc's own."""
+    same_bits(calls, "check", "-p", "app", "--color", color, fresh=False, **CALLS)
+
+
+ERRORS = {
+    "type": "fn main() { let x: u32 = \"text\"; }\n",
+    "syntax": "fn main() { let = ; }\n",
+    "unresolved import": "use nothing::here;\nfn main() {}\n",
+    "missing module": "mod nowhere;\nfn main() {}\n",
+    "missing crate": "extern crate nowhere;\nfn main() {}\n",
+    "unset variable": 'fn main() { println!("{}", env!("NOT_SET_ANYWHERE")) }\n',
+    "compile_error": 'compile_error!("by hand");\nfn main() {}\n',
+    "missing file": 'fn main() { println!("{}", include_str!("nowhere.txt")) }\n',
+    "feature": "#![feature(never_type)]\nfn main() {}\n",
+    "denied lint": "#![deny(unused_variables)]\nfn main() { let x = 1; }\n",
+    "borrow": "fn main() { let s = String::new(); drop(s); println!(\"{s}\"); }\n",
+    "constant": "const X: u32 = 1 / 0;\nfn main() { println!(\"{X}\") }\n",
+    "undefined symbol": 'extern "C" { fn nowhere(); }\nfn main() { unsafe { nowhere() } }\n',
+    "missing library": '#[link(name = "nowhere")]\nextern "C" {}\nfn main() {}\n',
+}
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+@pytest.mark.parametrize("what", ERRORS)
+def test_errors(empty: Space, what: str, form: str) -> None:
+    """A compile error is rustc's own, once, with its exit code."""
+    empty.write({"Cargo.toml": package("wrong"), "src/main.rs": ERRORS[what]})
+    same_failure(empty, "build", "--message-format", form)
+
+
+def test_an_error_of_one_crate_among_others(calls: Space) -> None:
+    """With --keep-going the others are built; the error is shown once."""
+    broken = calls.project / "plain" / "src" / "lib.rs"
+    text = broken.read_text()
+    broken.write_text(text + "pub fn wrong() -> u32 { 1.5 }\n")
+    try:
+        same_failure(calls, "build", "--keep-going", exact=False, **CALLS)
+    finally:
+        broken.write_text(text)

@@ -1,0 +1,5 @@
+//! Shows the table.
+
+fn main() {
+    println!("{:?}", generated::table::SQUARES);
+}

@@ -1,0 +1,5 @@
+//! The other program.
+
+fn main() {
+    println!("{} {}", app::all().len(), plain::WORDS.trim());
+}

@@ -1,0 +1,5 @@
+//! Says what the dylib says.
+
+fn main() {
+    println!("{}", dynamic::loud(&["one", "two"]));
+}

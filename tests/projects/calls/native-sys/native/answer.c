@@ -1,0 +1,1 @@
+int calls_answer(void) { return 42; }

@@ -1,0 +1,3 @@
+#include <ctype.h>
+
+int calls_shout(int letter) { return toupper(letter); }

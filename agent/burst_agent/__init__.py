@@ -1,1 +1,1 @@
-"""The agent: runs rustc actions in a sandbox and keeps the store. Imports nothing of the wrapper."""
+"""The agent: runs rustc actions in a sandbox, keeps the store. Imports nothing of the wrapper."""

@@ -166,7 +166,7 @@ class Execution:
             # By the clock that file systems use, which is behind the other one.
             not_before_ns=0 if isolated else os.stat(scratch).st_mtime_ns,
         )
-        return _Prepared(launch, collector, Reporter(action), log_path, lease)
+        return _Prepared(launch, collector, Reporter(action, isolated), log_path, lease)
 
     def _open_log(
         self, scratch: bytes, stack: contextlib.ExitStack

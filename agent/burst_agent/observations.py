@@ -41,6 +41,8 @@ class Reporter:
     """Turns growing prefixes of one run's log into Observations of what was not yet reported."""
 
     action: Action
+    isolated: bool = True
+    """Without a sandbox /tmp is everybody's: only what the run made there is its own."""
     private: tuple[bytes, ...] = ()
     """More prefixes that the sandbox alone has."""
     _accesses: set[Access] = attrs.field(factory=set, init=False)
@@ -93,7 +95,9 @@ class Reporter:
         own_tmp = {
             _top(access.path)
             for access in seen.accesses
-            if not access.absent and access.path.startswith(b"/tmp/")
+            if not access.absent
+            and access.path.startswith(b"/tmp/")
+            and (self.isolated or access.op is Op.CHANGE)
         }
         own_tmp -= self._kept_tmp
         own_tmp.add(b"/tmp")

@@ -237,8 +237,13 @@ class Agent:
         return path
 
     async def _lookup(self, message: m.Lookup) -> None:
-        answer = await asyncio.to_thread(self._look_up, message)
-        self._hits += isinstance(answer, m.Hit)
+        # 0.1 ms of small files: less than a thread costs.
+        answer = self._look_up(message)
+        if isinstance(answer, m.Hit):
+            self._hits += 1
+            if message.push:
+                for digest in dict.fromkeys(answer.result.digests()):
+                    self._send_blob(message.id, digest)
         self._outbox.send(answer)
 
     def _look_up(self, message: m.Lookup) -> m.Hit | m.Lists:

@@ -28,7 +28,8 @@
     └── ExecutionProblem            the run itself, not the user's code
         ├── RustcKilled             rustc died by a signal                       (35)
         ├── LimitExceeded           time, memory or output limit                 (36)
-        └── Cancelled               nobody wants the result any more             (37)
+        ├── Cancelled               nobody wants the result any more             (37)
+        └── AgentBug                the agent failed in a way it should not      (38)
 
 Facts live on the classes (borg's habit): the docstring is the message template, `code` the stable
 name that `explain` counts, `exit_code` the status of our own commands, `fallback` whether a unit
@@ -253,3 +254,11 @@ class Cancelled(ExecutionProblem):
     exit_code = 37
     code = "cancelled"
     hint = ""
+
+
+class AgentBug(ExecutionProblem):
+    """the agent failed: {detail}"""
+
+    exit_code = 38
+    code = "agent-bug"
+    hint = "this is a bug in burst; agent.log in its store has the details"

@@ -87,6 +87,8 @@ class Lookup:
     id: int = field(INT)
     weak_key: bytes = field(KEY)
     strong_keys: tuple[bytes, ...] = field(many(KEY))
+    push: bool = field(BOOL, default=False)
+    """Send the blobs of a hit right away, before the Hit (agents on other machines)."""
 
 
 @attrs.frozen

@@ -18,7 +18,7 @@ from burst_protocol import errors
 from burst_protocol import messages as m
 from burst_protocol.action import ActionResult, OutputFile
 from burst_protocol.digest import Digest
-from burst_protocol.errors import BurstError, LinkLost, RustcKilled
+from burst_protocol.errors import AgentBug, BurstError, LinkLost, RustcKilled
 from burst_wrapper import depinfo
 from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.deliver import Delivery
@@ -71,7 +71,7 @@ _BY_CODE: Final = {
 
 def error_of(failed: m.Failed, host: str) -> BurstError:
     """The agent's failure as an exception of the tree."""
-    cls = _BY_CODE.get(failed.code, BurstError)
+    cls = _BY_CODE.get(failed.code, AgentBug)
     return cls(failed.detail, host=host, path="")
 
 

@@ -123,7 +123,7 @@ class AgentLink:
             self.fail(LinkLost(f"{type(error).__name__}: {error}", host=self.name))
 
     async def _watch(self) -> None:
-        """Silence is as bad as an end: pings go out, and nothing back means the link is given up."""
+        """Silence is as bad as an end: pings go out; nothing back means the link is given up."""
         interval_s = min(5.0, self._silence_s / 3)
         while True:
             await asyncio.sleep(interval_s)
@@ -175,14 +175,22 @@ class AgentLink:
 
     async def ask(self, message: Message) -> Message:
         """One request, one answer."""
+        future, _ = self.begin(message)
+        return await future
+
+    def begin(self, message: Message) -> tuple[asyncio.Future[Message], int]:
+        """Send a request now: what will be its answer, and the bytes it took on the wire."""
         identity: int = message.id  # type: ignore[union-attr]
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[identity] = future
+        future.add_done_callback(lambda _: self._answers.pop(identity, None))
+        before = self.sent_bytes
         try:
             self.send(message)
-            return await future
-        finally:
-            self._answers.pop(identity, None)
+        except BurstError:
+            future.cancel()
+            raise
+        return future, self.sent_bytes - before
 
     def open_stream(self, identity: int) -> asyncio.Queue[Message | None]:
         """All messages with this id go to the queue; None when the link is over."""

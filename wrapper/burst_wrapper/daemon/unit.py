@@ -241,11 +241,15 @@ class Unit:
         tried = -1
         try:
             while True:
-                before = link.sent_bytes
-                question = m.Lookup(link.new_id(), plan.weak_key, self._strong_keys())
-                answer = await link.ask(question)
-                if not executor.local:
-                    self._sent += link.sent_bytes - before
+                question = m.Lookup(
+                    link.new_id(), plan.weak_key, self._strong_keys(), push=not executor.local
+                )
+                future, sent_bytes = link.begin(question)
+                answer = await future
+                if executor.spool is not None:
+                    self._sent += sent_bytes
+                    self._received += executor.received(question.id)
+                    executor.spool.forget(question.id)
                 if isinstance(answer, m.Hit):
                     return await self._hit_on(executor, home, answer)
                 if not isinstance(answer, m.Lists) or not self._learn_lists(answer.lists):
@@ -365,6 +369,9 @@ class Unit:
         assert spool is not None
         fetched: list[Digest] = []
         for digest in dict.fromkeys(digests):
+            if spool.has(digest):
+                fetched.append(digest)
+                continue
             identity = executor.link.new_id()
             queue = executor.link.open_stream(identity)
             try:

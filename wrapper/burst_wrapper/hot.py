@@ -59,6 +59,10 @@ class _Local(Exception):
     """The daemon decided that the compiler runs here; not a failure."""
 
 
+class _Refused(Exception):
+    """The daemon says that this unit must fail; the argument is the text to show."""
+
+
 class _Lost(_Unavailable):
     """The daemon left before its first frame: it was just ending, another one may be started."""
 
@@ -97,6 +101,8 @@ def _run(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
         _ask(argv, environ)
     except _Local:
         _compile(argv, environ)
+    except _Refused as problem:
+        _refuse(argv, problem.args[0])
     except _Unavailable as problem:
         reason = str(problem)
     except Exception as problem:  # our failure must never become the user's
@@ -109,9 +115,24 @@ def _run(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
             f"error: remote execution was required, but {reason}\n"
             "hint: unset BURST_REQUIRE_REMOTE to compile at home instead\n"
         )
-        _write(2, text.encode("utf-8", "surrogateescape"))
-        posix._exit(1)
+        _refuse(argv, text.encode("utf-8", "surrogateescape"))
     _compile(argv, environ)
+
+
+def _refuse(argv: list[bytes], text: bytes) -> "NoReturn":
+    """Fail the unit with our own `error: ...` and `hint: ...` lines.
+
+    To cargo they are one of rustc's messages: after any other text it would go on with our whole
+    command line, and an editor would not see the error at all.
+    """
+    if b"--error-format=json" in argv:
+        message = _json(text.partition(b"\n")[0].removeprefix(b"error: "))
+        text = (
+            b'{"$message_type":"diagnostic","message":%b,"code":null,"level":"error","spans":[],'
+            b'"children":[],"rendered":%b}\n'
+        ) % (message, _json(text))
+    _write(2, text)
+    posix._exit(1)
 
 
 def _count(argv: list[bytes], environ: dict[bytes, bytes], reason: str, *, required: bool) -> None:
@@ -175,7 +196,9 @@ def _make_folders(path: bytes) -> None:
 
 
 def _json(text: bytes) -> bytes:
-    quoted = text.decode("utf-8", "replace").replace("\\", "\\\\").replace('"', '\\"')
+    quoted = text.decode("utf-8", "replace")
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n")):
+        quoted = quoted.replace(plain, escaped)
     return b'"%b"' % "".join([max(c, " ") for c in quoted]).encode()
 
 
@@ -609,8 +632,7 @@ def _obey(tag: bytes, payload: bytes) -> None:
         _take_token(payload)
         raise _Local
     elif tag == b"F":
-        _write(2, payload)
-        posix._exit(1)
+        raise _Refused(payload)
     elif tag == b"A":
         posix._exit(EXIT_INTERRUPTED)
     elif tag != b"H":

@@ -531,7 +531,19 @@ def _ask(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
         except _Lost:
             connection.close()
     connection = _connect_or_start(path, environ, silence_s)
-    _relay(connection, request, silence_s, path + b".lock")
+    try:
+        _relay(connection, request, silence_s, path + b".lock")
+    except _Lost as problem:
+        raise _Unavailable(_why_not_started(path) or str(problem)) from None
+
+
+def _why_not_started(path: bytes) -> str:
+    """What a daemon that could not start left behind to say; empty if it did not."""
+    try:
+        why = _read(path + b".error").decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return f"the daemon does not start: {why}"
 
 
 def _request(argv: list[bytes], environ: dict[bytes, bytes]) -> bytes:
@@ -697,7 +709,7 @@ def _connect_or_start(
         posix.lockf(lock, posix.F_LOCK, 0)
         connection = _connect(path, silence_s)
         if connection is None:
-            _count_start(lock)
+            _count_start(lock, path)
             _start(path, environ)
             connection = _connect(path, silence_s)
         if connection is None:
@@ -708,7 +720,7 @@ def _connect_or_start(
         posix.close(lock)
 
 
-def _count_start(lock: int) -> None:
+def _count_start(lock: int, path: bytes) -> None:
     """Give up for a while after daemons that ended without a first answer.
 
     The lock file holds their number and the time of the last start (seconds since boot).
@@ -723,7 +735,7 @@ def _count_start(lock: int) -> None:
         count = 0
     if count >= MAX_START_FAILURES:
         message = "the daemon does not start"
-        raise _Unavailable(message)
+        raise _Unavailable(_why_not_started(path) or message)
     posix.ftruncate(lock, 0)
     posix.pwrite(lock, b"%d %.2f" % (count + 1, now_s), 0)
 

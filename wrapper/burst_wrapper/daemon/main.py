@@ -30,21 +30,30 @@ def main() -> int:
     environ = dict(os.environb)
     state_dir = paths.state_dir(environ)
     cache_dir = paths.cache_dir(environ)
-    for folder in (state_dir, cache_dir):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    _log_to(os.path.join(state_dir, b"daemon.log"))
+    note = paths.socket_path(environ) + b".error"
     listener = socket.socket(fileno=arguments.fd)
     listener.setblocking(False)
     try:
-        asyncio.run(_serve(listener, cache_dir, state_dir))
+        for folder in (state_dir, cache_dir):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        _log_to(os.path.join(state_dir, b"daemon.log"))
+        services = Services.create(cache_dir, state_dir)
+    except OSError as error:
+        # A full disk, a file where a folder should be: the wrapper that waits can say so.
+        with contextlib.suppress(OSError), open(note, "w") as file:
+            file.write(str(error))
+        return 1
+    with contextlib.suppress(OSError):
+        os.unlink(note)
+    try:
+        asyncio.run(_serve(services, listener, state_dir))
     except Exception:
         logging.getLogger("burst").exception("the daemon ended")
         return 70
     return 0
 
 
-async def _serve(listener: socket.socket, cache_dir: bytes, state_dir: bytes) -> None:
-    services = Services.create(cache_dir, state_dir)
+async def _serve(services: Services, listener: socket.socket, state_dir: bytes) -> None:
     idle_exit_s = 3600.0
     with contextlib.suppress(ConfigError):
         config = services.config()

@@ -301,6 +301,13 @@ class CargoAndDaemon(RuleBasedStateMachine):
         """However it went: when all is over the count is what it was."""
         if self.read_fd < 0:
             return
+        try:
+            self.finish()
+        finally:
+            for fd in {self.read_fd, self.write_fd}:
+                os.close(fd)
+
+    def finish(self) -> None:
         while self.units or self.ended:
             for unit in list(self.units):
                 if unit.reads and self.take():
@@ -320,8 +327,6 @@ class CargoAndDaemon(RuleBasedStateMachine):
         assert last.debt == 0
         assert tokens_in(self.read_fd) == self.jobs - 1
         self.pools.leave(CARGO, last)
-        for fd in {self.read_fd, self.write_fd}:
-            os.close(fd)
 
 
 BRIEFLY = settings(max_examples=80, stateful_step_count=40, deadline=None)

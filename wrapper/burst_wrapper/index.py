@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from typing import Final
+import threading
+from typing import Any, Final
+
+from burst_protocol.digest import HASH_BYTES
 
 _SCHEMA: Final = """
 create table if not exists files(
@@ -23,67 +26,96 @@ create table if not exists facts(
 _FORMAT: Final = 3
 
 
+_INTEGER_LIMIT: Final = 2**63
+
+Row = tuple[int, int, int, int, bytes]
+"""inode, size, mtime_ns, ctime_ns, hash"""
+
+
 class Index:
     """Key-value facts and file digests, written behind."""
 
     def __init__(self, path: bytes) -> None:
         self._path = path
-        self._files: dict[bytes, tuple[int, int, int, int, bytes]] = {}
+        self._files: dict[bytes, Row] = {}
         self._facts: dict[tuple[str, bytes], bytes] = {}
+        self._lock = threading.Lock()
+        """Digests are looked up by the threads that scan directories."""
         self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-        for attempt in (1, 2):
+        """The file, or a new one in place of a damaged one, or memory if the disk has no room."""
+        for _ in range(2):
+            db: sqlite3.Connection | None = None
             try:
-                db = sqlite3.connect(os.fsdecode(self._path), timeout=5, isolation_level=None)
+                os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+                db = sqlite3.connect(
+                    os.fsdecode(self._path),
+                    timeout=5,
+                    isolation_level=None,
+                    check_same_thread=False,  # `_lock` sees to it
+                )
                 db.execute("pragma journal_mode=wal")
                 db.execute("pragma synchronous=off")
                 if db.execute("pragma user_version").fetchone()[0] not in (0, _FORMAT):
-                    db.close()
                     raise sqlite3.DatabaseError("another format")
                 db.executescript(_SCHEMA)
                 db.execute(f"pragma user_version={_FORMAT}")
-            except sqlite3.DatabaseError:
-                if attempt == 2:
+            except (sqlite3.Error, OSError) as error:
+                if db is not None:
+                    db.close()
+                if not _is_damage(error):
                     break
-                for suffix in (b"", b"-wal", b"-shm"):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(self._path + suffix)
+                self._remove()
             else:
                 return db
         # A disk that cannot hold an index must not stop a build: remember in memory only.
-        db = sqlite3.connect(":memory:", isolation_level=None)
+        db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         db.executescript(_SCHEMA)
         return db
 
-    def file(self, path: bytes) -> tuple[int, int, int, int, bytes] | None:
-        """(inode, size, mtime_ns, ctime_ns, hash) as last remembered."""
+    def _remove(self) -> None:
+        for suffix in (b"", b"-wal", b"-shm"):
+            with contextlib.suppress(OSError):
+                os.unlink(self._path + suffix)
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        """What is damaged in the middle shows only when that page is read: begin anew."""
+        if _is_damage(error):
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._remove()
+            self._db = self._open()
+
+    def file(self, path: bytes) -> Row | None:
+        """What was last remembered."""
         known = self._files.get(path)
         if known is not None:
             return known
-        try:
-            row = self._db.execute(
-                "select ino, size, mtime, ctime, hash from files where path=?", (path,)
-            ).fetchone()
-        except sqlite3.Error:
+        row = self._one("select ino, size, mtime, ctime, hash from files where path=?", (path,))
+        if row is None or not _is_row(row):
             return None
-        return None if row is None else (row[0], row[1], row[2], row[3], bytes(row[4]))
+        return (row[0] % 2**64, row[1], row[2], row[3], row[4])
 
-    def put_file(self, path: bytes, row: tuple[int, int, int, int, bytes]) -> None:
-        self._files[path] = row
+    def put_file(self, path: bytes, row: Row) -> None:
+        if max(row[1], row[2], row[3]) < _INTEGER_LIMIT:  # later than the year 2262
+            self._files[path] = row
 
     def fact(self, kind: str, key: bytes) -> bytes | None:
         known = self._facts.get((kind, key))
         if known is not None:
             return known
-        try:
-            row = self._db.execute(
-                "select value from facts where kind=? and key=?", (kind, key)
-            ).fetchone()
-        except sqlite3.Error:
-            return None
-        return None if row is None else bytes(row[0])
+        row = self._one("select value from facts where kind=? and key=?", (kind, key))
+        return row[0] if row is not None and isinstance(row[0], bytes) else None
+
+    def _one(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        with self._lock:
+            try:
+                row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
+            except sqlite3.Error as error:
+                self._failed(error)
+                return None
+        return row
 
     def put_fact(self, kind: str, key: bytes, value: bytes) -> None:
         self._facts[kind, key] = value
@@ -98,21 +130,45 @@ class Index:
             return
         files, self._files = self._files, {}
         facts, self._facts = self._facts, {}
+        with self._lock:
+            self._write(files, facts, now_s)
+
+    def _write(
+        self, files: dict[bytes, Row], facts: dict[tuple[str, bytes], bytes], now_s: int
+    ) -> None:
         try:
             self._db.execute("begin")
             self._db.executemany(
                 "insert or replace into files values(?,?,?,?,?,?)",
-                [(path, *row) for path, row in files.items()],
+                [(path, _signed(row[0]), *row[1:]) for path, row in files.items()],
             )
             self._db.executemany(
                 "insert or replace into facts values(?,?,?,?)",
                 [(kind, key, value, now_s) for (kind, key), value in facts.items()],
             )
             self._db.execute("commit")
-        except sqlite3.Error:
+        except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("rollback")
+            self._failed(error)
 
     def close(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
+        with self._lock, contextlib.suppress(sqlite3.Error):
             self._db.close()
+
+
+def _is_row(row: tuple[Any, ...]) -> bool:
+    """A damaged page may hold anything that SQLite can read."""
+    return all(type(number) is int for number in row[:4]) and (
+        isinstance(row[4], bytes) and len(row[4]) == HASH_BYTES
+    )
+
+
+def _is_damage(error: Exception) -> bool:
+    """As opposed to a full disk, a lock, or a folder that cannot be written: all subclasses."""
+    return type(error) is sqlite3.DatabaseError
+
+
+def _signed(inode: int) -> int:
+    """SQLite's integers have a sign; some file systems number inodes by 64-bit hashes."""
+    return inode - 2**64 if inode >= _INTEGER_LIMIT else inode

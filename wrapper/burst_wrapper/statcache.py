@@ -62,13 +62,14 @@ class StatCache:
             and known[3] in (info.st_ctime_ns, _OURS)
         ):
             return FileState(Digest(known[4], known[1]), executable)
+        began_ns = time.time_ns()
         try:
             digest = Digest.of_file(path)
             after = os.stat(path)
         except (OSError, ValueError):
             return None
         row = (after.st_ino, after.st_size, after.st_mtime_ns, after.st_ctime_ns, digest.hash)
-        settled = time.time_ns() - after.st_ctime_ns > _SETTLED_NS
+        settled = began_ns - after.st_ctime_ns > _SETTLED_NS
         if settled and digest.size_bytes == after.st_size and after.st_ctime_ns == info.st_ctime_ns:
             self._memory[path] = row
             self._index.put_file(path, row)

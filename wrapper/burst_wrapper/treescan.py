@@ -40,7 +40,7 @@ class Tree:
 
 
 class TooLarge(Exception):
-    """More files than a package should have."""
+    """More files, or deeper directories, than a package should have."""
 
 
 class TreeScanner:
@@ -57,7 +57,10 @@ class TreeScanner:
 
     def _scan(self, root: bytes, *, package: bool) -> Tree:
         tree = Tree(root, Digest(b"\0" * 32, 0), {}, {}, {}, {}, {}, 0)
-        tree.digest = self._directory(root, tree, package=package, top=True)
+        try:
+            tree.digest = self._directory(root, tree, package=package, top=True)
+        except RecursionError as error:
+            raise TooLarge from error
         return tree
 
     def _directory(self, path: bytes, tree: Tree, *, package: bool, top: bool) -> Digest:
@@ -72,30 +75,25 @@ class TreeScanner:
             entries = []
         for entry in entries:
             child = path + b"/" + entry.name
-            if entry.is_symlink():
-                target = os.readlink(child)
-                symlinks.append(SymlinkNode(entry.name, target))
-                tree.links[child] = target
-            elif entry.is_dir(follow_symlinks=False):
-                if package and _foreign(child, entry.name, top=top):
-                    hidden.append(entry.name)
-                    continue
-                digest = self._directory(child, tree, package=package, top=False)
-                directories.append(DirectoryNode(entry.name, digest))
-            else:
-                info = entry.stat(follow_symlinks=False)
-                if not stat.S_ISREG(info.st_mode) or (package and info.st_size > LARGE_FILE_BYTES):
-                    hidden.append(entry.name)
-                    continue
-                state = self._stats.digest_of(child, info)
-                if state is None:
-                    hidden.append(entry.name)
-                    continue
-                files.append(FileNode(entry.name, state.digest, state.executable))
-                tree.files[child] = state.digest
-                tree.size_bytes += state.digest.size_bytes
-                if len(tree.files) > MAX_FILES:
-                    raise TooLarge
+            try:
+                if entry.is_symlink():
+                    target = os.readlink(child)
+                    symlinks.append(SymlinkNode(entry.name, target))
+                    tree.links[child] = target
+                elif entry.is_dir(follow_symlinks=False):
+                    if package and _foreign(child, entry.name, top=top):
+                        hidden.append(entry.name)
+                        continue
+                    digest = self._directory(child, tree, package=package, top=False)
+                    directories.append(DirectoryNode(entry.name, digest))
+                else:
+                    node = self._file(entry, child, tree, package=package)
+                    if node is None:
+                        hidden.append(entry.name)
+                        continue
+                    files.append(node)
+            except OSError:
+                continue  # gone since it was listed: an editor's temporary file
             shown.append(entry.name)
         data = Directory(tuple(files), tuple(directories), tuple(symlinks)).encode()
         digest = Digest.of(data)
@@ -104,6 +102,22 @@ class TreeScanner:
         if hidden:
             tree.hidden[path] = tuple(hidden)
         return digest
+
+    def _file(
+        self, entry: os.DirEntry[bytes], path: bytes, tree: Tree, *, package: bool
+    ) -> FileNode | None:
+        """None for what is not shown: odd files, unreadable ones, very large ones."""
+        info = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(info.st_mode) or (package and info.st_size > LARGE_FILE_BYTES):
+            return None
+        state = self._stats.digest_of(path, info)
+        if state is None:
+            return None
+        tree.files[path] = state.digest
+        tree.size_bytes += state.digest.size_bytes
+        if len(tree.files) > MAX_FILES:
+            raise TooLarge
+        return FileNode(entry.name, state.digest, state.executable)
 
 
 def _name(entry: os.DirEntry[bytes]) -> bytes:

@@ -12,13 +12,13 @@ import contextlib
 import os
 import socket
 import stat
-import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import attrs
 
+from burst_protocol import codec
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
 from burst_protocol.errors import BlobMissing, RemoteProtocolError, VersionMismatch
@@ -30,9 +30,8 @@ _READ_BYTES: Final = 256 * 1024
 _BATCH_BYTES: Final = 256 * 1024
 _QUEUE_BYTES: Final = 8 * 1024 * 1024
 _TRANSPORT_BYTES: Final = 256 * 1024
-# Chunks that zlib made no smaller, before a blob counts as incompressible.
+# Chunks that packing made no smaller, before a blob counts as incompressible.
 _PATIENCE: Final = 2
-_WORTH_IT: Final = 0.95
 
 
 @attrs.define
@@ -61,14 +60,12 @@ class _Transfer:
         self.done = self.sent_bytes >= self.digest.size_bytes
         if not data and not self.done:
             raise BlobMissing(f"{self.digest} has {self.sent_bytes} bytes")
-        codec = m.CODEC_RAW
+        packing = codec.RAW
         if self.compress and self.poor_chunks < _PATIENCE:
-            packed = zlib.compress(data, 1)
-            if len(packed) < len(data) * _WORTH_IT:
-                data, codec = packed, m.CODEC_ZLIB
-            else:
+            packing, data = codec.compress(data)
+            if packing == codec.RAW:
                 self.poor_chunks += 1
-        return m.BlobChunk(self.id, self.digest, codec, data, self.done)
+        return m.BlobChunk(self.id, self.digest, packing, data, self.done)
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -38,6 +38,11 @@ T = TypeVar("T")
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 MAX_TEXT_BYTES: Final = 256 * 1024 * 1024
 MAX_FILE_BYTES: Final = 16 * 1024**3
+# Linux: 128 KiB for one argument with its NUL; for all of them and the environment a quarter of
+# the stack's limit, 2 MiB as a rule. rustc takes the others from a file.
+MAX_ARGUMENT_BYTES: Final = 128 * 1024
+MAX_ARGV_BYTES: Final = 1024 * 1024
+_ARGUMENTS_PATH: Final = b"/.burst/arguments"
 _SIGXFSZ: Final = 25
 # After the end of the sandbox its pipes are at their end too. Without isolation a daemonised child
 # may keep them open; nobody waits for that.
@@ -145,9 +150,16 @@ class Execution:
             for pair in action.env
             if pair[0] != name and not (isolated and pair[0] == b"TMPDIR")
         )
+        mounts = self._mounts(scratch, lease, stack) if isolated else ()
+        argv = action.argv
+        if is_too_long(argv):
+            path = scratch + b"/arguments"
+            argv = with_argument_file(argv, path, _ARGUMENTS_PATH if isolated else path)
+            if isolated and argv is not action.argv:
+                mounts = (*mounts, Mount.read(path, _ARGUMENTS_PATH))
         spec = SandboxSpec(
-            mounts=self._mounts(scratch, lease, stack) if isolated else (),
-            argv=action.argv,
+            mounts=mounts,
+            argv=argv,
             env=(*env, (name, value)),
             cwd=action.cwd,
             limits=Limits(memory_bytes=_physical_bytes(), file_bytes=MAX_FILE_BYTES),
@@ -166,7 +178,7 @@ class Execution:
             # By the clock that file systems use, which is behind the other one.
             not_before_ns=0 if isolated else os.stat(scratch).st_mtime_ns,
         )
-        return _Prepared(launch, collector, Reporter(action, isolated), log_path, lease)
+        return _Prepared(launch, collector, Reporter(action, isolated, _private(scratch)), log_path, lease)
 
     def _open_log(
         self, scratch: bytes, stack: contextlib.ExitStack
@@ -331,6 +343,33 @@ async def _all_or_first_error(
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+
+
+def is_too_long(argv: tuple[bytes, ...]) -> bool:
+    """Whether the kernel would refuse this command line."""
+    return (
+        any(len(argument) >= MAX_ARGUMENT_BYTES for argument in argv)
+        or sum(map(len, argv)) + 9 * len(argv) > MAX_ARGV_BYTES
+    )
+
+
+def with_argument_file(argv: tuple[bytes, ...], path: bytes, seen_as: bytes) -> tuple[bytes, ...]:
+    """Write rustc's arguments to `path`, one in a line, and name that file instead.
+
+    As it is if an argument holds a line feed: such a file could not say so.
+    """
+    drivers = 2 if os.path.basename(argv[0]) == b"clippy-driver" else 1
+    arguments = argv[drivers:]
+    if any(b"\n" in argument for argument in arguments):
+        return argv
+    with diskfile.disk_errors("writing an argument file"), open(path, "wb") as file:
+        file.write(b"".join(argument + b"\n" for argument in arguments))
+    return (*argv[:drivers], b"@" + seen_as)
+
+
+def _private(scratch: bytes) -> tuple[bytes, ...]:
+    """Our own places, which say nothing about the action."""
+    return (os.path.dirname(_ARGUMENTS_PATH), scratch)
 
 
 def _physical_bytes() -> int:

@@ -8,13 +8,13 @@ sent before it has been stored.
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Callable
 from typing import Final
 
 import attrs
 
 from burst_agent.store import BlobStore, BlobWriter
+from burst_protocol import codec as wire_codec
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
 from burst_protocol.errors import BurstError, DigestMismatch, DiskFull, RemoteProtocolError
@@ -26,15 +26,10 @@ Fail = Callable[[int, BurstError], None]
 
 def unpack(codec: int, data: bytes, limit_bytes: int) -> bytes:
     """The plain bytes; DigestMismatch for damage or for more than `limit_bytes`."""
-    if codec == m.CODEC_RAW:
-        return data
-    if codec != m.CODEC_ZLIB:
-        raise RemoteProtocolError(f"unknown codec {codec}")
     try:
-        # Bounded: a few KB of zlib can hold gigabytes.
-        return zlib.decompressobj().decompress(data, limit_bytes + 1)
-    except zlib.error as error:
-        raise DigestMismatch(f"not zlib: {error}") from error
+        return wire_codec.decompress(codec, data, limit_bytes)
+    except RemoteProtocolError as error:
+        raise DigestMismatch(str(error)) from error
 
 
 @attrs.define

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import attrs
 
+from burst_protocol import codec
 from burst_protocol.action import Action, ActionResult, Observation, OutputFile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import RemoteProtocolError
@@ -44,8 +45,8 @@ from burst_protocol.wire import (
     struct,
 )
 
-CODEC_RAW: Final = 0
-CODEC_ZLIB: Final = 1
+CODEC_RAW: Final = codec.RAW
+CODEC_ZSTD: Final = codec.ZSTD
 
 
 @attrs.frozen

@@ -301,7 +301,7 @@ def test_blobs_that_are_not_what_they_are_said_to_be(start: Start) -> None:
             for data, last in ((b"b", False), (b"x", False), (b"d", True)):
                 await client.send(m.BlobChunk(number, bad, m.CODEC_RAW, data, last))
             assert failure(await client.next(number)) == "digest-mismatch"
-            broken = m.BlobChunk(client.new_id(), bad, m.CODEC_ZLIB, b"nonsense", True)
+            broken = m.BlobChunk(client.new_id(), bad, m.CODEC_ZSTD, b"nonsense", True)
             assert failure(await client.ask(broken)) == "digest-mismatch"
             assert await client.fetch(good) == b"good"
             assert failure(await client.ask(m.Fetch(client.new_id(), bad))) == "blob-missing"

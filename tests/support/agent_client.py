@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import attrs
 
+from burst_protocol import codec
 from burst_protocol import messages as m
 from burst_protocol.action import (
     KIND_DIRECTORY,
@@ -28,6 +29,7 @@ from burst_protocol.action import (
 )
 from burst_protocol.digest import EMPTY, Digest
 from burst_protocol.errors import VersionMismatch
+from burst_protocol.framing import CHUNK_BYTES
 from burst_protocol.messages import Message
 from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD
@@ -258,13 +260,12 @@ class AgentClient:
         return await self.receive_blob(number)
 
     async def receive_blob(self, request_id: int) -> bytes:
-        import zlib
 
         data = b""
         while True:
             chunk = await self.next(request_id)
             assert isinstance(chunk, m.BlobChunk), chunk
-            data += zlib.decompress(chunk.data) if chunk.codec == m.CODEC_ZLIB else chunk.data
+            data += codec.decompress(chunk.codec, chunk.data, CHUNK_BYTES)
             if chunk.last:
                 return data
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from burst_protocol import codec
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
 from burst_protocol.errors import AgentGone, BurstError, LinkLost, RemoteProtocolError
@@ -216,16 +217,10 @@ class AgentLink:
             self._send_batch(batch)
 
     def _send_batch(self, batch: list[tuple[Digest, bytes]]) -> None:
-        pairs = [m_codec(data, compress=not self.local) for _, data in batch]
+        pairs = [packed(data, compress=not self.local) for _, data in batch]
         self.send(m.PutBlobs(tuple(digest for digest, _ in batch), tuple(pairs)))
 
 
-def m_codec(data: bytes, *, compress: bool) -> tuple[int, bytes]:
+def packed(data: bytes, *, compress: bool) -> tuple[int, bytes]:
     """(codec, bytes) for the wire: compressed if that is worth it."""
-    if compress and len(data) > 512:
-        import zlib  # noqa: PLC0415 - only remote links compress
-
-        packed = zlib.compress(data, 1)
-        if len(packed) < len(data) * 0.9:
-            return m.CODEC_ZLIB, packed
-    return m.CODEC_RAW, data
+    return codec.compress(data) if compress else (codec.RAW, data)

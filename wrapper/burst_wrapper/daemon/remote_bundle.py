@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "1"
 """Part of every identity: raised when the layout or the start of the agent changes."""
-PACKAGES: Final = ("burst_protocol", "burst_agent", "attr", "attrs", "msgpack", "blake3", "xxhash")
+PACKAGES: Final = (
+    *("burst_protocol", "burst_agent", "attr", "attrs", "msgpack", "blake3", "xxhash"),
+    "zstandard",
+)
 _ENTRY: Final = "from burst_agent.main import main; raise SystemExit(main())"
 _SKIPPED_FOLDERS: Final = frozenset(
     {"test", "tests", "idle_test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3"}

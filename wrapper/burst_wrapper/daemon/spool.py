@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zlib
 from typing import BinaryIO
 
+from burst_protocol import codec
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
-from burst_protocol.errors import RemoteProtocolError
+from burst_protocol.framing import CHUNK_BYTES
 
 
 class Spool:
@@ -40,12 +40,7 @@ class Spool:
         if file is None:
             file = open(b"%s.%d" % (self.path(message.digest), message.id), "wb")  # noqa: SIM115
             self._open[key] = file
-        data = message.data
-        if message.codec == m.CODEC_ZLIB:
-            try:
-                data = zlib.decompress(data)
-            except zlib.error as error:
-                raise RemoteProtocolError(f"a chunk that does not unpack: {error}") from error
+        data = codec.decompress(message.codec, message.data, CHUNK_BYTES)
         file.write(data)
         if message.last:
             file.close()

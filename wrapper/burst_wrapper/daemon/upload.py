@@ -10,7 +10,7 @@ from burst_protocol import messages as m
 from burst_protocol.digest import Digest
 from burst_protocol.errors import BlobMissing
 from burst_protocol.framing import CHUNK_BYTES
-from burst_wrapper.daemon.link import AgentLink, m_codec
+from burst_wrapper.daemon.link import AgentLink, packed
 from burst_wrapper.daemon.platform import Path, Sources
 
 _SMALL_BYTES: Final = 256 * 1024
@@ -108,9 +108,9 @@ class Uploader:
                 if not data:
                     raise BlobMissing(digest.hex)
                 left -= len(data)
-                codec, packed = await asyncio.to_thread(m_codec, data, compress=True)
-                self._link.send(m.BlobChunk(identity, digest, codec, packed, left == 0))
-                sent += len(packed)
+                codec, data = await asyncio.to_thread(packed, data, compress=True)
+                self._link.send(m.BlobChunk(identity, digest, codec, data, left == 0))
+                sent += len(data)
                 await self._link.drain()
         return sent
 
@@ -121,4 +121,4 @@ def _read_packed(path: bytes) -> tuple[int, bytes]:
             data = file.read()
     except OSError as error:
         raise BlobMissing(path.hex()) from error
-    return m_codec(data, compress=True)
+    return packed(data, compress=True)

@@ -52,15 +52,24 @@ class InputList:
             decoded = tuple((kind, name) for kind, name in entries)
         except (RemoteProtocolError, TypeError, ValueError):
             return None
-        if all(type(kind) is int and type(name) is bytes for kind, name in decoded):
-            return cls(decoded)
-        return None
+        return cls(decoded) if all(_is_entry(kind, name) for kind, name in decoded) else None
 
     def files(self) -> list[bytes]:
         return [name for kind, name in self.entries if kind == FILE]
 
     def names(self, kind: int) -> list[bytes]:
         return [name for entry_kind, name in self.entries if entry_kind == kind]
+
+
+def _is_entry(kind: object, name: object) -> bool:
+    """Something that can be looked up: a list may come from an agent."""
+    return (
+        type(kind) is int
+        and FILE <= kind <= VARIABLE
+        and type(name) is bytes
+        and name != b""
+        and b"\0" not in name
+    )
 
 
 class World:

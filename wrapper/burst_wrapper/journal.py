@@ -118,7 +118,7 @@ def builds(folder: bytes) -> Iterator[Build]:
                 continue
             if not isinstance(value, dict):
                 continue
-            if head is None and "build" in value:
+            if head is None and _is_head(value):
                 head = value
             elif "crate" in value:
                 units.append(value)
@@ -133,6 +133,15 @@ def builds(folder: bytes) -> Iterator[Build]:
             (*units, *(() if newer is None else newer.units)),
         )
     yield from found.values()
+
+
+def _is_head(value: dict[str, Any]) -> bool:
+    build = value.get("build")
+    return (
+        isinstance(build, list)
+        and all(isinstance(number, int) for number in build)
+        and isinstance(value.get("time_s"), int)
+    )
 
 
 def _number(name: bytes) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import attrs
 
 from burst_protocol.errors import ConfigError
+from burst_wrapper.paths import config_dir
 
 
 @attrs.frozen
@@ -51,13 +52,12 @@ class Config:
 _TEXT: Final = ("host",)
 _NUMBERS: Final = ("silence_s", "connect_timeout_s", "idle_exit_s", "store_gb")
 _LISTS: Final = ("forward_env", "key_env", "extra_inputs", "pure_macros")
+_POSITIVE: Final = ("silence_s", "connect_timeout_s", "store_gb")
 _KEYS: Final = (*_TEXT, *_NUMBERS, "slots", "donate", *_LISTS, "crate")
 
 
 def config_path(environ: dict[bytes, bytes] | None = None) -> bytes:
-    env = os.environb if environ is None else environ
-    base = env.get(b"XDG_CONFIG_HOME") or os.path.join(env.get(b"HOME", b"/"), b".config")
-    return os.path.join(base, b"burst", b"config.toml")
+    return config_dir(os.environb if environ is None else environ) + b"/config.toml"
 
 
 def load(path: bytes) -> Config:
@@ -87,7 +87,7 @@ def _from_table(path: bytes, table: dict[str, Any], stamp: tuple[int, int]) -> C
         elif key in _NUMBERS:
             values[key] = _number(path, key, value)
         elif key == "slots":
-            values[key] = int(_number(path, key, value))
+            values[key] = _count(path, key, value)
         elif key == "donate":
             if not isinstance(value, bool):
                 raise _wrong(path, "`donate` must be true or false")
@@ -124,6 +124,8 @@ def _crates(path: bytes, value: Any) -> tuple[tuple[bytes, Rule], ...]:
 def _names(path: bytes, key: str, value: Any) -> tuple[bytes, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise _wrong(path, f"`{key}` must be a list of strings")
+    if not all(item and "\0" not in item for item in value):
+        raise _wrong(path, f"`{key}` holds what is no name")
     return tuple(os.fsencode(os.path.expanduser(item)) for item in value)
 
 
@@ -134,9 +136,17 @@ def _text(path: bytes, key: str, value: Any) -> str:
 
 
 def _number(path: bytes, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
         raise _wrong(path, f"`{key}` must be a number that is not negative")
+    if value == 0 and key in _POSITIVE:
+        raise _wrong(path, f"`{key}` must be more than 0")
     return float(value)
+
+
+def _count(path: bytes, key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 4096:
+        raise _wrong(path, f"`{key}` must be a whole number from 0 to 4096")
+    return value
 
 
 def _unknown(key: str, known: tuple[str, ...]) -> str:

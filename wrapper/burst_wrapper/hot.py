@@ -29,6 +29,8 @@ OWN_NAME = b"burst-rustc"
 
 # The daemon answers within 2 s and then at least every 5 s.
 SILENCE_S = 15.0
+# As long as one wrapper waited in vain lately, the others wait for a first word only that long.
+HURRY_S = 2.5
 # A longer frame is a damaged stream: outputs travel as files, frames hold text.
 MAX_FRAME_BYTES = 1 << 28
 # `sun_path` holds 108 bytes with its NUL; the name and the suffix of the temporary name need 45.
@@ -524,17 +526,30 @@ def _ask(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
     path = folder + b"/" + socket_name()
     request = _request(argv, environ)
     silence_s = float(environ.get(b"BURST_SILENCE_S") or SILENCE_S)
+    mark = path + b".silent"
+    first_s = _patience_s(mark, silence_s)
     connection = _connect(path, silence_s)
     if connection is not None:
         try:
-            _relay(connection, request, silence_s)
+            _relay(connection, request, silence_s, first_s, mark)
         except _Lost:
             connection.close()
     connection = _connect_or_start(path, environ, silence_s)
     try:
-        _relay(connection, request, silence_s, path + b".lock")
+        _relay(connection, request, silence_s, silence_s, mark, path + b".lock")
     except _Lost as problem:
         raise _Unavailable(_why_not_started(path) or str(problem)) from None
+
+
+def _patience_s(mark: bytes, silence_s: float) -> float:
+    """How long to wait for the first word: less if another wrapper waited in vain a moment ago."""
+    try:
+        since_s = posix.stat(mark).st_mtime
+    except OSError:
+        return silence_s
+    import time  # noqa: PLC0415 - builtin, and only needed when something is wrong
+
+    return min(silence_s, HURRY_S) if time.time() - since_s < START_PAUSE_S else silence_s
 
 
 def _why_not_started(path: bytes) -> str:
@@ -577,10 +592,19 @@ def _connect(path: bytes, silence_s: float) -> "_socket.socket | None":
 
 
 def _relay(
-    connection: "_socket.socket", request: bytes, silence_s: float, starts: bytes = b""
+    connection: "_socket.socket",
+    request: bytes,
+    silence_s: float,
+    first_s: float,
+    mark: bytes,
+    starts: bytes = b"",
 ) -> "NoReturn":
-    """Send the request and do what the answer says; `starts` is the count to clear, if any."""
-    connection.settimeout(silence_s)
+    """Send the request and do what the answer says.
+
+    `first_s` is the patience for the first word; `mark` tells others that the daemon was silent;
+    `starts` is the count of starts to clear, if any.
+    """
+    connection.settimeout(first_s)
     received = bytearray()
     answered = False
     while True:
@@ -590,7 +614,8 @@ def _relay(
                 request = b""
             data = connection.recv(1 << 18)
         except TimeoutError:
-            message = f"the daemon was silent for {silence_s:g} s"
+            posix.close(posix.open(mark, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, 0o600))
+            message = f"the daemon was silent for {silence_s if answered else first_s:g} s"
             raise _Unavailable(message) from None
         except (ConnectionResetError, BrokenPipeError):
             data = b""
@@ -610,6 +635,9 @@ def _relay(
             del received[:end]
             if not answered:
                 answered = True
+                connection.settimeout(silence_s)
+                if first_s < silence_s:
+                    posix.unlink(mark)
                 if starts:
                     posix.truncate(starts, 0)
             _obey(tag, payload)

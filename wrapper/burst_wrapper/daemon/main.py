@@ -41,7 +41,7 @@ def main() -> int:
     except OSError as error:
         # A full disk, a file where a folder should be: the wrapper that waits can say so.
         with contextlib.suppress(OSError), open(note, "w") as file:
-            file.write(str(error))
+            file.write(f"{_text(error.filename)}: {error.strerror}")
         return 1
     with contextlib.suppress(OSError):
         os.unlink(note)
@@ -51,6 +51,10 @@ def main() -> int:
         logging.getLogger("burst").exception("the daemon ended")
         return 70
     return 0
+
+
+def _text(name: object) -> str:
+    return os.fsdecode(name) if isinstance(name, bytes | str) else str(name)
 
 
 async def _serve(services: Services, listener: socket.socket, state_dir: bytes) -> None:

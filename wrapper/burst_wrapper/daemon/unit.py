@@ -35,12 +35,12 @@ from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.deliver import Delivery
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.gather import CannotGather, Gathered, Learned
-from burst_wrapper.daemon.judge import file_paths, wide_list
+from burst_wrapper.daemon.judge import expected, pin, wide_list
 from burst_wrapper.daemon.plan import Plan, make_plan
 from burst_wrapper.daemon.request import Request
 from burst_wrapper.daemon.services import Services
 from burst_wrapper.environ import parse_environ
-from burst_wrapper.inputlist import ABSENT, FILE, InputList, World, strong_key, variant
+from burst_wrapper.inputlist import InputList, World, strong_key, variant
 from burst_wrapper.jobs import TokenPool, token_source
 from burst_wrapper.journal import UnitRecord
 
@@ -301,10 +301,10 @@ class Unit:
         self._donate(executor)
         try:
             for _ in range(_ATTEMPTS):
+                wanted = expected(self._lists)
+                wanted |= learned
                 try:
-                    gathered = await asyncio.to_thread(
-                        services.gatherer.gather, plan, learned, file_paths(self._lists)
-                    )
+                    gathered = await asyncio.to_thread(services.gatherer.gather, plan, wanted)
                 except CannotGather as error:
                     raise Home("inputs", str(error), failure=False) from error
                 attempt = Attempt(plan, self._client, executor, gathered, delivery)
@@ -438,12 +438,7 @@ class Unit:
             else:
                 inputs = wide_list(gathered.shown, dep_info, plan)
             world = World(self._services.stats, self._env)
-            for path in inputs.names(ABSENT):
-                world.pin(ABSENT, path, b"absent")
-            for path in inputs.files():
-                digest = gathered.shown.digest(path)
-                if digest is not None:
-                    world.pin(FILE, path, digest.hash)
+            pin(world, inputs, gathered.shown)
             strong = strong_key(plan.weak_key, inputs, world)
             key = variant(
                 strong,
@@ -531,6 +526,8 @@ class Unit:
     def _record(self, where: str, executor: str, why: str, reason: str, rustc_ms: int = 0) -> None:
         call, plan, request = self._call, self._plan, self._request
         caller = self._caller
+        if caller is None and where == "cancelled":
+            return  # of a build that was over before we came to it
         build = (0, 0) if caller is None else (caller.pid, caller.start_ticks)
         kind = "?" if call is None else ("test" if call.is_test else _text_kind(call))
         self._services.journal.record(

@@ -158,19 +158,39 @@ def test_damage_in_the_middle_is_noticed_when_it_is_read(path: Path) -> None:
     last.close()
 
 
+def test_one_changed_byte_in_a_value_is_noticed(path: Path) -> None:
+    """SQLite itself would not: a digest or a closure must never be a little wrong."""
+    index = Index(bytes(path))
+    index.put_file(b"/path", ROW)
+    index.put_fact("closure", b"key", b"some value")
+    index.flush(1)
+    index.close()
+    data = path.read_bytes()  # closing it has emptied the log
+    for old, new in ((b"h" * 32, b"h" * 31 + b"i"), (b"some value", b"sane value")):
+        assert data.count(old) == 1
+        data = data.replace(old, new)
+    path.write_bytes(data)
+    index = Index(bytes(path))
+    assert index.file(b"/path") is None
+    assert index.fact("closure", b"key") is None
+    index.close()
+
+
 def test_rows_that_are_no_rows_are_not_believed(path: Path) -> None:
-    """A digest of another length, or text where a number belongs."""
+    """A digest of another length, text where a number belongs, a value without its check."""
     index = Index(bytes(path))
     index.close()
     with sqlite3.connect(path) as db:
         db.execute("insert into files values(?,1,1,1,1,?)", (b"/short", b"x"))
-        db.execute("insert into files values(?,'a',1,1,1,?)", (b"/text", b"x" * 32))
+        db.execute("insert into files values(?,'a',1,1,1,?)", (b"/text", b"x" * 40))
         db.execute("insert into facts values('k', ?, 'text', 1)", (b"text",))
+        db.execute("insert into facts values('k', ?, ?, 1)", (b"bytes", b"x" * 20))
     db.close()
     index = Index(bytes(path))
     assert index.file(b"/short") is None
     assert index.file(b"/text") is None
     assert index.fact("k", b"text") is None
+    assert index.fact("k", b"bytes") is None
     index.close()
 
 

@@ -101,6 +101,8 @@ class Closures:
                 value: Any = unpack(data)
                 crates, macros = value
                 known = Closure(frozenset(crates), frozenset(macros))
+                if not all(type(stem) is bytes for stem in known.crates | known.macros):
+                    return None
             except (RemoteProtocolError, TypeError, ValueError):
                 return None
             self._memory[digest.hash] = known

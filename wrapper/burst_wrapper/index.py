@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from typing import Any, Final
 
-from burst_protocol.digest import HASH_BYTES
+from xxhash import xxh3_64_digest
 
 _SCHEMA: Final = """
 create table if not exists files(
@@ -23,9 +23,10 @@ create table if not exists facts(
   kind text, key blob, value blob, used integer, primary key(kind, key)
 ) without rowid;
 """
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 
 
+_CHECK_BYTES: Final = 8
 _INTEGER_LIMIT: Final = 2**63
 
 Row = tuple[int, int, int, int, bytes]
@@ -93,9 +94,10 @@ class Index:
         if known is not None:
             return known
         row = self._one("select ino, size, mtime, ctime, hash from files where path=?", (path,))
-        if row is None or not _is_row(row):
+        if row is None or not all(type(number) is int for number in row[:4]):
             return None
-        return (row[0] % 2**64, row[1], row[2], row[3], row[4])
+        digest = _checked(repr(row[:4]).encode() + path, row[4])
+        return None if digest is None else (row[0] % 2**64, row[1], row[2], row[3], digest)
 
     def put_file(self, path: bytes, row: Row) -> None:
         if max(row[1], row[2], row[3]) < _INTEGER_LIMIT:  # later than the year 2262
@@ -106,7 +108,7 @@ class Index:
         if known is not None:
             return known
         row = self._one("select value from facts where kind=? and key=?", (kind, key))
-        return row[0] if row is not None and isinstance(row[0], bytes) else None
+        return None if row is None else _checked(kind.encode() + key, row[0])
 
     def _one(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
         with self._lock:
@@ -140,11 +142,14 @@ class Index:
             self._db.execute("begin")
             self._db.executemany(
                 "insert or replace into files values(?,?,?,?,?,?)",
-                [(path, _signed(row[0]), *row[1:]) for path, row in files.items()],
+                [_file_row(path, row) for path, row in files.items()],
             )
             self._db.executemany(
                 "insert or replace into facts values(?,?,?,?)",
-                [(kind, key, value, now_s) for (kind, key), value in facts.items()],
+                [
+                    (kind, key, value + _check(kind.encode() + key, value), now_s)
+                    for (kind, key), value in facts.items()
+                ],
             )
             self._db.execute("commit")
         except sqlite3.Error as error:
@@ -157,11 +162,21 @@ class Index:
             self._db.close()
 
 
-def _is_row(row: tuple[Any, ...]) -> bool:
-    """A damaged page may hold anything that SQLite can read."""
-    return all(type(number) is int for number in row[:4]) and (
-        isinstance(row[4], bytes) and len(row[4]) == HASH_BYTES
-    )
+def _file_row(path: bytes, row: Row) -> tuple[bytes, int, int, int, int, bytes]:
+    numbers = (_signed(row[0]), row[1], row[2], row[3])
+    return (path, *numbers, row[4] + _check(repr(numbers).encode() + path, row[4]))
+
+
+def _check(name: bytes, value: bytes) -> bytes:
+    """SQLite notices a damaged page only where its structure breaks; a value may change unseen."""
+    return xxh3_64_digest(name + b"\0" + value)
+
+
+def _checked(name: bytes, stored: object) -> bytes | None:
+    if not isinstance(stored, bytes):
+        return None
+    value = stored[:-_CHECK_BYTES]
+    return value if stored[-_CHECK_BYTES:] == _check(name, value) else None
 
 
 def _is_damage(error: Exception) -> bool:

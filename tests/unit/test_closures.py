@@ -1,0 +1,240 @@
+"""burst_wrapper.closures: which files stand behind the `--extern`s of a call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from burst_protocol.digest import Digest
+from burst_protocol.packing import pack
+from burst_wrapper.argv import RustcCall, parse
+from burst_wrapper.closures import Closure, Closures, Externs
+from burst_wrapper.index import Index
+from burst_wrapper.statcache import StatCache
+
+
+@attrs.define
+class Deps:
+    """A target/debug/deps folder and what is remembered of its artifacts."""
+
+    folder: Path
+    index: Index
+    closures: Closures
+
+    def artifact(
+        self,
+        stem: str,
+        *extensions: str,
+        crates: tuple[str, ...] = (),
+        macros: tuple[str, ...] = (),
+        seen: bool = True,
+    ) -> None:
+        """Files of one crate, each with bytes of its own; remembered if we saw its compile."""
+        for extension in extensions:
+            content = f"{stem}{extension}".encode()
+            (self.folder / f"{stem}{extension}").write_bytes(content)
+            if seen:
+                closure = Closure(
+                    frozenset(name.encode() for name in crates),
+                    frozenset(name.encode() for name in macros),
+                )
+                self.closures.remember(Digest.of(content), closure)
+
+    def macro(self, stem: str, *, seen: bool = True) -> None:
+        self.artifact(stem, ".so", macros=(stem,), seen=seen)
+
+    def resolve(self, *externs: str, links: bool = False, more: tuple[str, ...] = ()) -> Externs:
+        call = call_of("-L", f"dependency={self.folder}", *more, *self.arguments(externs))
+        return self.closures.resolve(call, b"/cwd", links=links)
+
+    def arguments(self, externs: tuple[str, ...]) -> list[str]:
+        arguments = []
+        for extern in externs:
+            name = extern.split("-")[0].removeprefix("lib")
+            arguments += ["--extern", f"{name}={self.folder / extern}"]
+        return arguments
+
+
+def call_of(*arguments: str) -> RustcCall:
+    argv = [b"rustc", *(os.fsencode(word) for word in arguments), b"lib.rs"]
+    return parse(tuple(argv), lambda _: b"")
+
+
+def names(files: Externs) -> tuple[list[str], list[str]]:
+    """Names of files and of macros; every digest is that of the file."""
+    for file in (*files.files, *files.macros):
+        assert file.digest == Digest.of_file(file.path)
+    return (
+        [os.fsdecode(os.path.basename(file.path)) for file in files.files],
+        [os.fsdecode(os.path.basename(file.path)) for file in files.macros],
+    )
+
+
+@pytest.fixture
+def deps(tmp_path: Path) -> Iterator[Deps]:
+    folder = tmp_path / "deps"
+    folder.mkdir()
+    index = Index(bytes(tmp_path / "cache" / "home.db"))
+    yield Deps(folder, index, Closures(index, StatCache(index)))
+    index.close()
+
+
+def test_nothing_is_asked_for(deps: Deps) -> None:
+    """A crate without dependencies, whatever lies around."""
+    deps.artifact("libother-1", ".rmeta", ".rlib")
+    externs = deps.resolve()
+    assert names(externs) == ([], [])
+    assert externs.known
+    assert externs.closure == Closure(frozenset(), frozenset())
+
+
+def test_metadata_of_the_whole_closure(deps: Deps) -> None:
+    """Of each crate the file that carries its metadata, and nothing of others."""
+    deps.artifact("libleaf-1", ".rmeta", ".rlib")
+    deps.artifact("libmid-1", ".rmeta", ".rlib", crates=("libleaf-1",))
+    deps.artifact("libother-1", ".rmeta", ".rlib")
+    externs = deps.resolve("libmid-1.rmeta")
+    assert names(externs) == (["libleaf-1.rmeta", "libmid-1.rmeta"], [])
+    assert externs.closure.crates == {b"libleaf-1", b"libmid-1"}
+    assert externs.known
+
+
+def test_a_unit_that_links_gets_the_libraries_too(deps: Deps) -> None:
+    """rlibs only then: without them the bytes are the same."""
+    deps.artifact("libleaf-1", ".rmeta", ".rlib")
+    deps.artifact("libmid-1", ".rmeta", ".rlib", crates=("libleaf-1",))
+    assert names(deps.resolve("libmid-1.rlib", links=True))[0] == [
+        "libleaf-1.rlib",
+        "libleaf-1.rmeta",
+        "libmid-1.rlib",
+        "libmid-1.rmeta",
+    ]
+
+
+def test_crates_without_metadata_files(deps: Deps) -> None:
+    """A dylib, and a lib made together with a cdylib, carry theirs in the library itself."""
+    deps.artifact("libshared-1", ".so")
+    deps.artifact("libboth-1", ".rlib", ".so", crates=("libshared-1",))
+    assert names(deps.resolve("libboth-1.rlib")) == (["libboth-1.rlib", "libshared-1.so"], [])
+
+
+def test_macros_are_kept_apart_and_end_a_closure(deps: Deps) -> None:
+    """A macro of a dependency is loaded too; what the macro was built from is not needed."""
+    deps.artifact("libsyn-1", ".rmeta", ".rlib")
+    deps.macro("libderive-1")
+    deps.artifact("libserde-1", ".rmeta", ".rlib", macros=("libderive-1",))
+    externs = deps.resolve("libserde-1.rmeta")
+    assert names(externs) == (["libserde-1.rmeta"], ["libderive-1.so"])
+    direct = deps.resolve("libderive-1.so")
+    assert names(direct) == ([], ["libderive-1.so"])
+    assert direct.closure == Closure(frozenset(), frozenset({b"libderive-1"}))
+
+
+def test_an_artifact_that_somebody_else_made_takes_everything_along(deps: Deps) -> None:
+    """Built before burst was enabled: all candidates are shown, and the call is not shareable."""
+    deps.artifact("libold-1", ".rmeta", ".rlib", seen=False)
+    deps.artifact("libleaf-1", ".rmeta", ".rlib")
+    deps.artifact("libonly-1", ".rlib", seen=False)
+    deps.macro("libderive-1", seen=False)
+    (deps.folder / "leaf-1.d").write_text("")
+    (deps.folder / "build-script").write_text("")
+    externs = deps.resolve("libold-1.rmeta")
+    assert not externs.known
+    assert names(externs) == (
+        ["libleaf-1.rmeta", "libold-1.rmeta", "libonly-1.rlib"],
+        ["libderive-1.so"],
+    )
+    linked = names(deps.resolve("libold-1.rlib", links=True))[0]
+    assert {"libleaf-1.rlib", "libold-1.rlib", "libold-1.rmeta"} <= set(linked)
+
+
+def test_a_missing_file_is_named(deps: Deps) -> None:
+    """rustc says so in its own words, at home."""
+    externs = deps.resolve("libgone-1.rmeta")
+    assert externs.missing == (bytes(deps.folder / "libgone-1.rmeta"),)
+    assert names(externs) == ([], [])
+
+
+def test_what_is_remembered_belongs_to_the_bytes(deps: Deps) -> None:
+    """A rebuilt crate may have another closure; until it is known, nothing is assumed."""
+    deps.artifact("libleaf-1", ".rmeta")
+    deps.artifact("libmid-1", ".rmeta", crates=("libleaf-1",))
+    (deps.folder / "libmid-1.rmeta").write_bytes(b"rebuilt by somebody")
+    assert not deps.resolve("libmid-1.rmeta").known
+
+
+def test_the_next_daemon_knows_closures_too(deps: Deps) -> None:
+    """From the index; a damaged fact is one that is not known."""
+    deps.artifact("libleaf-1", ".rmeta")
+    deps.artifact("libmid-1", ".rmeta", crates=("libleaf-1",))
+    deps.index.flush(1)
+    again = attrs.evolve(deps, closures=Closures(deps.index, StatCache(deps.index)))
+    externs = again.resolve("libmid-1.rmeta")
+    assert externs.known
+    assert names(externs)[0] == ["libleaf-1.rmeta", "libmid-1.rmeta"]
+    digest = Digest.of(b"libmid-1.rmeta")
+    for junk in (b"", b"\xff", pack(5), pack([1, 2]), pack([[[]], []]), pack([["x"], []])):
+        deps.index.put_fact("closure", digest.hash, junk)
+        damaged = attrs.evolve(deps, closures=Closures(deps.index, StatCache(deps.index)))
+        assert not damaged.resolve("libmid-1.rmeta").known
+
+
+def test_folders_are_searched_in_order(deps: Deps, tmp_path: Path) -> None:
+    """As rustc does: the first that has the crate; the extern's own folder counts as well."""
+    deps.artifact("libleaf-1", ".rmeta")
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "libleaf-1.rmeta").write_bytes(b"another one")
+    (second / "libelse-1.rmeta").write_bytes(b"else")
+    deps.closures.remember(Digest.of(b"else"), Closure(frozenset({b"libleaf-1"}), frozenset()))
+    arguments = ("--extern", f"else={second / 'libelse-1.rmeta'}")
+    externs = deps.resolve(more=arguments)
+    assert [file.path for file in externs.files] == [
+        bytes(deps.folder / "libleaf-1.rmeta"),
+        bytes(second / "libelse-1.rmeta"),
+    ]
+
+
+def test_native_folders_are_not_searched(deps: Deps, tmp_path: Path) -> None:
+    """`-L native` is the linker's business."""
+    native = tmp_path / "native"
+    native.mkdir()
+    (native / "libleaf-1.rmeta").write_bytes(b"no crate")
+    deps.artifact("libmid-1", ".rmeta", crates=("libleaf-1",))
+    call = call_of("-L", f"native={native}", *deps.arguments(("libmid-1.rmeta",)))
+    externs = deps.closures.resolve(call, b"/cwd", links=False)
+    assert names(externs)[0] == ["libmid-1.rmeta"]
+
+
+def test_paths_are_relative_to_the_callers_folder(deps: Deps, tmp_path: Path) -> None:
+    """And an extern without a path is one of the sysroot's."""
+    deps.artifact("libleaf-1", ".rmeta")
+    call = call_of(
+        "-L", "dependency=deps", "--extern", "leaf=deps/libleaf-1.rmeta", "--extern", "proc_macro"
+    )
+    externs = deps.closures.resolve(call, bytes(tmp_path), links=False)
+    assert [file.path for file in externs.files] == [bytes(deps.folder / "libleaf-1.rmeta")]
+
+
+def test_an_extern_of_any_name_is_shown(deps: Deps) -> None:
+    """Tools other than cargo call their files as they like."""
+    (deps.folder / "strange.rlib").write_bytes(b"strange")
+    deps.closures.remember(Digest.of(b"strange"), Closure(frozenset(), frozenset()))
+    assert names(deps.resolve("strange.rlib"))[0] == ["strange.rlib"]
+
+
+def test_sources_behind_a_closure(deps: Deps) -> None:
+    """Packages that cannot change are remembered by crate, for this daemon and the next."""
+    deps.closures.remember_package(b"libleaf-1", b"/registry/leaf")
+    deps.closures.remember_package(b"libmid-1", b"/registry/mid")
+    deps.closures.remember_package(b"libmid-1", b"/registry/mid-2")
+    closure = Closure(frozenset({b"libleaf-1", b"libmid-1", b"libown-1"}), frozenset({b"libm-1"}))
+    expected = [b"/registry/leaf", b"/registry/mid-2"]
+    assert deps.closures.packages(closure) == expected
+    deps.index.flush(1)
+    again = Closures(deps.index, StatCache(deps.index))
+    assert again.packages(closure) == expected

@@ -178,7 +178,9 @@ class Execution:
             # By the clock that file systems use, which is behind the other one.
             not_before_ns=0 if isolated else os.stat(scratch).st_mtime_ns,
         )
-        return _Prepared(launch, collector, Reporter(action, isolated, _private(scratch)), log_path, lease)
+        return _Prepared(
+            launch, collector, Reporter(action, isolated, _private(scratch)), log_path, lease
+        )
 
     def _open_log(
         self, scratch: bytes, stack: contextlib.ExitStack

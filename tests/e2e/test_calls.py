@@ -8,6 +8,7 @@ Everything runs under BURST_REQUIRE_REMOTE=1, and nothing but what a test names 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -30,6 +31,7 @@ from space import BURST_RUSTC, Space
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CALLS = {"CALLS_SET": "from the environment", "CALLS_EMPTY": ""}
+RANDOM_FOLDER = re.compile(r"/(rustc|rmeta)\w{6}(?=/)")
 KINDS = {
     ("generated", "lib"),
     ("plain", "rlib"),
@@ -121,7 +123,9 @@ def test_a_program_under_test_finds_its_shared_libraries(calls: Space) -> None:
     calls.cargo("test", **CALLS).check()
     said = calls.cargo("run", "-q", "--bin", "app", **CALLS).check()
     assert 'Some("from the environment"), Some(""), None' in said.stdout
-    assert calls.cargo("run", "-q", "-p", "loader", **CALLS).check().stdout == "ONE!TWO!1.2.3-rc.4\n"
+    assert (
+        calls.cargo("run", "-q", "-p", "loader", **CALLS).check().stdout == "ONE!TWO!1.2.3-rc.4\n"
+    )
 
 
 def test_install_from_a_path(calls: Space) -> None:
@@ -170,15 +174,40 @@ def test_split_debug_info_of_incremental_units(calls: Space, split: str) -> None
     [
         "-C prefer-dynamic",
         "-C link-arg=-Wl,--build-id=sha1 -C target-cpu=x86-64-v2",
-        "-C relocation-model=static -C save-temps",
         "--cfg special --remap-path-prefix=/var=/somewhere -C force-frame-pointers=yes",
-        "-C symbol-mangling-version=v0 -C instrument-coverage",
         "-C linker=/usr/bin/cc -C link-arg=-fuse-ld=bfd",
     ],
 )
 def test_flags(calls: Space, flags: str) -> None:
     """RUSTFLAGS that change artifacts."""
     same_bits(calls, "build", "-p", "loader", "-p", "many", RUSTFLAGS=flags, **CALLS)
+
+
+def test_coverage(calls: Space) -> None:
+    """Instrumented programs; an instrumented macro writes its profile and runs at home."""
+    flags = "-C instrument-coverage -C symbol-mangling-version=v0"
+    same_bits(calls, "build", "-p", "loader", RUSTFLAGS=flags, **CALLS)
+    calls.fresh_target()
+    profiles = str(calls.folder / "profiles" / "%p.profraw")
+    calls.cargo("build", "-p", "many", RUSTFLAGS=flags, LLVM_PROFILE_FILE=profiles).check()
+    reasons = {unit["crate"]: unit["reason"] for unit in calls.units()}
+    assert reasons == {"macros": "executed", "many": "undeclared"}, calls.units()
+
+
+def test_saved_intermediate_files(calls: Space) -> None:
+    """`-C save-temps` leaves folders with random names; all come home."""
+    target = calls.project / "target"
+    arguments = ("build", "-p", "loader", "-p", "many")
+    found = []
+    for build in (calls.plain, calls.cargo, calls.cargo):
+        calls.fresh_target()
+        env = {"RUSTFLAGS": "-C save-temps", "CARGO_INCREMENTAL": "0"}
+        build(*arguments, **env, **CALLS).check()
+        files = {path.relative_to(target) for path in target.glob("*/deps/**/*") if path.is_file()}
+        found.append(sorted(RANDOM_FOLDER.sub("/r", str(path)) for path in files))
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+    assert_where(calls, calls.units(), {}, only_hits=True)
 
 
 # -- how the wrapper is called --------------------------------------------------------------------
@@ -195,14 +224,6 @@ def test_a_command_line_of_more_than_the_kernel_takes(empty: Space) -> None:
         }
     )
     same_bits(empty, "build")
-
-
-def wrappers(space: Space) -> tuple[Path, Path]:
-    """Two wrappers at one path (it is in cargo's hashes): one that does nothing, burst."""
-    plain, burst = space.folder / "nothing", space.folder / "wrap"
-    plain.write_text('#!/bin/sh\nexec "$@"\n')
-    plain.chmod(0o755)
-    return plain, burst
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["alone", "with RUSTC_WRAPPER"])
@@ -289,8 +310,8 @@ def test_git_dependency(empty: Space) -> None:
     """A package from a git repository, with a workspace of its own around it."""
     upstream = empty.folder / "upstream"
     files = {
-        "Cargo.toml": '[workspace]\nmembers = ["inner"]\n[workspace.package]\nversion = "3.2.1"\n',
-        "inner/Cargo.toml": '[package]\nname = "inner"\nversion.workspace = true\nedition = "2021"\n',
+        "Cargo.toml": '[workspace]\nmembers = ["inner"]\npackage.version = "3.2.1"\n',
+        "inner/Cargo.toml": '[package]\nname = "inner"\nversion.workspace = true\n',
         "inner/src/lib.rs": 'pub const TEXT: &str = include_str!("../../text.txt");\n',
         "text.txt": "from git\n",
     }
@@ -372,7 +393,7 @@ def test_warnings_in_colour(calls: Space, color: str) -> None:
 
 
 ERRORS = {
-    "type": "fn main() { let x: u32 = \"text\"; }\n",
+    "type": 'fn main() { let x: u32 = "text"; }\n',
     "syntax": "fn main() { let = ; }\n",
     "unresolved import": "use nothing::here;\nfn main() {}\n",
     "missing module": "mod nowhere;\nfn main() {}\n",
@@ -382,8 +403,8 @@ ERRORS = {
     "missing file": 'fn main() { println!("{}", include_str!("nowhere.txt")) }\n',
     "feature": "#![feature(never_type)]\nfn main() {}\n",
     "denied lint": "#![deny(unused_variables)]\nfn main() { let x = 1; }\n",
-    "borrow": "fn main() { let s = String::new(); drop(s); println!(\"{s}\"); }\n",
-    "constant": "const X: u32 = 1 / 0;\nfn main() { println!(\"{X}\") }\n",
+    "borrow": 'fn main() { let s = String::new(); drop(s); println!("{s}"); }\n',
+    "constant": 'const X: u32 = 1 / 0;\nfn main() { println!("{X}") }\n',
     "undefined symbol": 'extern "C" { fn nowhere(); }\nfn main() { unsafe { nowhere() } }\n',
     "missing library": '#[link(name = "nowhere")]\nextern "C" {}\nfn main() {}\n',
 }

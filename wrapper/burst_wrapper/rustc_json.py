@@ -144,6 +144,11 @@ _SUSPICIOUS_CODES = frozenset(
 _SUMMARY = re.compile(r"aborting due to (?:\d+ )?previous errors?(?:; \d+ warnings? emitted)?\Z")
 
 
+def is_error(message: Message) -> bool:
+    """Does rustc say here that it fails ("error: internal compiler error" counts)."""
+    return isinstance(message, Diagnostic) and message.is_error
+
+
 def is_suspicious(message: Message) -> bool:
     """May this line of a failed remote run come from something that only home has?
 

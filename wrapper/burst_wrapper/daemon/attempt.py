@@ -1,8 +1,8 @@
 """One attempt to run a unit on one agent: send, stream, judge, forward.
 
-All stderr lines are held until the dep-info line has come and the run was judged, or until exit. So
-nothing is shown of a run that saw another world than home's, and yet the metadata reaches cargo
-while code generation goes on.
+All stderr lines are held until the dep-info line has come and the run was judged, or until exit;
+errors always until exit. So nothing is shown of a run that saw another world than home's, and yet
+the metadata reaches cargo while code generation goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from burst_wrapper.daemon.gather import Gathered
 from burst_wrapper.daemon.judge import Judge, Verdict
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.depinfo import DepInfo
-from burst_wrapper.rustc_json import Artifact, classify, is_suspicious
+from burst_wrapper.rustc_json import Artifact, classify, is_error, is_suspicious
 
 _ICE: Final = 101
 
@@ -97,6 +97,7 @@ class Attempt:
         self._held: list[bytes] = []
         self._stdout = b""
         self._judged = False
+        self._failing = False
         self._dep_info: DepInfo | None = None
         self._origin = plan.out_dir
         self._coalesced = False
@@ -186,11 +187,16 @@ class Attempt:
 
     async def _line(self, line: bytes) -> Ended | None:
         self._lines.append(line)
+        artifact = classify(line)
         if self._judged:
-            await self._forward(line)
+            # Whether an error, of the linker say, is home's too is known at the end only.
+            self._failing = self._failing or is_error(artifact)
+            if self._failing:
+                self._held.append(line)
+            else:
+                await self._forward(line)
             return None
         self._held.append(line)
-        artifact = classify(line)
         if isinstance(artifact, Artifact) and artifact.emit == b"dep-info":
             return await self._judge_now()
         return None
@@ -257,11 +263,9 @@ class Attempt:
         again = Ended(End.AGAIN, verdict)
         if exited.code != 0:
             return await self._failed(exited, verdict, again)
-        if not verdict.right and not self._judged:
-            return Ended(End.HOME, verdict, why=verdict.home) if verdict.home else again
         if not verdict.right:
-            # Shown in part already; local rustc writes the same bytes and is the judge of the rest.
-            return Ended(End.HOME, verdict, why=verdict.home or "late undeclared read")
+            # What was shown already is not shown twice: the linker, say, may lack something late.
+            return Ended(End.HOME, verdict, why=verdict.home) if verdict.home else again
         if self._foreign():
             if self._judged:
                 return Ended(End.HOME, verdict, why="outputs name another target directory")
@@ -270,8 +274,8 @@ class Attempt:
             self._judged = True
             if self._stdout:
                 self._client.stdout(self._stdout)
-            for line in self._held:
-                await self._forward(line)
+        for line in self._held:
+            await self._forward(line)
         for relative in list(self._outputs):
             await self._deliver(relative)
         result = ActionResult(
@@ -301,7 +305,7 @@ class Attempt:
         if verdict.home:
             return Ended(End.HOME, verdict, why=verdict.home)
         if not verdict.right:
-            return Ended(End.HOME, verdict, why="late undeclared read") if self._judged else again
+            return again
         if not verdict.complete or (
             self._plan.call.links
             and any(is_suspicious(classify(line)) for line in self._lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -54,6 +55,8 @@ class Delivery:
         if self._mtime_ns == 0:
             self._mtime_ns = time.time_ns()
         final = os.path.join(self._plan.out_dir, output.path)
+        if b"/" in output.path:
+            self._make_folders(os.path.dirname(output.path))
         digest = output.digest
         if origin != self._plan.out_dir and output.path.endswith(b".d"):
             blob, digest = self._relocated(blob, origin)
@@ -82,6 +85,15 @@ class Delivery:
             self.before_rename(output)
         self.delivered[output.path] = output.digest
         self.placed_bytes += digest.size_bytes
+
+    def _make_folders(self, relative: bytes) -> None:
+        """Save-temps leaves folders in the out-dir. The out-dir itself is cargo's: never made."""
+        path = self._plan.out_dir
+        for name in relative.split(b"/"):
+            path = os.path.join(path, name)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)
+                os.chmod(path, 0o777 & ~self._plan.umask)
 
     def _relocated(self, blob: bytes, origin: bytes) -> tuple[bytes, Digest]:
         """Dep-info names its own out-dir; for another target directory it is rewritten."""

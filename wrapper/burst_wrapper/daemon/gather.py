@@ -15,6 +15,7 @@ import attrs
 
 from burst_protocol.action import (
     KIND_DIRECTORY,
+    KIND_EXECUTABLE,
     KIND_FILE,
     KIND_SYMLINK,
     Action,
@@ -199,7 +200,8 @@ class Gatherer:
                 return
             state = self._stats.digest(real)
             if state is not None:
-                inputs[real] = Input(real, KIND_FILE, state.digest)
+                kind = KIND_EXECUTABLE if state.executable else KIND_FILE
+                inputs[real] = Input(real, kind, state.digest)
                 shown.files[real] = state.digest
                 sources.files[state.digest] = real
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,9 +191,9 @@ def machines() -> Iterator[Space]:
 
 @contextmanager
 def twins(machine: Space, test: str) -> Iterator[Twin]:
-    """A new project on that machine, in a folder named after the test."""
-    folder = machine.folder / re.sub(r"\W", "-", test.removeprefix("test_"))[:40]
-    folder.mkdir()
+    """A new project on that machine, in a folder of its own: equal sources of two tests are two."""
+    name = re.sub(r"\W+", "-", test.removeprefix("test_"))[-24:].strip("-")
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=machine.folder))
     yield Twin(attrs.evolve(machine, project=folder))
     for path in (folder, folder.with_name(folder.name + ".targets")):
         shutil.rmtree(path, ignore_errors=True)

@@ -24,6 +24,10 @@ PRESENT: Final = 2
 LISTING: Final = 3
 VARIABLE: Final = 4
 
+NOTHING: Final = b"absent"
+SOME_FILE: Final = b"file"
+SOME_DIRECTORY: Final = b"directory"
+
 _FORMAT: Final = 1
 _UNSET: Final = b"unset"
 
@@ -105,8 +109,8 @@ class World:
             try:
                 mode = os.stat(name).st_mode
             except OSError:
-                return b"absent"
-            return b"directory" if stat.S_ISDIR(mode) else b"file"
+                return NOTHING
+            return SOME_DIRECTORY if stat.S_ISDIR(mode) else SOME_FILE
         if kind == LISTING:
             return listing(name)
         value = self._env.get(name)
@@ -116,11 +120,15 @@ class World:
 def listing(path: bytes) -> bytes:
     """Digest of the names in a directory; empty if there is none."""
     try:
-        names = sorted(os.listdir(path))
+        return names_key(os.listdir(path))
     except OSError:
         return b""
+
+
+def names_key(names: Iterable[bytes]) -> bytes:
+    """Digest of a directory's names."""
     hasher = KeyHasher(b"listing")
-    hasher.add(*names)
+    hasher.add(*sorted(names))
     return hasher.key()
 
 

@@ -19,7 +19,19 @@ from burst_wrapper import environ
 from burst_wrapper.daemon.gather import Learned, Shown
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.depinfo import DepInfo
-from burst_wrapper.inputlist import ABSENT, FILE, LISTING, PRESENT, VARIABLE, InputList
+from burst_wrapper.inputlist import (
+    ABSENT,
+    FILE,
+    LISTING,
+    NOTHING,
+    PRESENT,
+    SOME_DIRECTORY,
+    SOME_FILE,
+    VARIABLE,
+    InputList,
+    World,
+    names_key,
+)
 
 _KERNEL: Final = (b"/proc/", b"/sys/", b"/dev/")
 _LIST: Final = "list"
@@ -210,11 +222,41 @@ def wide_list(shown: Shown, dep_info: DepInfo, plan: Plan) -> InputList:
     """For a run that was not seen whole: everything it could see, and the listings around it."""
     entries: set[tuple[int, bytes]] = {(FILE, path) for path in shown.files}
     entries |= {(LISTING, path) for path in shown.listings if path not in shown.hidden}
+    for tree in shown.borrowed:
+        if tree.root in shown.in_place:
+            entries |= {(FILE, path) for path in tree.files}
+            entries |= {(LISTING, path) for path in tree.directories}
     entries |= {(FILE, os.path.join(plan.cwd, name)) for name in dep_info.files}
     entries |= {(VARIABLE, name) for name, _ in dep_info.env}
     return InputList.of(entries)
 
 
-def file_paths(lists: Iterable[InputList]) -> list[bytes]:
-    """All files that earlier runs were seen to read."""
-    return sorted({path for inputs in lists for path in inputs.files()})
+def expected(lists: Iterable[InputList]) -> Learned:
+    """What earlier runs were seen to use: shown from the start, it need not be missed again."""
+    known = Learned()
+    for inputs in lists:
+        known.env.update(inputs.names(VARIABLE))
+        known.files.update(inputs.files())
+        known.trees.update(path for path in inputs.names(LISTING) if os.path.isdir(path))
+        for path in inputs.names(PRESENT):
+            (known.directories if os.path.isdir(path) else known.files).add(path)
+    return known
+
+
+def pin(world: World, inputs: InputList, shown: Shown) -> None:
+    """What a run was shown counts, not what lies there by now."""
+    for kind, path in inputs.entries:
+        value: bytes | None = None
+        if kind == ABSENT:
+            value = NOTHING
+        elif kind == FILE:
+            digest = shown.digest(path)
+            value = None if digest is None else digest.hash
+        elif kind == PRESENT and shown.digest(path) is not None:
+            value = SOME_FILE
+        elif kind in (PRESENT, LISTING):
+            names = shown.listing(path)
+            if names is not None:
+                value = names_key(names) if kind == LISTING else SOME_DIRECTORY
+        if value is not None:
+            world.pin(kind, path, value)

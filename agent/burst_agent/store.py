@@ -212,11 +212,12 @@ class BlobStore:
         if status.st_size != digest.size_bytes:
             return None
         now_ns = self.root.now_ns()
+        # Written to since it got its name, or, by its reader, marked as doubtful.
+        touched = status.st_mtime_ns != diskfile.FIXED_MTIME_NS
+        suspect = status.st_ctime_ns < self.root.suspect_before_ns
         if (
-            status.st_ctime_ns < self.root.suspect_before_ns
-            and (digest.hash, executable) not in self._proved
-            and not self._prove(path, digest, executable=executable)
-        ):
+            touched or (suspect and (digest.hash, executable) not in self._proved)
+        ) and not self._prove(path, digest, executable=executable):
             return None
         if abs(now_ns - status.st_atime_ns) > diskfile.TOUCH_INTERVAL_NS:
             # Not ours (a foreign owner) or just evicted: both harmless.
@@ -225,7 +226,7 @@ class BlobStore:
         return path
 
     def _prove(self, path: bytes, digest: Digest, *, executable: bool) -> bool:
-        """First use of a blob that a machine crash may have spoilt."""
+        """First use of a blob that a machine crash or somebody else may have spoilt."""
         try:
             fd = os.open(path, os.O_RDONLY)
         except FileNotFoundError:

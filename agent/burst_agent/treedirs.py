@@ -90,7 +90,7 @@ def in_use(path: bytes) -> bool:
     return False
 
 
-def inodes(path: bytes) -> Iterator[int]:
+def _files(path: bytes) -> Iterator[os.stat_result]:
     """Of every file in the tree; nothing if it vanishes meanwhile."""
     pending = [path]
     while pending:
@@ -99,7 +99,17 @@ def inodes(path: bytes) -> Iterator[int]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
-                    yield entry.stat(follow_symlinks=False).st_ino
+                    yield entry.stat(follow_symlinks=False)
+
+
+def inodes(path: bytes) -> Iterator[int]:
+    """Of every file in the tree."""
+    return (status.st_ino for status in _files(path))
+
+
+def touched(path: bytes) -> bool:
+    """Whether a file of the tree was written to since it was stored."""
+    return any(status.st_mtime_ns != diskfile.FIXED_MTIME_NS for status in _files(path))
 
 
 def retire(root: StoreRoot, path: bytes, *, even_in_use: bool = False) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Self
 
 import attrs
 
@@ -30,7 +30,7 @@ from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.elf import library_closure
 from burst_wrapper.pathwalk import walk
 from burst_wrapper.statcache import StatCache
-from burst_wrapper.treescan import TooLarge, Tree, TreeScanner
+from burst_wrapper.treescan import CHANGED, TooLarge, Tree, TreeScanner
 
 _MAX_LINKS: Final = 40
 _SYSTEM: Final = (b"/usr/lib/", b"/lib/", b"/usr/lib64/", b"/lib64/")
@@ -49,7 +49,7 @@ class Learned:
     directories: set[bytes] = attrs.field(factory=set)
     env: set[bytes] = attrs.field(factory=set)
 
-    def __ior__(self, other: Learned) -> Learned:
+    def __ior__(self, other: Learned) -> Self:
         self.files |= other.files
         self.trees |= other.trees
         self.directories |= other.directories
@@ -68,12 +68,17 @@ class Shown:
     listings: dict[bytes, frozenset[bytes]] = attrs.field(factory=dict)
     hidden: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
     borrowed: list[Tree] = attrs.field(factory=list)
-    """Sources of other packages, shown for what their macros expand to."""
+    """Whole trees, not merged into the above: sources of other packages, shown for what their
+    macros expand to, and what a local agent shows in place."""
     in_place: list[bytes] = attrs.field(factory=list)
     """Trees that a local agent binds instead of copying: looked at again after the run."""
 
     links: dict[bytes, bytes] = attrs.field(factory=dict)
     """Absolute path to what the symbolic link there says."""
+
+    def has(self, path: bytes) -> bool:
+        """Whether a file was shown at this very path."""
+        return path in self.files or any(path in tree.files for tree in self.borrowed)
 
     def digest(self, path: bytes) -> Digest | None:
         """What was shown at this path, if it was a file."""
@@ -152,19 +157,22 @@ class Gatherer:
         self._stats = stats
         self._closures = closures
         self._scanner = TreeScanner(stats)
-        self._immutable: dict[bytes, Tree] = {}
+        self._immutable: dict[tuple[bytes, bool], Tree] = {}
         self._macro_libraries: dict[tuple[bytes, bytes], tuple[bytes, ...]] = {}
 
-    def gather(self, plan: Plan, learned: Learned, listed: Iterable[bytes]) -> Gathered:
-        """Blocking (stats and hashes): call it in a thread. CannotGather if it cannot be done."""
+    def gather(self, plan: Plan, learned: Learned, *, local: bool) -> Gathered:
+        """Blocking (stats and hashes): call it in a thread. CannotGather if it cannot be done.
+
+        `local`: for an agent on this machine, which sees immutable packages and OUT_DIR where they
+        are; they need no content digest before somebody reads them.
+        """
         inputs: dict[bytes, Input] = {}
         shown = Shown()
         sources = Sources()
         out_dir = plan.env.get(b"OUT_DIR")
 
         def show(tree: Tree) -> None:
-            local = tree.root if plan.immutable or tree.root == out_dir else b""
-            inputs[tree.root] = Input(tree.root, KIND_DIRECTORY, tree.digest, local=local)
+            inputs[tree.root] = Input(tree.root, KIND_DIRECTORY, tree.digest)
             shown.files.update(tree.files)
             shown.listings.update(tree.directories)
             shown.hidden.update(tree.hidden)
@@ -172,31 +180,35 @@ class Gatherer:
             sources.blobs.update(tree.blobs)
             sources.files.update((digest, path) for path, digest in tree.files.items())
 
-        show(self._package(plan))
+        def show_in_place(tree: Tree) -> None:
+            inputs[tree.root] = Input(
+                tree.root, KIND_DIRECTORY, tree.digest, local=tree.root if local else b""
+            )
+            shown.borrowed.append(tree)
+            sources.more.append(tree)
+
+        if plan.immutable:
+            show_in_place(self._immutable_tree(plan.package_dir, local=local))
+            shown.in_place.append(plan.package_dir)
+        else:
+            show(self._package(plan))
         if out_dir is not None and os.path.isdir(out_dir):
-            show(self._whole(out_dir))
+            show_in_place(self._outline(out_dir) if local else self._whole(out_dir))
             shown.in_place.append(out_dir)
         way = _Way(plan, inputs, shown)
         for path in sorted(learned.trees):
             real = way.to(path)
-            if real is not None:
+            if real is not None and shown.listing(real) is None:
                 show(self._whole(real))
-        if plan.immutable:
-            shown.in_place.append(plan.package_dir)
         for package_dir in self._closures.packages(plan.externs.closure):
             if package_dir not in inputs and os.path.isdir(package_dir):
-                tree = self._immutable_tree(package_dir)
-                inputs[package_dir] = Input(
-                    package_dir, KIND_DIRECTORY, tree.digest, local=package_dir
-                )
-                shown.borrowed.append(tree)
-                sources.more.append(tree)
+                show_in_place(self._immutable_tree(package_dir, local=local))
 
         def add(path: bytes) -> None:
-            if path in shown.files:
+            if shown.has(path):
                 return
             real = way.to(path)
-            if real is None or real in shown.files:
+            if real is None or shown.has(real):
                 return
             state = self._stats.digest(real)
             if state is not None:
@@ -219,8 +231,6 @@ class Gatherer:
         if plan.call.is_clippy:
             for path in _clippy_configurations(plan):
                 add(path)
-        for path in listed:
-            add(path)
         for path in sorted(learned.files):
             add(path)
         directories = self._directories(plan, learned)
@@ -229,33 +239,46 @@ class Gatherer:
         action = self._action(plan, learned, inputs, directories | way.directories)
         return Gathered(action, _action_key(plan, action), shown, sources, action.env)
 
-    def unchanged(self, shown: Shown, *, isolated: bool) -> bool:
-        """Whether what a run could see at its own place is still what was hashed."""
-        for root in shown.in_place:
-            self._immutable.pop(root, None)
-        digest = self._stats.digest
+    def unchanged(self, shown: Shown, paths: Iterable[bytes], *, isolated: bool) -> bool:
+        """Whether the files that were read at their own places are what they were before.
+
+        Copies cannot change; what lies in place can, and without a sandbox everything does.
+        """
         prefixes = tuple(root + b"/" for root in shown.in_place)
-        for path, expected in shown.files.items():
-            if not isolated or path.startswith(prefixes):
-                state = digest(path)
+        for path in paths:
+            expected = shown.digest(path)
+            if expected == CHANGED:
+                self._immutable.clear()
+                return False
+            if expected is not None and (not isolated or path.startswith(prefixes)):
+                state = self._stats.digest(path)
                 if state is None or state.digest != expected:
+                    self._immutable.clear()
                     return False
         return True
 
-    def _package(self, plan: Plan) -> Tree:
-        if not plan.immutable:
-            try:
-                return self._scanner.package(plan.package_dir)
-            except TooLarge as error:
-                raise CannotGather("the package has too many files") from error
-        return self._immutable_tree(plan.package_dir)
+    def forget(self) -> None:
+        """An agent says that files are not what we took them for: look again."""
+        self._immutable.clear()
 
-    def _immutable_tree(self, package_dir: bytes) -> Tree:
-        known = self._immutable.get(package_dir)
+    def _package(self, plan: Plan) -> Tree:
+        try:
+            return self._scanner.package(plan.package_dir)
+        except TooLarge as error:
+            raise CannotGather("the package has too many files") from error
+
+    def _immutable_tree(self, package_dir: bytes, *, local: bool) -> Tree:
+        known = self._immutable.get((package_dir, local))
         if known is None:
-            known = self._whole(package_dir)
-            self._immutable[package_dir] = known
+            known = self._outline(package_dir) if local else self._whole(package_dir)
+            self._immutable[package_dir, local] = known
         return known
+
+    def _outline(self, path: bytes) -> Tree:
+        try:
+            return self._scanner.outline(path)
+        except TooLarge as error:
+            raise CannotGather(f"{os.fsdecode(path)} has too many files") from error
 
     def _whole(self, path: bytes) -> Tree:
         try:

@@ -34,6 +34,7 @@ from burst_wrapper.inputlist import (
 )
 
 _KERNEL: Final = (b"/proc/", b"/sys/", b"/dev/")
+_SHARED_MEMORY: Final = b"/dev/shm/"
 _LIST: Final = "list"
 _WRITES: Final = ("write", "change")
 _READS: Final = ("open", "readlink", "library")
@@ -124,7 +125,7 @@ class Judge:
     def _judge_access(self, access: Access, verdict: Verdict) -> bool:
         """True if this access was like home's; else the verdict says what to do."""
         path = access.path
-        if self._is_search_folder(path) or (path + b"/").startswith((*_KERNEL, *self._own)):
+        if self._is_search_folder(path) or _is_below(path, (*_KERNEL, *self._own)):
             return True
         if access.op in _WRITES:
             verdict.home = f"the unit writes {os.fsdecode(path)}"
@@ -196,7 +197,7 @@ class Judge:
         )
         for access in self.accesses.values():
             path = access.path
-            if path in externs or (path + b"/").startswith(whole) or self._is_search_folder(path):
+            if path in externs or _is_below(path, whole) or self._is_search_folder(path):
                 continue
             if not access.found:
                 entries.add((ABSENT, path))
@@ -216,6 +217,16 @@ class Judge:
         if self.plan.call.links and name in environ.LINKER_HIDDEN:
             return True
         return any(name == declared for declared, _ in self.plan.declared)
+
+
+def _is_below(path: bytes, folders: tuple[bytes, ...]) -> bool:
+    """Whether the path lies in one of the folders (each with its final slash).
+
+    The kernel's folders hold no files of people, but for one.
+    """
+    if path.startswith(_SHARED_MEMORY):
+        folders = tuple(folder for folder in folders if folder not in _KERNEL)
+    return (path + b"/").startswith(folders)
 
 
 def wide_list(shown: Shown, dep_info: DepInfo, plan: Plan) -> InputList:

@@ -115,7 +115,10 @@ def make_plan(
         (b"argfile", b"yes" if call.used_argfile else b"no"),
     ]
     manifest += [(b"arg", neutral(arg)) for arg in call.key_args]
-    manifest += [(b"env " + name, neutral(value)) for name, value in declared]
+    for name, value in declared:
+        if name == b"PATH" and not externs.macros:
+            value = platform.effective_path(value)  # noqa: PLW2901 - what it means here
+        manifest.append((b"env " + name, neutral(value)))
     for label, files in ((b"extern ", externs.files), (b"macro ", externs.macros)):
         manifest += [(label + os.path.basename(f.path), f.digest.hash) for f in files]
     for path in extra:

@@ -80,6 +80,23 @@ class Platform:
     library_folders: tuple[bytes, ...]
     sources: Sources
     system: SystemTree
+    _paths: dict[bytes, bytes] = attrs.field(factory=dict)
+
+    def effective_path(self, value: bytes) -> bytes:
+        """The part of a PATH that can matter to a link: folders of which the sandbox shows
+        something. So an activated virtual environment is no miss; a unit whose macros could read
+        the variable itself is keyed by all of it."""
+        known = self._paths.get(value)
+        if known is None:
+            shown = {os.path.dirname(entry.path) for entry in self.system.files}
+            shown |= {os.path.dirname(item.path) for item in self.inputs}
+            known = b":".join(
+                folder
+                for folder in value.split(b":")
+                if folder in shown or os.path.realpath(folder) in shown or folder[:1] != b"/"
+            )
+            self._paths[value] = known
+        return known
 
 
 class Platforms:

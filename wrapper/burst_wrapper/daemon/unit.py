@@ -304,7 +304,9 @@ class Unit:
                 wanted = expected(self._lists)
                 wanted |= learned
                 try:
-                    gathered = await asyncio.to_thread(services.gatherer.gather, plan, wanted)
+                    gathered = await asyncio.to_thread(
+                        services.gatherer.gather, plan, wanted, local=executor.local
+                    )
                 except CannotGather as error:
                     raise Home("inputs", str(error), failure=False) from error
                 attempt = Attempt(plan, self._client, executor, gathered, delivery)
@@ -425,9 +427,7 @@ class Unit:
         assert result is not None
         dep_info = attempt.dep_info
         try:
-            if dep_info is None or not await asyncio.to_thread(
-                self._services.gatherer.unchanged, gathered.shown, isolated=executor.isolates
-            ):
+            if dep_info is None:
                 executor.link.send(m.Release(attempt.identity))
                 return
             if ended.verdict.complete:
@@ -437,6 +437,14 @@ class Unit:
                 return
             else:
                 inputs = wide_list(gathered.shown, dep_info, plan)
+            if executor.local and not await asyncio.to_thread(
+                self._services.gatherer.unchanged,
+                gathered.shown,
+                inputs.files(),
+                isolated=executor.isolates,
+            ):
+                executor.link.send(m.Release(attempt.identity))
+                return
             world = World(self._services.stats, self._env)
             pin(world, inputs, gathered.shown)
             strong = strong_key(plan.weak_key, inputs, world)

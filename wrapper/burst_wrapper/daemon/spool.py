@@ -9,6 +9,7 @@ from typing import BinaryIO
 from burst_protocol import codec
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
+from burst_protocol.errors import DiskFull
 from burst_protocol.framing import CHUNK_BYTES
 
 
@@ -33,8 +34,17 @@ class Spool:
         return digest in self._complete
 
     def chunk(self, message: m.BlobChunk) -> None:
-        """Take one piece; the last one makes the blob complete (its digest is checked on use)."""
+        """Take one piece; the last one makes the blob complete (its digest is checked on use).
+
+        DiskFull, or RemoteProtocolError for what cannot be unpacked: the link ends with it.
+        """
         self.received[message.id] = self.received.get(message.id, 0) + len(message.data)
+        try:
+            self._take(message)
+        except OSError as error:
+            raise DiskFull(f"{os.fsdecode(self._folder)}: {error.strerror}") from error
+
+    def _take(self, message: m.BlobChunk) -> None:
         key = (message.id, message.digest)
         file = self._open.get(key)
         if file is None:
@@ -45,6 +55,10 @@ class Spool:
         if message.last:
             file.close()
             del self._open[key]
+            if os.stat(file.name).st_size != message.digest.size_bytes:
+                # Its beginning came for a request that was over.
+                os.unlink(file.name)
+                return
             os.replace(file.name, self.path(message.digest))
             self._complete[message.digest] = self._complete.get(message.digest, 0) + 1
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 from collections.abc import Iterable
 from typing import Final
+
+from blake3 import blake3
 
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
@@ -26,7 +30,11 @@ class Uploader:
         self._under_way: dict[Digest, asyncio.Future[None]] = {}
 
     async def send(self, identity: int, digests: Iterable[Digest], sources: list[Sources]) -> int:
-        """Bytes sent for this caller. BlobMissing if home does not have one (any more)."""
+        """Bytes sent for this caller. BlobMissing if home does not have one (any more).
+
+        A file that changed since it was hashed counts as missing: the agent would ask for it for
+        ever.
+        """
         mine: list[Digest] = []
         others: list[asyncio.Future[None]] = []
         for digest in dict.fromkeys(digests):
@@ -75,7 +83,7 @@ class Uploader:
             if digest.size_bytes > _SMALL_BYTES:
                 sent += await self._send_large(identity, digest, path)
                 continue
-            codec, data = await asyncio.to_thread(_read_packed, path)
+            codec, data = await asyncio.to_thread(_read_packed, digest, path)
             batch.append((digest, codec, data))
             size += len(data)
             if size > _BATCH_BYTES:
@@ -97,28 +105,38 @@ class Uploader:
 
     async def _send_large(self, identity: int, digest: Digest, path: bytes) -> int:
         sent = 0
+        hasher = blake3()
         try:
-            file = open(path, "rb")  # noqa: SIM115 - read in threads, closed below
+            file = await asyncio.to_thread(io.FileIO, path)
         except OSError as error:
-            raise BlobMissing(digest.hex) from error
+            raise BlobMissing(f"{os.fsdecode(path)}: {error.strerror}") from error
         with file:
             left = digest.size_bytes
             while left > 0:
                 data = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
                 if not data:
-                    raise BlobMissing(digest.hex)
+                    raise _changed(path)
                 left -= len(data)
+                hasher.update(data)
                 codec, data = await asyncio.to_thread(packed, data, compress=True)
                 self._link.send(m.BlobChunk(identity, digest, codec, data, left == 0))
                 sent += len(data)
                 await self._link.drain()
+        if hasher.digest() != digest.hash:
+            raise _changed(path)
         return sent
 
 
-def _read_packed(path: bytes) -> tuple[int, bytes]:
+def _changed(path: bytes) -> BlobMissing:
+    return BlobMissing(f"{os.fsdecode(path)} changed meanwhile")
+
+
+def _read_packed(digest: Digest, path: bytes) -> tuple[int, bytes]:
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise BlobMissing(path.hex()) from error
+        raise BlobMissing(f"{os.fsdecode(path)}: {error.strerror}") from error
+    if Digest.of(data) != digest:
+        raise _changed(path)
     return packed(data, compress=True)

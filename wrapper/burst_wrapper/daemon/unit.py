@@ -297,6 +297,7 @@ class Unit:
         assert delivery is not None
         services = self._services
         learned = Learned()
+        doubted = False
         executor.in_flight += 1
         self._donate(executor)
         try:
@@ -310,7 +311,22 @@ class Unit:
                 except CannotGather as error:
                     raise Home("inputs", str(error), failure=False) from error
                 attempt = Attempt(plan, self._client, executor, gathered, delivery)
-                ended = await attempt.run(self._strong_keys(), self._lists_tried)
+                keys = () if doubted else self._strong_keys()
+                try:
+                    ended = await attempt.run(keys, self._lists_tried)
+                    if ended.end is End.HIT:
+                        assert ended.hit is not None
+                        if await self._hit_on(executor, home, ended.hit):
+                            return
+                except (BlobMissing, DigestMismatch) as error:
+                    # Something stored is damaged or gone, or a source changed: once more.
+                    if doubted or not executor.usable:
+                        raise
+                    doubted = True
+                    self._note(error)
+                    delivery.drop()
+                    self._lists_tried = -1
+                    continue
                 self._sent += ended.sent_bytes
                 self._received += ended.received_bytes
                 match ended.end:
@@ -318,9 +334,6 @@ class Unit:
                         await self._done(executor, home, attempt, ended, gathered)
                         return
                     case End.HIT:
-                        assert ended.hit is not None
-                        if await self._hit_on(executor, home, ended.hit):
-                            return
                         self._lists_tried = -1
                     case End.LISTS:
                         self._learn_lists(ended.lists)

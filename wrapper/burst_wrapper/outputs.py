@@ -109,6 +109,8 @@ class Placer:
         except OSError as error:
             raise BlobMissing(digest.hex) from error
         if not right:
+            with contextlib.suppress(OSError):
+                os.utime(blob)  # its store looks again at what was touched
             raise DigestMismatch(digest.hex)
         self._verified[blob] = seen
 

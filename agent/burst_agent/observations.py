@@ -106,7 +106,7 @@ class Reporter:
             if not access.path.startswith(b"/"):
                 continue  # a library by name: what it was found as is a path of its own
             path = observe.normalised(access.path)
-            if any(below(path, folder) for folder in self._hidden) or _top(path) in own_tmp:
+            if self._is_hidden(path) or _top(path) in own_tmp:
                 continue
             found = not access.absent
             if found and not access.write:
@@ -122,6 +122,11 @@ class Reporter:
             if wanted not in given:
                 given.add(wanted)
                 yield wanted
+
+    def _is_hidden(self, path: bytes) -> bool:
+        # Whoever has a project in memory has it there; the sandbox's own is empty.
+        shared = path.startswith(b"/dev/shm/")
+        return any(below(path, f) for f in self._hidden if not (shared and f == b"/dev"))
 
     def _is_quiet(self, path: bytes) -> bool:
         return any(below(path, folder) for folder in self.action.quiet)

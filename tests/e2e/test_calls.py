@@ -269,13 +269,11 @@ def test_build_folder_besides_target_folder(calls: Space) -> None:
     same_bits(calls, "build", folders=folders, CARGO_BUILD_BUILD_DIR=str(build), **CALLS)
 
 
-@pytest.mark.parametrize("name", ["with some spaces", "mit Ümläuten und 漢字", "a=b,c:d'e\"f$g"])
+@pytest.mark.parametrize("name", ["with some spaces", "mit Ümläuten und 漢字", "a=b,c;d'e\"f$g#h%i"])
 def test_strange_paths(shared: Space, name: str) -> None:
     """Spaces, letters beyond ASCII, what shells and makefiles have a meaning for."""
     space = with_project(shared, "calls", shared.folder / "strange" / name)
-    # Native search paths and LD_LIBRARY_PATH cannot hold a colon: only what plain cargo can do.
-    arguments = ("build", "-p", "many") if ":" in name else ("build",)
-    same_bits(space, *arguments, **CALLS)
+    same_bits(space, "build", **CALLS)
 
 
 @pytest.mark.parametrize("parent", ["/tmp", "/dev/shm", "/usr/src", "/opt", "/root"])

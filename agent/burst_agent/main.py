@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             store_limit_bytes=options.store_bytes,
         )
         os.umask(0o077)
+        # Threads hash and copy; one that is done must not wait 5 ms for the interpreter.
+        sys.setswitchinterval(0.0005)
         asyncio.run(_serve(settings, None if options.stdio else options.fd))
     except BurstError as error:
         sys.stderr.write(f"burst-agent: {error}\n")

@@ -7,8 +7,9 @@ and *not* found is an input wherever it was looked for.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -45,91 +46,114 @@ class Reporter:
     """Without a sandbox /tmp is everybody's: only what the run made there is its own."""
     private: tuple[bytes, ...] = ()
     """More prefixes that the sandbox alone has."""
+    _reader: observe.LogReader = attrs.field(factory=observe.LogReader, init=False)
+    _log: bytearray = attrs.field(factory=bytearray, init=False)
+    """Whole, because who started which program is only known from all of it."""
+    _fed_bytes: int = attrs.field(default=0, init=False)
+    _seen: int = attrs.field(default=0, init=False)
     _accesses: set[Access] = attrs.field(factory=set, init=False)
     _names: set[bytes] = attrs.field(factory=set, init=False)
     _programs: set[bytes] = attrs.field(factory=set, init=False)
+    _own_tmp: set[bytes] = attrs.field(factory=set, init=False)
     _kept_tmp: frozenset[bytes] = attrs.field(init=False)
-    _hidden: tuple[bytes, ...] = attrs.field(init=False)
+    _hidden: _Places = attrs.field(init=False)
+    _quiet: _Places = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         action = self.action
         hidden = [action.out_dir, b"/proc", b"/dev", *self.private]
         if action.incremental is not None:
             hidden.append(action.incremental.path)
-        self._hidden = tuple(observe.normalised(folder) for folder in hidden)
+        self._hidden = _Places.of(observe.normalised(folder) for folder in hidden)
+        self._quiet = _Places.of(action.quiet)
         # A workspace below /tmp is no temporary file of the compiler.
         places = [action.cwd, action.out_dir, *action.directories]
         places += [given.path for given in action.inputs]
         self._kept_tmp = frozenset(_top(place) for place in places if below(place, b"/tmp"))
+        self._own_tmp.add(b"/tmp")
 
     def report(self, log_path: bytes | None, *, last: bool) -> Observation:
         """Blocking. All that came since the last call; without a log: incomplete."""
-        log = b""
-        too_long = False
-        if log_path is not None:
+        if log_path is not None and len(self._log) <= MAX_LOG_BYTES:
             with open(log_path, "rb") as file:
-                log = file.read(MAX_LOG_BYTES + 1)
-            too_long = len(log) > MAX_LOG_BYTES
-        if not last:
-            log = log[: log.rfind(b"\0") + 1]  # the rest is being written
-        seen = observe.parse(log)
-        accesses = [access for access in self._wanted(seen) if access not in self._accesses]
-        self._accesses.update(accesses)
-        names = [n for n in dict.fromkeys(r.name for r in seen.env_reads) if n not in self._names]
+                file.seek(len(self._log))
+                self._log += file.read(MAX_LOG_BYTES + 1 - len(self._log))
+        too_long = len(self._log) > MAX_LOG_BYTES
+        # What comes after the last NUL is being written.
+        end = len(self._log) if last else self._log.rfind(b"\0") + 1
+        self._reader.feed(bytes(self._log[self._fed_bytes : end]))
+        self._fed_bytes = end
+        fresh = list(itertools.islice(self._reader.accesses, self._seen, None))
+        self._seen += len(fresh)
+        accesses = list(self._wanted(fresh))
+        names = [read.name for read in self._reader.env_reads if read.name not in self._names]
+        names = list(dict.fromkeys(names))
         self._names.update(names)
-        programs = [
-            program
-            for program in foreign_programs(log, self.action.programs)
-            if program not in self._programs
-        ]
+        programs = [program for program in self._foreign(end) if program not in self._programs]
         self._programs.update(programs)
         return Observation(
-            complete=seen.complete and not too_long,
+            complete=log_path is not None and not self._reader.gap() and not too_long,
             accesses=tuple(accesses),
-            env_names=tuple(n for n in names if n not in _OURS),
+            env_names=tuple(name for name in names if name not in _OURS),
             programs=tuple(programs),
-            network=bool(seen.network),
+            network=bool(self._reader.network),
         )
 
-    def _wanted(self, seen: observe.Observation) -> Iterator[Access]:
-        own_tmp = {
+    def _foreign(self, end: int) -> list[bytes]:
+        if not self._reader.programs:
+            return []  # nearly every run that does not link
+        return foreign_programs(bytes(self._log[:end]), self.action.programs)
+
+    def _wanted(self, fresh: list[observe.Access]) -> Iterator[Access]:
+        self._own_tmp |= {
             _top(access.path)
-            for access in seen.accesses
-            if not access.absent
-            and access.path.startswith(b"/tmp/")
+            for access in fresh
+            if access.path.startswith(b"/tmp/")
+            and not access.absent
             and (self.isolated or access.op is Op.CHANGE)
-        }
-        own_tmp -= self._kept_tmp
-        own_tmp.add(b"/tmp")
-        given: set[Access] = set()
-        for access in seen.accesses:
+        } - self._kept_tmp
+        for access in fresh:
             if not access.path.startswith(b"/"):
                 continue  # a library by name: what it was found as is a path of its own
             path = observe.normalised(access.path)
-            if self._is_hidden(path) or _top(path) in own_tmp:
+            if self._is_hidden(path) or _top(path) in self._own_tmp:
                 continue
             found = not access.absent
             if found and not access.write:
-                if self._is_quiet(path):
+                if self._quiet.cover(path):
                     continue
                 # On the way to something that is there for all to see.
                 if access.op is not Op.LIST and path == b"/":
                     continue
-            if b"/../" in access.path and not self._is_quiet(path):
+            if b"/../" in access.path and not self._quiet.cover(path):
                 path = access.path  # whether a link came before the `..` is for the client to see
             word = "write" if access.write and access.op is Op.OPEN else _WORDS[access.op]
             wanted = Access(word, path, found)
-            if wanted not in given:
-                given.add(wanted)
+            if wanted not in self._accesses:
+                self._accesses.add(wanted)
                 yield wanted
 
     def _is_hidden(self, path: bytes) -> bool:
         # Whoever has a project in memory has it there; the sandbox's own is empty.
-        shared = path.startswith(b"/dev/shm/")
-        return any(below(path, f) for f in self._hidden if not (shared and f == b"/dev"))
+        if path.startswith(b"/dev/shm/"):
+            return any(below(path, f) for f in self._hidden.exact if f != b"/dev")
+        return self._hidden.cover(path)
 
-    def _is_quiet(self, path: bytes) -> bool:
-        return any(below(path, folder) for folder in self.action.quiet)
+
+@attrs.frozen
+class _Places:
+    """Directories, ready for the question whether a path is one of them or below one."""
+
+    exact: frozenset[bytes]
+    prefixes: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, folders: Iterable[bytes]) -> _Places:
+        exact = frozenset(folders)
+        return cls(exact, tuple(folder.rstrip(b"/") + b"/" for folder in exact))
+
+    def cover(self, path: bytes) -> bool:
+        return path.startswith(self.prefixes) or path in self.exact
 
 
 def _top(path: bytes) -> bytes:

@@ -81,72 +81,105 @@ class Observation:
         return frozenset(read.name for read in self.env_reads)
 
 
-def parse(log: bytes) -> Observation:
-    """The observation in a log or in a prefix of one. Never raises: what cannot be understood
-    makes the observation incomplete."""
-    accesses: dict[Access, None] = {}
-    env_reads: dict[EnvironmentRead, None] = {}
-    programs: dict[Program, None] = {}
-    network: dict[bytes, None] = {}
-    gaps: list[str] = []
-    expected: Counter[bytes] = Counter()
-    hellos: Counter[bytes] = Counter()
-    started: dict[bytes, bytes] = {}
+class LogReader:
+    """Reads a growing log: what was fed once is not looked at again."""
 
-    records = log.split(b"\0")
-    if records.pop():
-        gaps.append("the log ends within a record")
-    for record in records:
+    def __init__(self) -> None:
+        self.accesses: dict[Access, None] = {}
+        self.env_reads: dict[EnvironmentRead, None] = {}
+        self.programs: dict[Program, None] = {}
+        self.network: dict[bytes, None] = {}
+        self._records: set[bytes] = set()
+        self._gap = ""
+        self._expected: Counter[bytes] = Counter()
+        self._hellos: Counter[bytes] = Counter()
+        self._started: dict[bytes, bytes] = {}
+
+    def feed(self, log: bytes) -> None:
+        """The next whole records. Never raises: what cannot be understood is a gap."""
+        records = log.split(b"\0")
+        if records.pop():
+            self._lacks("the log ends within a record")
+        known = self._records
+        for record in records:
+            if record in known:
+                continue  # the processes of one run look at the same things
+            kind = record[:1]
+            if kind in _PATH_OPS or kind == b"e":
+                known.add(record)
+            self._record(record)
+
+    def _lacks(self, gap: str) -> None:
+        self._gap = self._gap or gap
+
+    def _record(self, record: bytes) -> None:
         head, _, text = record.partition(b" ")
         kind, flag, digits = head[:1], head[1:2], head[2:]
         if flag not in {b"-", b"w"} or not digits.isdigit():
-            gaps.append("a record is not understood")
-            continue
+            self._lacks("a record is not understood")
+            return
         errno = int(digits)
         op = _PATH_OPS.get(kind)
         if op is not None:
             if not text.startswith(b"/") and op is not Op.LIBRARY:
-                gaps.append("a path relative to an unknown directory")
-            accesses[Access(op, text, errno, flag == b"w")] = None
+                self._lacks("a path relative to an unknown directory")
+            self.accesses[Access(op, text, errno, flag == b"w")] = None
         elif kind == b"e":
-            env_reads[EnvironmentRead(text, errno == 0)] = None
+            self.env_reads[EnvironmentRead(text, errno == 0)] = None
         elif kind == b"n":
-            network[text] = None
+            self.network[text] = None
         elif kind == b"H":
-            pid, _parent, version, _exe = (*text.split(b" ", 3), b"", b"", b"")[:4]
-            if not hellos:
-                expected[pid] += 1  # the program itself; nobody has announced it
-                started[pid] = b"the program"
-            hellos[pid] += 1
-            if version != LOG_VERSION:
-                gaps.append("an observer of another version")
+            self._hello(text)
         elif kind in {b"X", b"x", b"S"}:
             pid, _, path = text.partition(b" ")
             if kind == b"x":
-                expected[pid] -= 1  # the attempt before it came to nothing
-                programs.pop(Program(path, 0), None)
+                self._expected[pid] -= 1  # the attempt before it came to nothing
+                self.programs.pop(Program(path, 0), None)
             elif errno == 0:
-                expected[pid] += 1
-                started[pid] = path
-            programs[Program(path, errno)] = None
+                self._expected[pid] += 1
+                self._started[pid] = path
+            self.programs[Program(path, errno)] = None
         else:
-            gaps.append("a record is not understood")
+            self._lacks("a record is not understood")
 
-    if not hellos:
-        gaps.append("the observer was not loaded")
-    gaps.extend(
-        f"not observed: {os.fsdecode(started[pid])}"
-        for pid, count in expected.items()
-        if hellos[pid] < count
-    )
-    return Observation(
-        complete=not gaps,
-        gap=gaps[0] if gaps else "",
-        accesses=tuple(accesses),
-        env_reads=tuple(env_reads),
-        programs=tuple(programs),
-        network=tuple(network),
-    )
+    def _hello(self, text: bytes) -> None:
+        pid, _parent, version, _exe = (*text.split(b" ", 3), b"", b"", b"")[:4]
+        if not self._hellos:
+            self._expected[pid] += 1  # the program itself; nobody has announced it
+            self._started[pid] = b"the program"
+        self._hellos[pid] += 1
+        if version != LOG_VERSION:
+            self._lacks("an observer of another version")
+
+    def gap(self) -> str:
+        """What is not known, as of now; empty if nothing is."""
+        if self._gap:
+            return self._gap
+        if not self._hellos:
+            return "the observer was not loaded"
+        for pid, count in self._expected.items():
+            if self._hellos[pid] < count:
+                return f"not observed: {os.fsdecode(self._started[pid])}"
+        return ""
+
+    def observation(self) -> Observation:
+        gap = self.gap()
+        return Observation(
+            complete=not gap,
+            gap=gap,
+            accesses=tuple(self.accesses),
+            env_reads=tuple(self.env_reads),
+            programs=tuple(self.programs),
+            network=tuple(self.network),
+        )
+
+
+def parse(log: bytes) -> Observation:
+    """The observation in a log or in a prefix of one. Never raises: what cannot be understood
+    makes the observation incomplete."""
+    reader = LogReader()
+    reader.feed(log)
+    return reader.observation()
 
 
 @attrs.frozen

@@ -29,6 +29,7 @@ WRAPPED = {"RUSTC_WRAPPER": str(BURST_RUSTC)}
 
 _COUNTS = re.compile(r"(?<= generated )\d+ warnings?( \(.*\))?$")
 _SECONDS = re.compile(r" in (\d+m )?\d+\.\d+s$", re.MULTILINE)
+_TEMPORARY = re.compile(r"/rustc\w{6}/")
 _WORK = re.compile(r"^\s+(Compiling|Checking|Dirty|Running|Building|Documenting)\b", re.MULTILINE)
 # Two cargos of one test never overlap, but a daemon may still look at a file.
 _WAITING = re.compile(r"^\s+Blocking waiting for file lock.*\n", re.MULTILINE)
@@ -178,7 +179,8 @@ def assert_fresh(build: Done) -> None:
 
 
 def normal(text: str) -> str:
-    """Cargo's output without durations and waiting."""
+    """Cargo's output without durations, waiting, and the names of rustc's temporary folders."""
+    text = _TEMPORARY.sub("/rustcXXXXXX/", text)
     return _WAITING.sub("", _SECONDS.sub(" in a moment", text))
 
 
@@ -210,9 +212,7 @@ def _journals(space: Space) -> list[str]:
     return os.listdir(folder) if folder.is_dir() else []
 
 
-def _assert_equal(
-    space: Space, folders: Sequence[Path], which: str, *, incremental: bool
-) -> int:
+def _assert_equal(space: Space, folders: Sequence[Path], which: str, *, incremental: bool) -> int:
     files = 0
     for folder in folders:
         aside = _aside(folder, "plain")

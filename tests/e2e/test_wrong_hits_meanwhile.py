@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from space import BURST_RUSTC, Space
@@ -161,50 +162,122 @@ _MODULE = {"app/src/a.rs": 'pub const S: &str = "old";\n'}
 _OTHER = 'pub const S: &str = "new";\n'
 
 
-@pytest.mark.parametrize(
-    ("reads", "files", "change", "before", "after"),
-    [
-        pytest.param(*row, id=name)
-        for name, row in {
-            "module": ("a::S", _MODULE, {"app/src/a.rs": _OTHER}, "old", "new"),
-            "module-beside": ("a::S", _MODULE, {"app/src/a/mod.rs": _OTHER}, "old", None),
-            "text": ('include_str!("../../T")', {"T": "old"}, {"T": "new"}, "old", "new"),
-            "macro-reads": ('m::read!("../T")', {"T": "old"}, {"T": "new"}, "old", "new"),
-            "macro-reads-inside": ('m::read!("T")', {"app/T": "1"}, {"app/T": "2"}, "1", "2"),
-            "file-appears": ('m::read!("../T")', {}, {"T": "new"}, "absent", "new"),
-            "file-vanishes": ('m::read!("../T")', {"T": "old"}, {"T": None}, "old", "absent"),
-            "exists": ('m::exists!("../T")', {"T": "old"}, {"T": None}, "there", "not there"),
-            "folder-exists": ('m::exists!("../d")', {}, {"d/x": "x"}, "not there", "there"),
-            "listed-inside": ('m::list!("d")', _INSIDE, {"app/d/c": "x"}, "a,b", "a,b,c"),
-            "listed-outside": ('m::list!("../d")', _OUTSIDE, {"d/c": "x"}, "a,b", "a,b,c"),
-            "name-vanishes": ('m::list!("../d")', _OUTSIDE, {"d/b": None}, "a,b", "a"),
-        }.items()
-    ],
-)
-def test_what_a_compile_has_read_changes_before_its_end(
-    twin: Twin,
-    reads: str,
-    files: dict[str, str],
-    change: dict[str, str | None],
-    before: str,
-    after: str | None,
-) -> None:
+@attrs.frozen
+class Case:
+    """An expression of the program, what lies there, what changes, and what it says then."""
+
+    reads: str
+    files: dict[str, str]
+    change: dict[str, str | None]
+    before: str
+    after: str | None
+
+
+_CASES = {
+    "module": Case("a::S", _MODULE, {"app/src/a.rs": _OTHER}, "old", "new"),
+    "module-beside": Case("a::S", _MODULE, {"app/src/a/mod.rs": _OTHER}, "old", None),
+    "text": Case('include_str!("../../T")', {"T": "old"}, {"T": "new"}, "old", "new"),
+    "macro-reads": Case('m::read!("../T")', {"T": "old"}, {"T": "new"}, "old", "new"),
+    "macro-reads-inside": Case('m::read!("T")', {"app/T": "1"}, {"app/T": "2"}, "1", "2"),
+    "file-appears": Case('m::read!("../T")', {}, {"T": "new"}, "absent", "new"),
+    "file-vanishes": Case('m::read!("../T")', {"T": "old"}, {"T": None}, "old", "absent"),
+    "exists": Case('m::exists!("../T")', {"T": "old"}, {"T": None}, "there", "not there"),
+    "folder-exists": Case('m::exists!("../d")', {}, {"d/x": "x"}, "not there", "there"),
+    "listed-inside": Case('m::list!("d")', _INSIDE, {"app/d/c": "x"}, "a,b", "a,b,c"),
+    "listed-outside": Case('m::list!("../d")', _OUTSIDE, {"d/c": "x"}, "a,b", "a,b,c"),
+    "name-vanishes": Case('m::list!("../d")', _OUTSIDE, {"d/b": None}, "a,b", "a"),
+}
+
+
+@pytest.mark.parametrize("case", _CASES.values(), ids=_CASES.keys())
+def test_what_a_compile_has_read_changes_before_its_end(twin: Twin, case: Case) -> None:
     """A result belongs to the world that its compile saw, which is either of the two. In the
     changed world the same sources are compiled anew; in the old one, restored, again."""
-    modules = "mod a;" if reads == "a::S" else ""
+    modules = "mod a;" if case.reads == "a::S" else ""
     # Read first, then held: what changes meanwhile was seen.
-    program = f"{modules}\nconst READ: &str = {reads};\nm::hold!();\n"
+    program = f"{modules}\nconst READ: &str = {case.reads};\nm::hold!();\n"
     program += 'fn main() { println!("{READ}"); }\n'
-    twin.write({"app/src/main.rs": program + "// known by now: what is read outside\n", **files})
-    _builds(twin, before)
+    twin.write({"app/src/main.rs": program + "// known by now: what is read outside\n"})
+    twin.write(case.files)
+    _builds(twin, case.before)
     twin.write({"app/src/main.rs": program})
-    _builds(twin, before, after, meanwhile=lambda: _change(twin, change))
+    _builds(twin, case.before, case.after, meanwhile=lambda: _change(twin, case.change))
     twin.space.fresh_target()
-    _builds(twin, after)
-    _change(twin, {name: files.get(name) for name in change})
+    _builds(twin, case.after)
+    _change(twin, {name: case.files.get(name) for name in case.change})
     twin.space.fresh_target()
-    _builds(twin, before)
+    _builds(twin, case.before)
 
 
 def _change(twin: Twin, changes: dict[str, str | None]) -> None:
-    twin.write({n: t for n, t in changes.items() if t is not None or (twin.project / n).exists()})
+    for name, text in changes.items():
+        path = twin.project / name
+        if text is not None:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        elif path.exists():
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+
+def _contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file with its time of change; cargo's locks apart."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.endswith("-lock")
+    }
+
+
+@pytest.mark.parametrize("killed", ["cargo alone", "cargo and the wrapper"])
+@pytest.mark.parametrize("goes_on", ["before the next build", "after the next build"])
+@pytest.mark.parametrize("incremental", [False, True])
+def test_a_build_killed_during_a_compile(
+    twin: Twin, killed: str, goes_on: str, incremental: bool
+) -> None:
+    """Then an edit and a build: the new program, no late write, no temporary file, no process."""
+    twin.incremental = incremental
+    twin.space.env = {**twin.space.env, "CARGO_INCREMENTAL": "1" if incremental else "0"}
+    source = twin.project / "app/src/main.rs"
+    twin.write({"app/src/main.rs": _main('"first"', hold=False)})
+    _builds(twin, "first")
+    source.write_text(_main('"second"', hold=True))
+    cargo = _start(twin.space)
+    try:
+        _until("the compiler is held", lambda: bool(_held(twin.project)))
+        old = set(_held(twin.project))
+        if killed == "cargo alone":
+            cargo.kill()
+        else:
+            os.killpg(cargo.pid, signal.SIGKILL)
+    finally:
+        cargo.kill()
+        cargo.wait()
+        if cargo.stderr is not None:
+            cargo.stderr.close()
+
+    def release() -> None:
+        for pid in old:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    if goes_on == "before the next build":
+        release()
+    source.write_text(_main('"third"', hold=False))
+    twin.space.cargo("build", "-q").check()
+    assert _ran(twin) == "third"
+    target = twin.project / "target"
+    before = _contents(target)
+    assert not [name for name in before if ".burst-" in name]
+    release()
+    _until("the killed build's compiler is gone", lambda: not old & _compilers(twin.project).keys())
+    # The daemon ends only when it has nothing to do any more.
+    twin.space.stop()
+    assert _contents(target) == before
+    twin.space.cargo("build", "-q").check()
+    assert _ran(twin) == "third"
+    twin.space.fresh_target()
+    twin.agree("third")
+    source.write_text(_main('"second"', hold=False))
+    twin.agree("second")

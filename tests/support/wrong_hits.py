@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -65,8 +64,8 @@ class Twin:
     program: str = "debug/app"
     target: str = "target"
     """Relative to the project, as cargo is told."""
-    _from_empty: dict[Any, Result] = attrs.field(factory=dict, init=False)
-    _state: int = attrs.field(default=0, init=False)
+    incremental: bool = False
+    """Whether the environment says so: some bytes are random then."""
 
     @property
     def project(self) -> Path:
@@ -81,7 +80,6 @@ class Twin:
 
     def write(self, files: Mapping[str, str | None]) -> Twin:
         """Files of the project; None removes one (or a whole folder)."""
-        self._state += 1
         for name, text in files.items():
             path = self.project / name
             if text is None:
@@ -90,10 +88,6 @@ class Twin:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
         return self
-
-    def changed(self) -> None:
-        """The caller changed the world by itself."""
-        self._state += 1
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -152,7 +146,7 @@ class Twin:
             pytest.fail(told + self.space.burst("explain").stdout + self.space.log(), pytrace=False)
         if plain.status == 0:
             one, other = (self._shelf / name for name in names)
-            differences = compare_targets(one, other, incremental=False)
+            differences = compare_targets(one, other, incremental=self.incremental)
             assert not differences, told + report(differences)
 
     def reasons(self) -> dict[str, str]:

@@ -13,6 +13,9 @@ Request, wrapper to daemon: `MAGIC`, u32 total length, then fields of u32 length
 protocol version, pid, umask (octal), cwd, argv joined by NUL, environment as in
 /proc/self/environ. Answer: frames of tag (1 byte), u32 length, payload; `_obey` lists the tags.
 All numbers are little endian.
+
+Where there is a C compiler, `native/client.c` does the common case of this in a tenth of the
+time. It makes the same decisions, and leaves everything unusual to this module (`_take_over`).
 """
 
 import _socket
@@ -21,6 +24,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
 
 PROTOCOL = b"1"
@@ -50,6 +54,7 @@ SHELL_ENVIRON = frozenset((b"PWD", b"OLDPWD", b"SHLVL", b"_"))
 SIGPIPE = 13
 SIGXFSZ = 25
 ENOEXEC = 8
+EAGAIN = 11
 EXIT_INTERRUPTED = 130
 
 
@@ -89,6 +94,7 @@ def main(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
 
 
 def _run(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
+    begun = _take_over(environ)
     # RUSTC_WRAPPER and RUSTC_WORKSPACE_WRAPPER may both name us.
     while argv and _name(argv[0]) == OWN_NAME:
         argv = argv[1:]
@@ -100,7 +106,7 @@ def _run(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
     if _switch(environ, b"BURST_DISABLE") or not wants_daemon(argv):
         execute(argv, environ)
     try:
-        _ask(argv, environ)
+        _ask(argv, environ, begun)
     except _Local:
         _compile(argv, environ)
     except _Refused as problem:
@@ -119,6 +125,38 @@ def _run(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
         )
         _refuse(argv, text.encode("utf-8", "surrogateescape"))
     _compile(argv, environ)
+
+
+class _Begun:
+    """A call that the native client began. No connection: it was not even accepted in time."""
+
+    def __init__(self, fields: list[bytes]) -> None:
+        stream, connection, obeyed, silent = fields
+        self.silent = silent == b"1"
+        self.connection: _socket.socket | None = None
+        if stream:
+            self.connection = _socket.socket(fileno=int(connection))
+            posix.set_inheritable(int(connection), False)
+            received = _read(b"/proc/self/fd/" + stream)
+            posix.close(int(stream))
+            for tag, payload in _frames(bytearray(received[: int(obeyed)])):
+                _note(tag, payload)
+            self.rest = bytearray(received[int(obeyed) :])
+            self.answered = obeyed != b"0"
+
+
+def _take_over(environ: dict[bytes, bytes]) -> _Begun | None:
+    """Where to go on after the native client; None for the beginning.
+
+    BURST_RESUME holds a version, the pid (exec keeps it, so what some other process inherited says
+    nothing), descriptors of what the daemon sent and of the connection, how many of these bytes
+    were obeyed, whether the daemon was silent for too long, and the client's path.
+    """
+    fields = environ.pop(b"BURST_RESUME", b"").split(b":", 6)
+    if len(fields) < 7 or fields[:2] != [b"1", b"%d" % posix.getpid()]:
+        return None
+    _own.append(fields[6])
+    return _Begun(fields[2:6]) if fields[2] or fields[5] == b"1" else None
 
 
 def _refuse(argv: list[bytes], text: bytes) -> "NoReturn":
@@ -447,12 +485,20 @@ def _relay_new_lines(fd: int) -> None:
         _write(2, rest)
 
 
+# What leads to this module again.
+_own: list[bytes] = [*_arguments(0)[:1]]
+
+
 def _is_own_script(place: bytes) -> bool:
+    return any(_is_same_file(place, own) for own in _own)
+
+
+def _is_same_file(place: bytes, other: bytes) -> bool:
     try:
-        there, own = posix.stat(place), posix.stat(sys.argv[0])
+        one, two = posix.stat(place), posix.stat(other)
     except OSError:
         return False
-    return (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
+    return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
 
 
 def _default_signal(number: int) -> None:
@@ -520,7 +566,7 @@ def check_private(folder: bytes) -> None:
 # --- asking it ---
 
 
-def _ask(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
+def _ask(argv: list[bytes], environ: dict[bytes, bytes], begun: _Begun | None) -> "NoReturn":
     folder = runtime_dir(environ)
     check_private(folder)
     path = folder + b"/" + socket_name()
@@ -528,15 +574,19 @@ def _ask(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
     silence_s = float(environ.get(b"BURST_SILENCE_S") or SILENCE_S)
     mark = path + b".silent"
     first_s = _patience_s(mark, silence_s)
-    connection = _connect(path, silence_s)
+    if begun is not None and begun.silent:
+        if begun.connection is None:
+            raise BlockingIOError(EAGAIN, posix.strerror(EAGAIN))
+        raise _silent(mark, silence_s)
+    connection = begun.connection if begun is not None else _connect(path, silence_s)
     if connection is not None:
         try:
-            _relay(connection, request, silence_s, first_s, mark)
+            _relay(connection, request, silence_s, first_s, mark, begun=begun)
         except _Lost:
             connection.close()
     connection = _connect_or_start(path, environ, silence_s)
     try:
-        _relay(connection, request, silence_s, silence_s, mark, path + b".lock")
+        _relay(connection, request, silence_s, silence_s, mark, starts=path + b".lock")
     except _Lost as problem:
         raise _Unavailable(_why_not_started(path) or str(problem)) from None
 
@@ -597,26 +647,37 @@ def _relay(
     silence_s: float,
     first_s: float,
     mark: bytes,
+    *,
     starts: bytes = b"",
+    begun: _Begun | None = None,
 ) -> "NoReturn":
     """Send the request and do what the answer says.
 
     `first_s` is the patience for the first word; `mark` tells others that the daemon was silent;
-    `starts` is the count of starts to clear, if any.
+    `starts` is the count of starts to clear, if any; `begun` is what happened before.
     """
     connection.settimeout(first_s)
     received = bytearray()
     answered = False
+    if begun is not None:
+        request, received, answered = b"", begun.rest, begun.answered
     while True:
+        for tag, payload in _frames(received):
+            if not answered:
+                answered = True
+                connection.settimeout(silence_s)
+                if first_s < silence_s:
+                    _forget(mark)
+                if starts:
+                    posix.truncate(starts, 0)
+            _obey(tag, payload)
         try:
             if request:
                 connection.sendall(request)
                 request = b""
             data = connection.recv(1 << 18)
         except TimeoutError:
-            posix.close(posix.open(mark, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, 0o600))
-            message = f"the daemon was silent for {silence_s if answered else first_s:g} s"
-            raise _Unavailable(message) from None
+            raise _silent(mark, silence_s if answered else first_s) from None
         except (ConnectionResetError, BrokenPipeError):
             data = b""
         if not data:
@@ -624,32 +685,53 @@ def _relay(
             message = "the daemon closed the connection"
             raise kind(message)
         received += data
-        while len(received) >= 5:
-            end = 5 + int.from_bytes(received[1:5], "little")
-            if end > MAX_FRAME_BYTES:
-                message = "the daemon sent a damaged frame"
-                raise _Unavailable(message)
-            if len(received) < end:
-                break
-            tag, payload = bytes(received[:1]), bytes(received[5:end])
-            del received[:end]
-            if not answered:
-                answered = True
-                connection.settimeout(silence_s)
-                if first_s < silence_s:
-                    posix.unlink(mark)
-                if starts:
-                    posix.truncate(starts, 0)
-            _obey(tag, payload)
+
+
+def _frames(received: bytearray) -> "Iterator[tuple[bytes, bytes]]":
+    """Take the whole frames out of `received`: tag and payload of each."""
+    while len(received) >= 5:
+        end = 5 + int.from_bytes(received[1:5], "little")
+        if end > MAX_FRAME_BYTES:
+            message = "the daemon sent a damaged frame"
+            raise _Unavailable(message)
+        if len(received) < end:
+            return
+        tag, payload = bytes(received[:1]), bytes(received[5:end])
+        del received[:end]
+        yield tag, payload
+
+
+def _silent(mark: bytes, patience_s: float) -> _Unavailable:
+    """The failure of a daemon that says nothing; the mark tells other wrappers of it."""
+    posix.close(posix.open(mark, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, 0o600))
+    return _Unavailable(f"the daemon was silent for {patience_s:g} s")
+
+
+def _forget(mark: bytes) -> None:
+    try:
+        posix.unlink(mark)
+    except FileNotFoundError:
+        pass  # another wrapper was faster
+
+
+def _note(tag: bytes, payload: bytes) -> None:
+    """Remember what a frame shows or renames."""
+    if tag == b"E":
+        _told[2].extend(payload)
+    elif tag == b"O":
+        _told[1].extend(payload)
+    elif tag == b"R":
+        names = payload.removesuffix(b"\0").split(b"\0")
+        _named.update(dict.fromkeys(names[1::2]))
 
 
 def _obey(tag: bytes, payload: bytes) -> None:
     """Do what one frame says. Returns if more frames are to come."""
     if tag == b"E":
-        _told[2].extend(payload)
+        _note(tag, payload)
         _write(2, payload)
     elif tag == b"O":
-        _told[1].extend(payload)
+        _note(tag, payload)
         _write(1, payload)
     elif tag == b"R":
         # The daemon writes under temporary names; only we rename. A wrapper that cargo killed

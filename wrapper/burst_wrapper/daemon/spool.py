@@ -78,6 +78,7 @@ class Spool:
         self.received.pop(identity, None)
         for key in [key for key in self._open if key[0] == identity]:
             file = self._open.pop(key)
-            file.close()
+            with contextlib.suppress(OSError):  # what is still buffered may find the disk full
+                file.close()
             with contextlib.suppress(OSError):
                 os.unlink(file.name)

@@ -105,7 +105,9 @@ class Shown:
         if known is None:
             for tree in self.borrowed:
                 if path.startswith(tree.root):
-                    return tree.directories.get(path)
+                    known = tree.directories.get(path)
+                    if known is not None:
+                        break
         return known
 
     def resolved(self, path: bytes) -> bytes:

@@ -39,6 +39,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.bench
 	@$(RUN) benchmarks/startup.py
 	@$(RUN) benchmarks/cold_warm.py
+	@$(RUN) benchmarks/ssh_bytes.py
 
 # Debian's python3 comes without ensurepip: then python3-venv as root, else virtualenv.
 $(VENV)/bin/python:

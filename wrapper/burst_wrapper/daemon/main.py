@@ -46,7 +46,7 @@ def main() -> int:
     with contextlib.suppress(OSError):
         os.unlink(note)
     try:
-        asyncio.run(_serve(services, listener, state_dir))
+        asyncio.run(_serve(services, listener))
     except Exception:
         logging.getLogger("burst").exception("the daemon ended")
         return 70
@@ -57,7 +57,7 @@ def _text(name: object) -> str:
     return os.fsdecode(name) if isinstance(name, bytes | str) else str(name)
 
 
-async def _serve(services: Services, listener: socket.socket, state_dir: bytes) -> None:
+async def _serve(services: Services, listener: socket.socket) -> None:
     idle_exit_s = 3600.0
     with contextlib.suppress(ConfigError):
         config = services.config()
@@ -68,11 +68,9 @@ async def _serve(services: Services, listener: socket.socket, state_dir: bytes) 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.abandon)
     loop.add_signal_handler(signal.SIGINT, server.abandon)
-    pid_file = os.path.join(state_dir, b"daemon.pid")
-    path = listener.getsockname()
-    logging.getLogger("burst").info("listening on %s", path)
-    with contextlib.suppress(OSError), open(pid_file, "w") as file:
-        file.write(f"{os.getpid()}\n")
+    logging.getLogger("burst").info(
+        "listening on %s", os.fsdecode(paths.socket_path(dict(os.environb)))
+    )
     try:
         await server.serve()
     finally:

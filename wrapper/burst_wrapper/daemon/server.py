@@ -66,7 +66,7 @@ class WrapperProtocol(asyncio.Protocol):
         if self._client is not None:
             self._client.resume()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         if self._client is not None:
             self._client.gone.set()
             self._client.resume()

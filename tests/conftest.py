@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest_plugins: list[str] = ["fake_daemon"]
+pytest_plugins: list[str] = ["fake_daemon", "native_client", "fake_plan"]
 
 # What would make a test depend on whoever runs it.
 FOREIGN_VARIABLES = (

@@ -585,6 +585,7 @@ def test_without_a_compiler_there_is_a_reason(tmp_path: Path) -> None:
         tools = build_native(cc, tmp_path / "cache")
         assert tools.sandbox is None
         assert tools.observer is None
+        assert tools.client is None
         assert tools.reason
 
 
@@ -595,13 +596,13 @@ import shutil, os, sys
 from pathlib import Path
 from burst_wrapper.native_build import build_native
 tools = build_native(os.fsencode(shutil.which("cc")), Path(sys.argv[1]))
-assert tools.sandbox.is_file() and tools.observer.is_file(), tools
+assert tools.sandbox.is_file() and tools.observer.is_file() and tools.client.is_file(), tools
 """
     argv: list[str | Path] = [sys.executable, "-c", script, tmp_path / "cache"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     running = [subprocess.Popen(argv, env=env) for _ in range(3)]
     assert [process.wait(PATIENCE_S) for process in running] == [0, 0, 0]
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 @pytest.mark.slow
@@ -615,3 +616,4 @@ def test_other_compilers_build_them_too(compiler: str, tmp_path: Path) -> None:
     assert tools.reason == ""
     assert tools.sandbox is not None
     assert tools.observer is not None
+    assert tools.client is not None

@@ -1,13 +1,19 @@
-"""The wrapper process: what it runs at once, what it relays, and how it falls back."""
+"""The wrapper process: what it runs at once, what it relays, and how it falls back.
+
+All of it twice: `hot.py` alone, and behind the native client, which must not be told apart.
+"""
 
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,12 +38,29 @@ def rustc(tmp_path: Path) -> str:
     return str(path)
 
 
+Install = Callable[[Path, bytes, bytes], str]
+
+
+@pytest.fixture(params=["python", "native"])
+def install(request: pytest.FixtureRequest) -> Install:
+    """Puts a launcher into a folder, as `write_launcher` does with and without a C compiler."""
+    client = request.getfixturevalue("native_client") if request.param == "native" else None
+
+    def install(folder: Path, python: bytes, module: bytes) -> str:
+        launcher = folder / "burst-rustc"
+        script = launcher if client is None else folder / "burst-rustc.py"
+        script.write_bytes(launcher_text(python, module))
+        script.chmod(0o755)
+        if client is not None:
+            shutil.copy(client, launcher)
+        return str(launcher)
+
+    return install
+
+
 @pytest.fixture
-def wrapper(tmp_path: Path) -> str:
-    path = tmp_path / "burst-rustc"
-    path.write_bytes(launcher_text(os.fsencode(sys.executable), bytes(HOT)))
-    path.chmod(0o755)
-    return str(path)
+def wrapper(tmp_path: Path, install: Install) -> str:
+    return install(tmp_path, os.fsencode(sys.executable), bytes(HOT))
 
 
 def call(*command: str | bytes, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -444,7 +467,7 @@ for _ in range(int(os.environ['BURST_TEST_CALLS'])):
 
 
 @pytest.fixture
-def stub(tmp_path: Path) -> str:
+def stub(tmp_path: Path, install: Install) -> str:
     """A wrapper in a virtual environment whose daemon is a stub."""
     root = tmp_path / "venv"
     venv.create(root, with_pip=False, symlinks=True)
@@ -455,11 +478,7 @@ def stub(tmp_path: Path) -> str:
     for name in ("__init__.py", "daemon/__init__.py"):
         (package / name).write_text("")
     (package / "daemon" / "main.py").write_text(STUB)
-    path = root / "bin" / "burst-rustc"
-    python = bytes(root / "bin" / "python3")
-    path.write_bytes(launcher_text(python, bytes(package / "hot.py")))
-    path.chmod(0o755)
-    return str(path)
+    return install(root / "bin", bytes(root / "bin" / "python3"), bytes(package / "hot.py"))
 
 
 @pytest.mark.slow

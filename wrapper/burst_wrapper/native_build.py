@@ -1,8 +1,8 @@
-"""Builds the two native helpers once, with home's own `cc`.
+"""Builds our native parts once, with home's own `cc`.
 
-The sandbox is freestanding and static, so the result runs on any Linux of this architecture. The
+Sandbox and client are freestanding and static, so they run on any Linux of this architecture. The
 observer is a shared library built against home's libc, which is the libc it meets in the sandbox.
-Both are kept under a name that says what they were made from; a second daemon that builds at the
+All are kept under a name that says what they were made from; a second daemon that builds at the
 same time makes the same bytes, and whose rename comes second is simply dropped.
 """
 
@@ -14,6 +14,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -34,16 +36,15 @@ class _Recipe:
     libraries: tuple[str, ...] = ()
 
 
-_SANDBOX: Final = _Recipe(
-    "sandbox.c",
-    "burst-sandbox",
-    (
-        *_COMMON,
-        *("-static", "-nostdlib", "-ffreestanding", "-fno-pie", "-no-pie"),
-        "-fno-asynchronous-unwind-tables",
-        *_LINK,
-    ),
+_FREESTANDING: Final = (
+    *_COMMON,
+    *("-static", "-nostdlib", "-ffreestanding", "-fno-pie", "-no-pie"),
+    "-fno-asynchronous-unwind-tables",
+    *_LINK,
 )
+
+_SANDBOX: Final = _Recipe("sandbox.c", "burst-sandbox", _FREESTANDING)
+_CLIENT: Final = _Recipe("client.c", "burst-client", _FREESTANDING)
 _OBSERVER: Final = _Recipe(
     "observer.c",
     "libburst-observer.so",
@@ -59,21 +60,37 @@ class NativeTools:
 
     sandbox: Path | None
     observer: Path | None
+    client: Path | None
     reason: str
 
 
 def build_native(cc: bytes | None, cache_dir: Path) -> NativeTools:
-    """Both tools from `cache_dir`, built there first if need be. Never raises for want of a cc."""
+    """All tools from `cache_dir`, built there first if need be. Never raises for want of a cc."""
+    products, reason = _build_all(cc, cache_dir, (_SANDBOX, _OBSERVER, _CLIENT))
+    sandbox, observer, client = products
+    return NativeTools(sandbox, observer, client, reason)
+
+
+def build_client(cc: bytes | None, cache_dir: Path) -> Path | None:
+    """The native client alone; None if it cannot be built."""
+    return _build_all(cc, cache_dir, (_CLIENT,))[0][0]
+
+
+def _build_all(
+    cc: bytes | None, cache_dir: Path, recipes: Sequence[_Recipe]
+) -> tuple[list[Path | None], str]:
+    nothing: list[Path | None] = [None] * len(recipes)
     if cc is None:
-        return NativeTools(None, None, "no C compiler found")
+        return nothing, "no C compiler found"
     try:
         identity = _identity(cc)
     except (OSError, subprocess.SubprocessError, ValueError) as problem:
-        return NativeTools(None, None, f"{os.fsdecode(cc)} does not work: {problem}")
+        return nothing, f"{os.fsdecode(cc)} does not work: {problem}"
     reasons: list[str] = []
-    sandbox = _build(cc, identity, cache_dir, _SANDBOX, reasons)
-    observer = _build(cc, identity, cache_dir, _OBSERVER, reasons)
-    return NativeTools(sandbox, observer, "; ".join(reasons))
+    # Side by side: a first build waits for this.
+    with ThreadPoolExecutor(len(recipes)) as pool:
+        jobs = [pool.submit(_build, cc, identity, cache_dir, it, reasons) for it in recipes]
+    return [job.result() for job in jobs], "; ".join(reasons)
 
 
 def _environment() -> dict[str, str]:

@@ -24,7 +24,7 @@ from burst_wrapper.cargo_config import (
     unset_wrapper,
     wrapper_in,
 )
-from burst_wrapper.launcher import launcher_path, write_launcher
+from burst_wrapper.launcher import launcher_path, remove_launcher, write_launcher
 
 OWN_NAME = "burst-rustc"
 
@@ -132,8 +132,7 @@ def run_disable(args: list[str]) -> int:
     path = _config_path(environ, project=options.project)
     changed = disable(path, environ)
     if not Records(environ).entries:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(launcher_path(environ))
+        remove_launcher(environ)
     state = "compiles without burst now" if changed else "was not set to use burst"
     print(f"cargo {state} ({os.fsdecode(path)})")
     _warn_of_variables(environ)

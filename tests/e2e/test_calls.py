@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,13 @@ from builds import (
     assert_where,
     at,
     machine,
+    run_under,
     same_bits,
     same_failure,
-    under_umask,
+    with_env,
     with_project,
 )
-from space import BURST_RUSTC, Space
+from space import BURST_RUSTC, Done, Space
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -65,6 +66,12 @@ def calls(shared: Space) -> Space:
     return with_project(shared, "calls")
 
 
+@pytest.fixture(scope="module")
+def registry(shared: Space) -> Space:
+    """The machine, with the packages of a real project fetched: cargo resolves offline."""
+    return with_project(shared, "macros")
+
+
 @pytest.fixture
 def empty(shared: Space, request: pytest.FixtureRequest) -> Space:
     """A project folder of the test's own, on the shared machine."""
@@ -81,7 +88,7 @@ def package(name: str, more: str = "") -> str:
 
 def test_build_of_every_kind_of_crate(calls: Space) -> None:
     """All kinds of library, proc macro, programs, build scripts, C from a build script."""
-    same = same_bits(calls, "build", **CALLS)
+    same = same_bits(calls, "build", env=CALLS)
     kinds = {(unit["crate"], unit["kind"]) for unit in same.cold_units}
     assert kinds == KINDS
     said = calls.run(calls.project / "target/debug/second")
@@ -91,7 +98,7 @@ def test_build_of_every_kind_of_crate(calls: Space) -> None:
 @pytest.mark.parametrize("verb", ["build", "check", "clippy"])
 def test_all_targets_incremental(calls: Space, verb: str) -> None:
     """Cargo's default profile: what differs between two plain builds is let pass, no more."""
-    same_bits(calls, verb, "--all-targets", incremental=True, **CALLS)
+    same_bits(calls, verb, "--all-targets", incremental=True, env=CALLS)
 
 
 @pytest.mark.parametrize(
@@ -114,25 +121,24 @@ def test_all_targets_incremental(calls: Space, verb: str) -> None:
 )
 def test_verbs(calls: Space, arguments: tuple[str, ...]) -> None:
     """The same files, the same words, Fresh; whatever the verb."""
-    same_bits(calls, *arguments, **CALLS)
+    same_bits(calls, *arguments, env=CALLS)
 
 
 def test_a_program_under_test_finds_its_shared_libraries(calls: Space) -> None:
     """`cargo test` and `cargo run` work on what was built remotely."""
+    calls = with_env(calls, CALLS)
     calls.fresh_target()
-    calls.cargo("test", **CALLS).check()
-    said = calls.cargo("run", "-q", "--bin", "app", **CALLS).check()
+    calls.cargo("test").check()
+    said = calls.cargo("run", "-q", "--bin", "app").check()
     assert 'Some("from the environment"), Some(""), None' in said.stdout
-    assert (
-        calls.cargo("run", "-q", "-p", "loader", **CALLS).check().stdout == "ONE!TWO!1.2.3-rc.4\n"
-    )
+    assert calls.cargo("run", "-q", "-p", "loader").check().stdout == "ONE!TWO!1.2.3-rc.4\n"
 
 
 def test_install_from_a_path(calls: Space) -> None:
     """What is installed is what plain cargo installs."""
     places = [calls.folder / "root", calls.project / "target"]
     install = ("install", "--quiet", "--force", "--path", "loader", "--root", str(places[0]))
-    same_bits(calls, *install, folders=places, fresh=False, **CALLS)
+    same_bits(calls, *install, folders=places, fresh=False, env=CALLS)
 
 
 # -- profiles -------------------------------------------------------------------------------------
@@ -159,14 +165,14 @@ PROFILES = [
 def test_profiles(calls: Space, profile: dict[str, str]) -> None:
     """Every profile setting that changes what rustc or the linker writes."""
     env = {f"CARGO_PROFILE_RELEASE_{name}": value for name, value in profile.items()}
-    same_bits(calls, "build", "--release", "-p", "app", **CALLS, **env)
+    same_bits(calls, "build", "--release", "-p", "app", env={**CALLS, **env})
 
 
 @pytest.mark.parametrize("split", ["packed", "unpacked"])
 def test_split_debug_info_of_incremental_units(calls: Space, split: str) -> None:
     """Object files with random names beside the artifacts."""
     env = {"CARGO_PROFILE_DEV_SPLIT_DEBUGINFO": split}
-    same_bits(calls, "build", "-p", "app", incremental=True, **CALLS, **env)
+    same_bits(calls, "build", "-p", "app", incremental=True, env={**CALLS, **env})
 
 
 @pytest.mark.parametrize(
@@ -180,13 +186,13 @@ def test_split_debug_info_of_incremental_units(calls: Space, split: str) -> None
 )
 def test_flags(calls: Space, flags: str) -> None:
     """RUSTFLAGS that change artifacts."""
-    same_bits(calls, "build", "-p", "loader", "-p", "many", RUSTFLAGS=flags, **CALLS)
+    same_bits(calls, "build", "-p", "loader", "-p", "many", env={"RUSTFLAGS": flags, **CALLS})
 
 
 def test_coverage(calls: Space) -> None:
     """Instrumented programs; an instrumented macro writes its profile and runs at home."""
     flags = "-C instrument-coverage -C symbol-mangling-version=v0"
-    same_bits(calls, "build", "-p", "loader", RUSTFLAGS=flags, **CALLS)
+    same_bits(calls, "build", "-p", "loader", env={"RUSTFLAGS": flags, **CALLS})
     calls.fresh_target()
     profiles = str(calls.folder / "profiles" / "%p.profraw")
     calls.cargo("build", "-p", "many", RUSTFLAGS=flags, LLVM_PROFILE_FILE=profiles).check()
@@ -201,8 +207,7 @@ def test_saved_intermediate_files(calls: Space) -> None:
     found = []
     for build in (calls.plain, calls.cargo, calls.cargo):
         calls.fresh_target()
-        env = {"RUSTFLAGS": "-C save-temps", "CARGO_INCREMENTAL": "0"}
-        build(*arguments, **env, **CALLS).check()
+        build(*arguments, RUSTFLAGS="-C save-temps", CARGO_INCREMENTAL="0").check()
         files = {path.relative_to(target) for path in target.glob("*/deps/**/*") if path.is_file()}
         found.append(sorted(RANDOM_FOLDER.sub("/r", str(path)) for path in files))
     assert found[1] == found[0]
@@ -235,21 +240,27 @@ def test_as_workspace_wrapper(calls: Space, verb: str, both: bool) -> None:
     nothing.write_text('#!/bin/sh\nexec "$@"\n')
     nothing.chmod(0o755)
 
-    def run(*argv: str | Path, **env: str) -> object:
+    def run(space: Space, *argv: str) -> Done:
         wrapper.unlink(missing_ok=True)
-        wrapper.symlink_to(BURST_RUSTC if "BURST_REQUIRE_REMOTE" in env else nothing)
-        return calls.run(*argv, **env)
+        wrapper.symlink_to(BURST_RUSTC if "BURST_REQUIRE_REMOTE" in space.env else nothing)
+        return space.run(*argv)
 
     burst = {"RUSTC_WRAPPER": str(BURST_RUSTC)} if both else {}
     env = {"RUSTC_WORKSPACE_WRAPPER": str(wrapper), **CALLS}
-    same_bits(calls, verb, run=run, burst=burst, **env)
+    same_bits(calls, verb, run=run, burst=burst, env=env)
 
 
-def test_workspace_wrapper_leaves_other_packages_alone(shared: Space, empty: Space) -> None:
+def test_workspace_wrapper_leaves_other_packages_alone(registry: Space, empty: Space) -> None:
     """With RUSTC_WORKSPACE_WRAPPER alone cargo calls us for the workspace only."""
-    with_project(shared, "macros", empty.project)
-    empty.run("cargo", "check", RUSTC_WORKSPACE_WRAPPER=str(BURST_RUSTC)).check()
-    assert set(empty.where()) == {"macros bin"}
+    empty.write(
+        {
+            "Cargo.toml": package("mine", '[dependencies]\ncfg-if = "1"\n'),
+            "src/main.rs": "fn main() { cfg_if::cfg_if! { if #[cfg(unix)] { } } }\n",
+        }
+    )
+    build = ("cargo", "build", "--offline")
+    empty.run(*build, RUSTC_WORKSPACE_WRAPPER=str(BURST_RUSTC)).check()
+    assert set(empty.where()) == {"mine bin"}
     assert_where(empty, empty.units(), {})
 
 
@@ -259,14 +270,14 @@ def test_workspace_wrapper_leaves_other_packages_alone(shared: Space, empty: Spa
 def test_target_folder_elsewhere(calls: Space) -> None:
     """CARGO_TARGET_DIR outside of the project."""
     target = calls.folder / "elsewhere" / "t"
-    same_bits(calls, "build", folders=[target], CARGO_TARGET_DIR=str(target), **CALLS)
+    same_bits(calls, "build", folders=[target], env={"CARGO_TARGET_DIR": str(target), **CALLS})
 
 
 def test_build_folder_besides_target_folder(calls: Space) -> None:
     """`build.build-dir`: intermediate files in one folder, final ones in another."""
     build = calls.folder / "intermediate"
     folders = [build, calls.project / "target"]
-    same_bits(calls, "build", folders=folders, CARGO_BUILD_BUILD_DIR=str(build), **CALLS)
+    same_bits(calls, "build", folders=folders, env={"CARGO_BUILD_BUILD_DIR": str(build), **CALLS})
 
 
 @pytest.mark.parametrize(
@@ -275,7 +286,7 @@ def test_build_folder_besides_target_folder(calls: Space) -> None:
 def test_strange_paths(shared: Space, name: str) -> None:
     """Spaces, letters beyond ASCII, what shells and makefiles have a meaning for."""
     space = with_project(shared, "calls", shared.folder / "strange" / name)
-    same_bits(space, "build", **CALLS)
+    same_bits(space, "build", env=CALLS)
 
 
 @pytest.mark.parametrize("parent", ["/tmp", "/dev/shm", "/usr/src", "/opt", "/root"])
@@ -285,14 +296,14 @@ def test_projects_in_unusual_places(shared: Space, parent: str) -> None:
         pytest.skip(f"{parent} is not ours")
     with tempfile.TemporaryDirectory(prefix="burst-test-", dir=parent) as folder:
         space = with_project(shared, "calls", Path(folder, "p"))
-        same_bits(space, "build", **CALLS)
+        same_bits(space, "build", env=CALLS)
 
 
 @pytest.mark.parametrize("umask", ["077", "002", "000"])
 def test_umask(calls: Space, umask: str) -> None:
     """Modes follow the caller's umask, from the store too."""
-    run = under_umask(calls, umask)
-    same_bits(calls, "build", "-p", "app", run=run, **CALLS)
+    run = partial(run_under, umask=umask)
+    same_bits(calls, "build", "-p", "app", run=run, env=CALLS)
 
 
 def test_a_project_reached_through_a_link(calls: Space) -> None:
@@ -300,7 +311,7 @@ def test_a_project_reached_through_a_link(calls: Space) -> None:
     link = calls.folder / "link"
     link.symlink_to(calls.project)
     space = at(calls, link)
-    same_bits(space, "build", **CALLS)
+    same_bits(space, "build", env=CALLS)
 
 
 # -- where packages come from ---------------------------------------------------------------------
@@ -331,23 +342,18 @@ def test_git_dependency(empty: Space) -> None:
     )
     cargo_home = str(empty.home / ".cargo")
     empty.run("cargo", "fetch", CARGO_HOME=cargo_home).check()
-    same_bits(empty, "build", CARGO_HOME=cargo_home)
+    same_bits(empty, "build", env={"CARGO_HOME": cargo_home})
 
 
-def test_vendored_dependencies(shared: Space, empty: Space) -> None:
+def test_vendored_dependencies(registry: Space, empty: Space) -> None:
     """`cargo vendor`: registry packages as folders of the project."""
-    with_project(shared, "macros", empty.project)
-    # Two packages are enough: a proc macro with its dependencies.
-    shutil.rmtree(empty.project / "src")
-    manifest = package("vendored", '[dependencies]\nthiserror = "2"\n')
     empty.write(
         {
-            "Cargo.toml": manifest,
+            "Cargo.toml": package("vendored", '[dependencies]\nthiserror = "2"\n'),
             "src/main.rs": "#[derive(Debug, thiserror::Error)]\n"
             '#[error("none")]\nstruct None;\nfn main() { println!("{}", None) }\n',
         }
     )
-    empty.run("cargo", "update", "--offline", "--workspace").check()
     configuration = empty.run("cargo", "vendor", "--offline", "vendor").check().stdout
     empty.write({".cargo/config.toml": configuration})
     same_bits(empty, "build")
@@ -358,12 +364,12 @@ def test_vendored_dependencies(shared: Space, empty: Space) -> None:
 
 def test_nightly(calls: Space) -> None:
     """Another toolchain, with unstable flags."""
-    nightly = {"RUSTUP_TOOLCHAIN": "nightly"}
-    if calls.run("rustc", "--version", **nightly).status != 0:
+    probe = calls.run("rustc", "--version", RUSTUP_TOOLCHAIN="nightly")
+    if probe.status != 0:
         pytest.skip("no nightly toolchain")
-    probe = calls.run("rustc", "--version", **nightly).stdout
-    assert "nightly" in probe
-    same_bits(calls, "build", RUSTFLAGS="-Z location-detail=none", **nightly, **CALLS)
+    assert "nightly" in probe.stdout
+    nightly = {"RUSTUP_TOOLCHAIN": "nightly", "RUSTFLAGS": "-Z location-detail=none"}
+    same_bits(calls, "build", env={**nightly, **CALLS})
 
 
 # -- what is said ---------------------------------------------------------------------------------
@@ -383,13 +389,13 @@ FORMATS = [
 def test_warnings_in_every_message_format(calls: Space, form: str) -> None:
     """Byte for byte, from the store too; here of units that run one after the other."""
     arguments = ("clippy", "-p", "app", "--bins", "--message-format", form)
-    same_bits(calls, *arguments, fresh=False, **CALLS)
+    same_bits(calls, *arguments, fresh=False, env=CALLS)
 
 
 @pytest.mark.parametrize("color", ["always", "never"])
 def test_warnings_in_colour(calls: Space, color: str) -> None:
     """Escape sequences are rustc's own."""
-    same_bits(calls, "check", "-p", "app", "--color", color, fresh=False, **CALLS)
+    same_bits(calls, "check", "-p", "app", "--color", color, fresh=False, env=CALLS)
 
 
 ERRORS = {
@@ -424,6 +430,6 @@ def test_an_error_of_one_crate_among_others(calls: Space) -> None:
     text = broken.read_text()
     broken.write_text(text + "pub fn wrong() -> u32 { 1.5 }\n")
     try:
-        same_failure(calls, "build", "--keep-going", exact=False, **CALLS)
+        same_failure(calls, "build", "--keep-going", exact=False, env=CALLS)
     finally:
         broken.write_text(text)

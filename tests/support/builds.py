@@ -27,6 +27,9 @@ from space import BURST_RUSTC, Done, Space
 CARGO_HOME = os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo")
 WRAPPED = {"RUSTC_WRAPPER": str(BURST_RUSTC)}
 
+Runner = Callable[..., Done]
+"""`run_under`, or something like it."""
+
 _COUNTS = re.compile(r"(?<= generated )\d+ warnings?( \(.*\))?$")
 _SECONDS = re.compile(r" in (\d+m )?\d+\.\d+s$", re.MULTILINE)
 _TEMPORARY = re.compile(r"/rustc\w{6}/")
@@ -72,79 +75,88 @@ def with_project(space: Space, name: str, path: Path | None = None) -> Space:
     return other
 
 
+def with_env(space: Space, env: Mapping[str, str]) -> Space:
+    """The same machine with more variables."""
+    return attrs.evolve(space, env={**space.env, **env})
+
+
 def same_bits(
     space: Space,
     *arguments: str,
     incremental: bool = False,
     local: Mapping[str, str] | None = None,
     folders: Sequence[Path] = (),
-    run: Callable[..., Done] | None = None,
+    run: Runner | None = None,
     plain: Mapping[str, str] | None = None,
     burst: Mapping[str, str] | None = None,
     between: Callable[[], object] = lambda: None,
     fresh: bool = True,
     exact: bool = False,
-    **env: str,
+    env: Mapping[str, str] | None = None,
 ) -> Same:
     """Build three times and compare; AssertionError with the differences and burst's log.
 
     `local`: crates that the policy keeps at home, with the reason's code; no other may be.
-    `folders`: what to compare instead of target/. `run`: how a command is started, as `Space.run`.
-    `plain` and `burst`: variables of one side only. `between`: before the third build, say to
-    forget the home store. `exact`: output in the same order too, for builds without parallel units.
+    `folders`: what to compare instead of target/. `run`: how a command is started.
+    `env`: variables of all builds, `plain` and `burst` of one side only. `between`: before the
+    third build, say to forget the home store. `exact`: output in the same order too, for builds
+    without parallel units.
     """
-    run = run or space.run
+    run = run or run_under
     folders = folders or (space.project / "target",)
-    env = {"CARGO_INCREMENTAL": str(int(incremental)), **env}
-    first = {**env, **(plain or {})}
-    second = {"BURST_REQUIRE_REMOTE": "1", **env, **(WRAPPED if burst is None else burst)}
+    both = {"CARGO_INCREMENTAL": str(int(incremental)), **(env or {})}
+    first = {**both, **(plain or {})}
+    second = {"BURST_REQUIRE_REMOTE": "1", **both, **(WRAPPED if burst is None else burst)}
     argv = ("cargo", *arguments)
+    first_space, second_space = with_env(space, first), with_env(space, second)
 
     _empty(folders)
-    builds = [run(*argv, **first).check()]
+    plainly = run(first_space, *argv).check()
     _set_aside(folders, "plain")
-    seen = len(_journals(space))
-    builds.append(_checked(space, run(*argv, **second)))
-    assert len(_journals(space)) == seen + 1, "cargo did not go through burst\n" + space.log()
-    units = [space.units()]
-    assert_where(space, units[0], local or {})
+    seen = _journals(space)
+    cold = _checked(space, run(second_space, *argv))
+    assert len(_journals(space) - seen) == 1, "cargo did not go through burst\n" + space.log()
+    cold_units = space.units()
+    assert_where(space, cold_units, local or {})
     files = _assert_equal(space, folders, "cold", incremental=incremental)
-    _assert_output(builds[0], builds[1], exact=exact)
+    _assert_output(plainly, cold, exact=exact)
 
     _empty(folders)
     between()
-    builds.append(_checked(space, run(*argv, **second)))
-    units.append(space.units())
-    assert_where(space, units[1], local or {}, only_hits=True)
+    warm = _checked(space, run(second_space, *argv))
+    warm_units = space.units()
+    assert_where(space, warm_units, local or {}, only_hits=True)
     _assert_equal(space, folders, "from the store", incremental=incremental)
-    _assert_output(builds[0], builds[2], exact=exact)
+    _assert_output(plainly, warm, exact=exact)
     if fresh:
         verbose = ("cargo", arguments[0], "-v", *arguments[1:])
-        assert_fresh(_checked(space, run(*verbose, **second)))
-        assert_fresh(run(*verbose, **first))
+        assert_fresh(_checked(space, run(second_space, *verbose)))
+        assert_fresh(run(first_space, *verbose))
         _empty(folders)
         _set_back(folders, "plain")
-        assert_fresh(_checked(space, run(*verbose, **second)))
-    return Same(*builds, *units, compared_files=files)
+        assert_fresh(_checked(space, run(second_space, *verbose)))
+    return Same(plainly, cold, warm, cold_units, warm_units, files)
 
 
 def same_failure(
-    space: Space, *arguments: str, exact: bool = True, units: bool = True, **env: str
+    space: Space,
+    *arguments: str,
+    exact: bool = True,
+    env: Mapping[str, str] | None = None,
 ) -> Done:
     """A command that fails: status and output equal, twice. Returns what plain cargo said."""
     target = space.project / "target"
-    env = {"CARGO_INCREMENTAL": "0", **env}
+    space = with_env(space, {"CARGO_INCREMENTAL": "0", **(env or {})})
     _empty([target])
-    said = space.plain(*arguments, **env)
+    said = space.plain(*arguments)
     assert said.status != 0, f"plain cargo did not fail\n{said.stderr}"
     for _ in range(2):
         _empty([target])
-        ours = space.cargo(*arguments, **env)
+        ours = space.cargo(*arguments)
         assert ours.status == said.status, f"{ours.status}\n{ours.stderr}\n{space.log()}"
         _assert_output(said, ours, exact=exact)
-        if units:
-            wrong = [unit for unit in space.units() if unit["where"] in ("failed", "cancelled")]
-            assert not wrong, f"{wrong}\n{space.log()}"
+        wrong = [unit for unit in space.units() if unit["where"] in ("failed", "cancelled")]
+        assert not wrong, f"{wrong}\n{space.log()}"
     return said
 
 
@@ -184,13 +196,11 @@ def normal(text: str) -> str:
     return _WAITING.sub("", _SECONDS.sub(" in a moment", text))
 
 
-def under_umask(space: Space, umask: str) -> Callable[..., Done]:
-    """A way to run commands under another umask."""
-
-    def run(*argv: str | Path, **env: str) -> Done:
-        return space.run("sh", "-c", f'umask {umask}; exec "$@"', "sh", *argv, **env)
-
-    return run
+def run_under(space: Space, *argv: str | Path, umask: str = "") -> Done:
+    """A command in the project's folder."""
+    if umask:
+        argv = ("sh", "-c", f'umask {umask}; exec "$@"', "sh", *argv)
+    return space.run(*argv)
 
 
 def save_measurement(name: str, **values: object) -> None:
@@ -207,9 +217,9 @@ def _checked(space: Space, done: Done) -> Done:
     return done
 
 
-def _journals(space: Space) -> list[str]:
+def _journals(space: Space) -> set[str]:
     folder = space.state / "builds"
-    return os.listdir(folder) if folder.is_dir() else []
+    return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
 def _assert_equal(space: Space, folders: Sequence[Path], which: str, *, incremental: bool) -> int:

@@ -47,6 +47,8 @@ class AgentLink:
         self.local = local
         self.ready: m.Ready | None = None
         self.gone: BurstError | None = None
+        self.complaint: m.Failed | None = None
+        """The last failure that belongs to no request: something sent could not be stored."""
         self.sent_bytes = 0
         self.received_bytes = 0
         self.on_blob: Callable[[m.BlobChunk], None] | None = None
@@ -150,6 +152,9 @@ class AgentLink:
         if isinstance(message, m.Pong):
             return
         identity: int = message.id  # type: ignore[union-attr]
+        if identity == 0 and isinstance(message, m.Failed):
+            self.complaint = message
+            return
         queue = self._streams.get(identity)
         if queue is not None:
             queue.put_nowait(message)

@@ -237,7 +237,7 @@ class Execution:
         code, signal = outcome.exit_code or 0, outcome.signal or 0
         for output in await finished(lambda: self._conclude(prepared, code, signal)):
             self._publish(m.Output(0, output))
-        await self._observe(prepared, last=True)
+        self._observe(prepared, last=True)
         self._publish(m.Exited(0, code, signal, wall_ms, outcome.max_rss_bytes))
 
     def _conclude(self, prepared: _Prepared, code: int, signal: int) -> list[OutputFile]:
@@ -312,13 +312,14 @@ class Execution:
                 with diskfile.disk_errors("storing an output"):
                     output = await finished(lambda: prepared.collector.take(announced))
             if artifact.emit in _JUDGED_EMITS:
-                await self._observe(prepared, last=False)
+                self._observe(prepared, last=False)
             if output is not None:
                 self._publish(m.Output(0, output))
         self._publish(m.Stderr(0, line))
 
-    async def _observe(self, prepared: _Prepared, *, last: bool) -> None:
-        observation = await finished(lambda: prepared.reporter.report(prepared.log_path, last=last))
+    def _observe(self, prepared: _Prepared, *, last: bool) -> None:
+        # A millisecond or two, of which a thread would spare nobody anything.
+        observation = prepared.reporter.report(prepared.log_path, last=last)
         self._publish(m.Observed(0, observation, last))
 
     def _count(self, size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import json
 import os
 import stat
@@ -17,7 +18,6 @@ from burst_protocol.digest import Digest
 from burst_protocol.errors import LimitExceeded
 
 MAX_OUTPUT_FILES: Final = 100_000
-_SCAN_BYTES: Final = 1 << 20
 _ARTIFACT_PREFIXES: Final = (b'{"$message_type":"artifact"', b'{"artifact":')
 
 
@@ -116,14 +116,14 @@ class OutputCollector:
     def _mentions(self, digest: Digest) -> bool:
         if not self.scan_for:
             return False
-        overlap = len(self.scan_for) - 1
-        tail = b""
-        with contextlib.suppress(FileNotFoundError), open(self.store.path(digest), "rb") as file:
-            while chunk := file.read(_SCAN_BYTES):
-                window = tail + chunk
-                if self.scan_for in window:
-                    return True
-                tail = window[-overlap:] if overlap else b""
+        if digest.size_bytes < len(self.scan_for):
+            return False
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(self.store.path(digest), "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            return data.find(self.scan_for) >= 0
         return False
 
 

@@ -163,28 +163,29 @@ def _top(path: bytes) -> bytes:
 
 def foreign_programs(log: bytes, allowed: tuple[bytes, ...]) -> list[bytes]:
     """Programs that neither are allowed nor were started by one that is (cc starts collect2, that
-    starts ld). Where the parent is not known, the program counts as foreign."""
+    starts ld). Where the parent is not known, the program counts as foreign. An attempt counts as
+    much: what is not here may be there at home."""
     if b"\0X" not in log and b"\0S" not in log:
         return []  # nearly every run that does not link
     parents: dict[bytes, bytes] = {}
-    starts: dict[tuple[bytes, bytes], None] = {}
+    starts: dict[tuple[bytes, bytes], bool] = {}
     for record in log.split(b"\0")[:-1]:
         head, _, text = record.partition(b" ")
         kind = head[:1]
         if kind == b"H":
             pid, parent = (*text.split(b" ", 2), b"", b"")[:2]
             parents.setdefault(pid, parent)
-        elif kind in {b"X", b"S"} and head[2:] == b"0":
+        elif kind in {b"X", b"S"}:
             pid, _, path = text.partition(b" ")
-            starts[pid, path] = None
+            starts[pid, path] = head[2:] == b"0"
         elif kind == b"x":
             pid, _, path = text.partition(b" ")
-            starts.pop((pid, path), None)
+            starts[pid, path] = False
     names = {os.path.basename(path) for path in allowed}
     trusted = {
         pid
-        for pid, path in starts
-        if pid != b"0" and (path in allowed or (b"/" not in path and path in names))
+        for (pid, path), done in starts.items()
+        if done and pid != b"0" and (path in allowed or (b"/" not in path and path in names))
     }
     foreign: dict[bytes, None] = {}
     for pid, path in starts:

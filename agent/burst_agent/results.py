@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import json
+import mmap
 import os
 import stat
 from collections.abc import Iterator

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+from collections import Counter
 from typing import Final
 
 import attrs
@@ -18,18 +19,21 @@ from burst_protocol import errors
 from burst_protocol import messages as m
 from burst_protocol.action import ActionResult, OutputFile
 from burst_protocol.digest import Digest
-from burst_protocol.errors import AgentBug, BurstError, LinkLost, RustcKilled
+from burst_protocol.errors import AgentBug, BlobMissing, BurstError, LinkLost, RustcKilled
 from burst_wrapper import depinfo
 from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.deliver import Delivery
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.gather import Gathered
 from burst_wrapper.daemon.judge import Judge, Verdict
+from burst_wrapper.daemon.link import AgentLink
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.depinfo import DepInfo
 from burst_wrapper.rustc_json import Artifact, classify, is_error, is_suspicious
 
 _ICE: Final = 101
+# A blob may be evicted again before it is used, but an agent that keeps asking cannot store it.
+ASKED_IN_VAIN: Final = 3
 
 
 class End(enum.Enum):
@@ -75,6 +79,13 @@ def error_of(failed: m.Failed, host: str) -> BurstError:
     return cls(failed.detail, host=host, path="")
 
 
+def unkept(link: AgentLink) -> BurstError:
+    """Why an agent asks again and again for what it was sent."""
+    if link.complaint is not None:
+        return error_of(link.complaint, link.name)
+    return BlobMissing("the agent does not keep what it is sent")
+
+
 class Attempt:
     def __init__(
         self,
@@ -102,6 +113,7 @@ class Attempt:
         self._origin = plan.out_dir
         self._coalesced = False
         self._sent_bytes = 0
+        self._asked: Counter[Digest] = Counter()
 
     @property
     def judge(self) -> Judge:
@@ -170,6 +182,9 @@ class Attempt:
                     self._origin = message.out_dir
                     self._coalesced = message.coalesced
                 case m.Missing():
+                    self._asked.update(message.digests)
+                    if max(self._asked[d] for d in message.digests) >= ASKED_IN_VAIN:
+                        raise unkept(self._link)
                     self._sent_bytes += await self._executor.uploader.send(
                         self._identity,
                         message.digests,

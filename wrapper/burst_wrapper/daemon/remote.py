@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from burst_protocol import messages as m
@@ -23,7 +24,7 @@ from burst_protocol.errors import (
     SandboxUnavailable,
 )
 from burst_wrapper.config import Config
-from burst_wrapper.daemon.attempt import error_of
+from burst_wrapper.daemon.attempt import ASKED_IN_VAIN, error_of, unkept
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.link import AgentLink, Stream
 from burst_wrapper.daemon.plan import Plan
@@ -206,6 +207,7 @@ class Host:
             push=False,
         )
         queue = link.open_stream(identity)
+        asked: Counter[Digest] = Counter()
         try:
             link.send(request)
             while True:
@@ -213,6 +215,9 @@ class Host:
                 if message is None:
                     raise link.gone or LinkLost("it ended", host=self.name)
                 if isinstance(message, m.Missing):
+                    asked.update(message.digests)
+                    if max(asked[digest] for digest in message.digests) >= ASKED_IN_VAIN:
+                        raise unkept(link)
                     await executor.uploader.send(identity, message.digests, [platform.sources])
                     link.send(request)
                 elif isinstance(message, m.Failed):

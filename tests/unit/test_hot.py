@@ -5,8 +5,8 @@ All of it twice: `hot.py` alone, and behind the native client, which must not be
 
 from __future__ import annotations
 
+import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import burst_wrapper.hot as hot_module
 from burst_protocol.errors import RemoteRequired
@@ -136,6 +138,63 @@ def test_another_program_is_run_as_it_is(
     assert fake_daemon.requests == []
 
 
+NAMES = st.sampled_from(
+    [
+        *["rustc", "/usr/bin/rustc", "rustc-1.85", "rustc-", "-rustc", "rustc-x1", "rustc-1-2"],
+        *["clippy-driver", "clippy-driver-0", "clippy-driver-", "driver", "/rustc/", "x/rustc-1"],
+    ]
+)
+WORDS = st.sampled_from(
+    [
+        *["-", "-V", "-vV", "-Vv", "--version", "-h", "--help", "-VV", "--print", "--printx"],
+        *["--explain", "--json", "--json=artifacts", "--json=x,artifacts,y", "--json=artifact"],
+        *["artifacts", "x-artifacts", "--Json=artifacts", "src/lib.rs", "", "@", "@absent", "@."],
+    ]
+)
+FILES = st.lists(WORDS | st.sampled_from(["\n", "\r", "\r\n", "\n\n", "\0", "\x0b", "\x85"]))
+
+
+@given(
+    NAMES,
+    st.lists(WORDS | st.sampled_from(["@f0", "@f1"])),
+    st.lists(FILES, min_size=2, max_size=2),
+)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_native_client_decides_alike(
+    native_client: Path, tmp_path: Path, name: str, words: list[str], files: list[list[str]]
+) -> None:
+    """For any command line: the client asks exactly if `wants_daemon` says so.
+
+    The folder of the socket is missing. So a client that would ask goes to the Python launcher
+    first, which is `true` here, and one that would not executes the compiler, which is `false`.
+    """
+    place = tmp_path / "rustc"
+    if not place.exists():
+        place.mkdir()
+        shutil.copy(native_client, tmp_path / "burst-rustc")
+        (tmp_path / "burst-rustc.py").symlink_to("/bin/true")
+    for index, parts in enumerate(files):
+        (place / f"f{index}").write_text("".join(parts), newline="")
+    compiler = name.rpartition("/")[2] or "x"
+    if not (place / compiler).is_symlink():
+        (place / compiler).symlink_to("/bin/false")
+    command = [f"{place}/{compiler}", *words]
+    with contextlib.chdir(place):
+        expected = hot_module.wants_daemon([os.fsencode(word) for word in command])
+    environ = {"XDG_RUNTIME_DIR": runtime()}
+    done = subprocess.run(
+        [tmp_path / "burst-rustc", *command],
+        env=environ,
+        cwd=place,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    assert done.returncode == (0 if expected else 1)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -182,6 +241,34 @@ def test_a_missing_compiler_is_said(wrapper: str) -> None:
     answer = call(wrapper, "/nowhere/rustc", "-vV")
     assert answer.returncode == 127
     assert answer.stderr == "error: cannot execute `/nowhere/rustc`: No such file or directory\n"
+
+
+def test_without_python_the_compiler_still_runs(
+    native_client: Path, rustc: str, fake_daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Half an uninstallation: the client alone answers, asks, and compiles here where it cannot."""
+    wrapper = str(tmp_path / "burst-rustc")
+    shutil.copy(native_client, wrapper)
+    for answer, expected in ((b"", 0), (frame(b"E", b"x\n"), 0), (exit_frame(3), 3)):
+        fake_daemon.answers = [answer]
+        done = call(wrapper, rustc, *UNIT)
+        assert (done.stdout, done.returncode) == ("" if expected else local(*UNIT), expected)
+    assert call(wrapper, "/nowhere/rustc").returncode == 127
+
+
+def test_switched_off_by_a_variable(
+    native_client: Path, rustc: str, fake_daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """BURST_NATIVE=0 leaves everything to Python."""
+    wrapper = tmp_path / "burst-rustc"
+    shutil.copy(native_client, wrapper)
+    python = tmp_path / "burst-rustc.py"
+    python.write_text("#!/bin/sh\necho python $*\n")
+    python.chmod(0o755)
+    answer = call(str(wrapper), rustc, *UNIT, BURST_NATIVE="0")
+    assert answer.stdout == f"python {rustc} {' '.join(UNIT)}\n"
+    assert call(str(wrapper), rustc, *UNIT, BURST_NATIVE="").returncode == 0
+    assert len(fake_daemon.requests) == 1
 
 
 # --- what it sends ---
@@ -327,6 +414,61 @@ def test_interrupt_exits_130(wrapper: str, rustc: str, fake_daemon: FakeDaemon) 
     assert (answer.returncode, answer.stdout, answer.stderr) == (130, "", "")
 
 
+def test_what_was_shown_is_not_shown_again(
+    wrapper: str, tmp_path: Path, fake_daemon: FakeDaemon
+) -> None:
+    """A daemon lost in the middle: the compiler runs here, and only what is new is relayed."""
+    compiler = tmp_path / "rustc"
+    compiler.write_text("#!/bin/sh\necho one; echo two; echo first >&2; echo second >&2; exit 3\n")
+    compiler.chmod(0o755)
+    old, new = tmp_path / "old.rmeta", tmp_path / "new.rmeta"
+    for ending in (b"", frame(b"L", b"odd"), frame(b"?"), frame(b"R", b"/nowhere/a\0/nowhere/b")):
+        old.write_text("metadata")
+        names = b"\0".join([bytes(old), bytes(new)])
+        fake_daemon.answers = [
+            frame(b"O", b"one\n") + frame(b"R", names) + frame(b"E", b"first\n") + ending
+        ]
+        answer = call(wrapper, str(compiler), *UNIT)
+        assert (answer.stdout, answer.stderr) == ("one\ntwo\n", "first\nsecond\n")
+        assert answer.returncode == 3
+
+
+def test_metadata_in_use_must_come_out_the_same(
+    wrapper: str, tmp_path: Path, fake_daemon: FakeDaemon
+) -> None:
+    """Also where the renames before a failing one were done by somebody else than Python."""
+    sources = [tmp_path / "a", tmp_path / "b"]
+    target = tmp_path / "x.rmeta"
+    compiler = tmp_path / "rustc"
+    compiler.write_text(f"#!/bin/sh\necho $1 > {target}\n")
+    compiler.chmod(0o755)
+    nowhere = Path("/nowhere/a")
+    names = [sources[0], target, sources[1], tmp_path / "y", nowhere, nowhere]
+    renames = b"\0".join(map(bytes, names))
+    fake_daemon.answers = [frame(b"E", b"told\n") + frame(b"R", renames) + exit_frame(0)]
+    for before, status in (("--crate-name\n", 0), ("other\n", 1)):
+        for source in sources:
+            source.write_text(before)
+            os.utime(source, (5, 5))
+        answer = call(wrapper, str(compiler), *UNIT)
+        assert (answer.stdout, answer.returncode) == ("", status)
+        assert ("came out different" in answer.stderr) == bool(status)
+        assert answer.stderr.startswith("told\n")
+        assert status or target.stat().st_mtime == 5
+
+
+def test_a_closed_pipe_is_the_death_it_is_for_rustc(wrapper: str, fake_daemon: FakeDaemon) -> None:
+    """Cargo is gone: SIGPIPE, whether it is ignored or not."""
+    for restored in (False, True):
+        read, write = os.pipe()
+        os.close(read)
+        fake_daemon.answers = [frame(b"E", b"text\n") + exit_frame(0)]
+        command = [wrapper, "rustc", *UNIT]
+        done = subprocess.run(command, stderr=write, check=False, restore_signals=restored)
+        os.close(write)
+        assert done.returncode == -signal.SIGPIPE
+
+
 # --- how it falls back ---
 
 
@@ -411,7 +553,7 @@ def test_a_daemon_that_was_just_ending_is_asked_again(
     assert call(wrapper, rustc, *UNIT).returncode == 7
 
 
-@pytest.mark.parametrize("kind", ["pipe", "fifo"])
+@pytest.mark.parametrize("kind", ["pipe", "fifo", "pipe after text"])
 def test_token_is_taken_before_compiling_here(
     wrapper: str, rustc: str, fake_daemon: FakeDaemon, tmp_path: Path, kind: str
 ) -> None:
@@ -421,8 +563,9 @@ def test_token_is_taken_before_compiling_here(
     own = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     passed = os.open(fifo, os.O_RDWR)  # another open file: blocking, as cargo's
     os.write(own, b"+-")
-    where = str(passed) if kind == "pipe" else str(fifo)
-    fake_daemon.answers = [frame(b"J", where.encode())]
+    where = str(fifo) if kind == "fifo" else str(passed)
+    told = frame(b"E", b"text\n") if "text" in kind else b""
+    fake_daemon.answers = [told + frame(b"J", where.encode())]
     command = [wrapper, rustc, *UNIT]
     answer = subprocess.run(command, pass_fds=[passed], check=True, capture_output=True, text=True)
     assert answer.stdout == local(*UNIT)
@@ -445,6 +588,40 @@ def test_foreign_or_long_runtime_folder_falls_back_to_tmp(tmp_path: Path) -> Non
     long.mkdir()
     for folder in ("/proc/1/absent", "relative", "", str(long)):
         assert hot_module.runtime_dir({b"XDG_RUNTIME_DIR": folder.encode()}) == expected
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_both_know_how_long_a_runtime_folder_may_be(
+    native_client: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longer: bool
+) -> None:
+    """The longest that fits is used by `runtime_dir` and by the client, the next by neither."""
+    if os.path.exists(hot_module.socket_path({})):
+        pytest.skip("a daemon of this user listens in /tmp")
+    shutil.copy(native_client, tmp_path / "burst-rustc")
+    (tmp_path / "burst-rustc.py").symlink_to("/bin/true")
+    size = hot_module.MAX_RUNTIME_DIR_BYTES - len("/burst") + longer
+    folder = Path(runtime(), "x" * (size - len(runtime()) - 1))
+    (folder / "burst").mkdir(parents=True, mode=0o700)
+    assert (
+        hot_module.runtime_dir({b"XDG_RUNTIME_DIR": bytes(folder)}) == bytes(folder / "burst")
+    ) == (not longer)
+    monkeypatch.chdir(folder / "burst")  # the name itself may be too long for a test to bind
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(hot_module.socket_name())
+        listener.listen()
+        listener.setblocking(False)
+        done = call(
+            str(tmp_path / "burst-rustc"),
+            *("rustc", *UNIT),
+            XDG_RUNTIME_DIR=str(folder),
+            BURST_SILENCE_S="0.1",
+        )
+        assert done.returncode == 0
+        if longer:
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+        else:
+            listener.accept()[0].close()
 
 
 # --- how it starts the daemon ---

@@ -231,3 +231,59 @@ def test_what_vanishes_during_the_scan_is_passed_over(root: Path, tmp_path: Path
     assert set(shown(tree)) == {"a"}
     assert tree.hidden == {}
     index.close()
+
+
+# Outlines: trees that are shown where they lie
+
+
+def test_an_outline_names_everything_and_reads_nothing(root: Path, tmp_path: Path) -> None:
+    """Same files, names and links as the whole tree; a file is hashed when it is asked for."""
+    make(root, "src/lib.rs", ".git/HEAD", "nested/Cargo.toml", "empty/")
+    (root / "link").symlink_to("src")
+    index = Index(bytes(tmp_path / "cache" / "home.db"))
+    looked: list[bytes] = []
+
+    class Watched(StatCache):
+        def digest_of(self, path: bytes, info: os.stat_result) -> FileState | None:
+            looked.append(path)
+            return super().digest_of(path, info)
+
+    outline = TreeScanner(Watched(index)).outline(bytes(root))
+    whole = TreeScanner(StatCache(index)).whole(bytes(root))
+    assert looked == []
+    assert outline.directories == whole.directories
+    assert outline.links == whole.links
+    assert set(outline.files) == set(whole.files)
+    assert outline.size_bytes == whole.size_bytes
+    path = bytes(root / "src" / "lib.rs")
+    assert outline.files[path] == whole.files[path]
+    assert looked == [path]
+    assert outline.files.get(b"/elsewhere") is None
+    index.close()
+
+
+def test_an_outline_notices_changes(scanner: TreeScanner, root: Path) -> None:
+    """A file that is not what it was, or no file any more, has a digest that nothing has."""
+    make(root, "a", "b", "c", "d")
+    outline = scanner.outline(bytes(root))
+    (root / "a").write_text("changed")
+    (root / "b").unlink()
+    (root / "c").unlink()
+    (root / "c").symlink_to("d")
+    digests = {name: outline.files[bytes(root / name)] for name in ("a", "b", "c", "d")}
+    changed = treescan.CHANGED
+    assert digests == {"a": changed, "b": changed, "c": changed, "d": Digest.of(b"d")}
+
+
+def test_outlines_of_equal_states_are_equal(scanner: TreeScanner, root: Path) -> None:
+    """And of any change they differ: one more name, a touched file, a link elsewhere."""
+    make(root, "a", "b/c")
+    digests = [scanner.outline(bytes(root)).digest]
+    assert scanner.outline(bytes(root)).digest == digests[0]
+    make(root, "new")
+    digests.append(scanner.outline(bytes(root)).digest)
+    os.utime(root / "b" / "c", ns=(1, 1))
+    digests.append(scanner.outline(bytes(root)).digest)
+    (root / "a").unlink()
+    digests.append(scanner.outline(bytes(root)).digest)
+    assert len(set(digests)) == len(digests)

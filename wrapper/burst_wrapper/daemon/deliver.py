@@ -11,7 +11,7 @@ from typing import Final
 
 from burst_protocol.action import OutputFile
 from burst_protocol.digest import Digest
-from burst_protocol.errors import DigestMismatch
+from burst_protocol.errors import BlobMissing, DigestMismatch
 from burst_wrapper import depinfo
 from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.plan import Plan
@@ -57,9 +57,23 @@ class Delivery:
         final = os.path.join(self._plan.out_dir, output.path)
         if b"/" in output.path:
             self._make_folders(os.path.dirname(output.path))
-        digest = output.digest
         if origin != self._plan.out_dir and output.path.endswith(b".d"):
-            blob, digest = self._relocated(blob, origin)
+            blob, digest = self._relocated(blob, output.digest, origin)
+            try:
+                placed = await self._copied(output, blob, digest, final)
+            finally:
+                os.unlink(blob)
+        else:
+            placed = await self._copied(output, blob, output.digest, final)
+        self._waiting[output.path] = placed
+        if self.before_rename is not None:
+            self.before_rename(output)
+        self.delivered[output.path] = output.digest
+        self.placed_bytes += placed.digest.size_bytes
+
+    async def _copied(
+        self, output: OutputFile, blob: bytes, digest: Digest, final: bytes
+    ) -> Placed:
         place = self._placer.place
         arguments = {
             "executable": output.executable,
@@ -71,20 +85,14 @@ class Delivery:
                 asyncio.to_thread(place, blob, digest, final, **arguments)  # type: ignore[arg-type]
             )
             try:
-                placed = await asyncio.shield(placing)
+                return await asyncio.shield(placing)
             except asyncio.CancelledError:
                 # Whoever waits for our end may rely on it: nothing is written afterwards.
                 await asyncio.wait((placing,))
                 if placing.exception() is None:
                     discard(placing.result())
                 raise
-        else:
-            placed = place(blob, digest, final, **arguments)  # type: ignore[arg-type]
-        self._waiting[output.path] = placed
-        if self.before_rename is not None:
-            self.before_rename(output)
-        self.delivered[output.path] = output.digest
-        self.placed_bytes += digest.size_bytes
+        return place(blob, digest, final, **arguments)  # type: ignore[arg-type]
 
     def _make_folders(self, relative: bytes) -> None:
         """Save-temps leaves folders in the out-dir. The out-dir itself is cargo's: never made."""
@@ -95,10 +103,16 @@ class Delivery:
                 os.mkdir(path)
                 os.chmod(path, 0o777 & ~self._plan.umask)
 
-    def _relocated(self, blob: bytes, origin: bytes) -> tuple[bytes, Digest]:
+    def _relocated(self, blob: bytes, digest: Digest, origin: bytes) -> tuple[bytes, Digest]:
         """Dep-info names its own out-dir; for another target directory it is rewritten."""
-        with open(blob, "rb") as file:
-            text = depinfo.relocate(file.read(), origin, self._plan.out_dir)
+        try:
+            with open(blob, "rb") as file:
+                stored = file.read()
+        except OSError as error:
+            raise BlobMissing(digest.hex) from error
+        if Digest.of(stored) != digest:
+            raise DigestMismatch(digest.hex)
+        text = depinfo.relocate(stored, origin, self._plan.out_dir)
         path = os.path.join(self._scratch, b"dep-info-%d" % id(self))
         with open(path, "wb") as file:
             file.write(text)

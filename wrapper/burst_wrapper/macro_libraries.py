@@ -1,0 +1,53 @@
+"""Shared libraries of proc macros: as much a part of a macro as its own code.
+
+rustc opens a macro with dlopen, and ld.so loads what that needs, unseen by the observer; the
+macro's own bytes stay the same when such a library changes. So they are inputs and in the key.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from burst_wrapper.elf import library_closure, read_elf
+
+if TYPE_CHECKING:
+    from burst_wrapper.closures import ExternFile
+    from burst_wrapper.daemon.platform import Platform
+
+
+def libraries(
+    macros: Iterable[ExternFile], env: Mapping[bytes, bytes], platform: Platform
+) -> tuple[bytes, ...]:
+    """Paths, as ld.so finds them, of what neither the toolchain nor the captured system has.
+
+    Looks at the file system only for macros that need a library of another name than those; the
+    others, nearly all, cost a look-up by digest.
+    """
+    system = {entry.path for entry in platform.system.files}
+    names = {os.path.basename(path) for path in system}
+    unusual = [
+        macro.path
+        for macro in macros
+        if not names.issuperset(_needed(macro.path, macro.digest.hash))
+    ]
+    if not unusual:
+        return ()
+    folders = env.get(b"LD_LIBRARY_PATH", b"").split(b":")
+    closure = library_closure(unusual, library_path=[folder for folder in folders if folder])
+    sysroot = platform.toolchain.sysroot + b"/"
+    return tuple(
+        path
+        for path in closure.files
+        if not path.startswith(sysroot)
+        and path not in system
+        and os.path.realpath(path) not in system
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _needed(path: bytes, digest: bytes) -> tuple[bytes, ...]:  # noqa: ARG001 - part of the key
+    elf = read_elf(path)
+    return () if elf is None else elf.needed

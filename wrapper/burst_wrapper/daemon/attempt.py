@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import re
 from collections import Counter
 from typing import Final
 
@@ -19,7 +20,15 @@ from burst_protocol import errors
 from burst_protocol import messages as m
 from burst_protocol.action import ActionResult, OutputFile
 from burst_protocol.digest import Digest
-from burst_protocol.errors import AgentBug, BlobMissing, BurstError, LinkLost, RustcKilled
+from burst_protocol.errors import (
+    AgentBug,
+    BlobMissing,
+    BurstError,
+    DiskFull,
+    LimitExceeded,
+    LinkLost,
+    RustcKilled,
+)
 from burst_wrapper import depinfo
 from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.deliver import Delivery
@@ -84,6 +93,24 @@ def unkept(link: AgentLink) -> BurstError:
     if link.complaint is not None:
         return error_of(link.complaint, link.name)
     return BlobMissing("the agent does not keep what it is sent")
+
+
+# What a machine's trouble looks like in rustc's errors: disk full, out of memory, files or processes,
+# a disk that fails (errno(3)). Home may be better off.
+_TROUBLE: Final = re.compile(
+    rb"\(os error (?:5|11|12|23|24|27|28|30|122)\)|No space left on device|Disk quota exceeded"
+)
+_FULL: Final = re.compile(rb"\(os error (?:28|122)\)|No space left|quota exceeded")
+
+
+def machine_trouble(lines: list[bytes]) -> BurstError | None:
+    """If a failed run tells of its machine rather than of the code."""
+    for line in lines:
+        found = _TROUBLE.search(line)
+        if found is not None and is_error(classify(line)):
+            text = found[0].decode()
+            return DiskFull(text) if _FULL.search(line) else LimitExceeded(text)
+    return None
 
 
 class Attempt:
@@ -317,6 +344,9 @@ class Attempt:
         """A failure is shown only if the sandbox lacked nothing that home has."""
         if exited.code == _ICE:
             return Ended(End.HOME, verdict, why="the compiler crashed")
+        trouble = machine_trouble(self._lines)
+        if trouble is not None:
+            raise trouble
         if verdict.home:
             return Ended(End.HOME, verdict, why=verdict.home)
         if not verdict.right:

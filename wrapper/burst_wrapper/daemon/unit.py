@@ -17,6 +17,7 @@ from burst_protocol import messages as m
 from burst_protocol.action import ActionResult, OutputFile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import (
+    AgentGone,
     BlobMissing,
     BurstError,
     DigestMismatch,
@@ -79,6 +80,7 @@ class Unit:
         self._received = 0
         self._lists_tried = 0
         self._fallback = ""
+        self._no_agent: BurstError | None = None
 
     # -- the way of a unit -------------------------------------------------------------------
 
@@ -153,12 +155,13 @@ class Unit:
                 self._note(error)
             else:
                 return
-        elif self._required and embedded is None:
-            raise SandboxUnavailable("the embedded agent is not available")
+        elif self._required and self._no_agent is not None:
+            raise self._no_agent
         if embedded is None or not embedded.usable:
             embedded = await self._embedded()
         if embedded is None:
-            raise Home(self._fallback or "agent-gone", "no agent is available", failure=True)
+            error = self._no_agent or AgentGone("none is available")
+            raise Home(self._fallback or error.code, str(error), failure=True)
         await self._execute(embedded, None)
 
     async def _make_plan(self, config: Config) -> None:
@@ -188,14 +191,17 @@ class Unit:
         )
 
     async def _embedded(self) -> Executor | None:
+        self._no_agent = None
         try:
             executor = await self._services.embedded.get()
         except BurstError as error:
             self._note(error)
+            self._no_agent = error
             return None
         ready = executor.link.ready
         if ready is None or not ready.launcher or not (executor.isolates or ready.observer):
-            self._note(SandboxUnavailable("" if ready is None else ready.reason))
+            self._no_agent = SandboxUnavailable("" if ready is None else ready.reason)
+            self._note(self._no_agent)
             self._fallback = self._fallback or SandboxUnavailable.code
             return None
         return executor
@@ -542,7 +548,8 @@ class Unit:
             self._notes.append(text)
 
     def _why(self, text: str) -> str:
-        return "; ".join([text, *self._notes] if text else self._notes)
+        notes = [note for note in self._notes if not note.endswith(f": {text}")]
+        return "; ".join([text, *notes] if text else notes)
 
     def _record(self, where: str, executor: str, why: str, reason: str, rustc_ms: int = 0) -> None:
         call, plan, request = self._call, self._plan, self._request

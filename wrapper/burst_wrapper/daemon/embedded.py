@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -12,7 +13,7 @@ from typing import Final
 
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
-from burst_protocol.errors import AgentGone, BurstError
+from burst_protocol.errors import AgentGone, BurstError, DiskFull
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.link import AgentLink
 from burst_wrapper.daemon.tools import Tools
@@ -21,6 +22,15 @@ _DEATHS: Final = 3
 _WINDOW_S: Final = 60.0
 _SILENCE_S: Final = 60.0
 """A local agent is silent only when it hangs; a busy disk may take its time."""
+
+
+_NAME: Final = "burst-agent: "
+
+
+def _of(error: OSError) -> BurstError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(str(error))
+    return AgentGone(str(error))
 
 
 class SocketStream:
@@ -59,6 +69,7 @@ class Embedded:
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
         self._deaths: list[float] = []
+        self._last = ""
         self.slots = 0
         self.store_bytes = 0
 
@@ -75,14 +86,40 @@ class Embedded:
                 self._deaths = [t for t in self._deaths if now_s - t < _WINDOW_S] + [now_s]
                 await self._end()
             if len(self._deaths) >= _DEATHS:
-                raise AgentGone(f"it ended {len(self._deaths)} times within a minute")
+                times = f"{len(self._deaths)} times within a minute"
+                raise AgentGone(f"it ended {times}" + (f": {self._last}" if self._last else ""))
+            said_before = self._log_size()
             try:
                 self._executor = await self._start()
             except (OSError, BurstError) as error:
                 self._deaths.append(now_s)
                 await self._end()
-                raise AgentGone(str(error)) from error
+                self._last = self._said(said_before)
+                if not isinstance(error, AgentGone):
+                    self._last = self._last or str(error)
+                    raise error if isinstance(error, BurstError) else _of(error) from error
+                if "No space left" in self._last:
+                    raise DiskFull(self._last) from error
+                raise AgentGone(self._last or error.detail) from error
+            self._last = ""
             return self._executor
+
+    def _log_size(self) -> int:
+        try:
+            return os.stat(self._log).st_size
+        except OSError:
+            return 0
+
+    def _said(self, start: int) -> str:
+        """Its last line since then: why it could not start."""
+        try:
+            with open(self._log, "rb") as file:
+                file.seek(start)
+                lines = file.read(4096).decode("utf-8", "replace").split("\n")
+        except OSError:
+            return ""
+        said = [line for line in lines if line.startswith(_NAME)]
+        return said[-1].removeprefix(_NAME) if said else ""
 
     async def _start(self) -> Executor:
         ours, theirs = socket.socketpair()

@@ -299,6 +299,19 @@ def test_the_linkers_own_programs_are_not_foreign() -> None:
     ]
 
 
+def test_a_program_that_could_not_be_started_counts() -> None:
+    """The sandbox lacks git; home may have it, and its answer. A linker searched for does not."""
+    log = record(
+        "H-0 10 1 1 /t/bin/rustc",
+        "S-2 0 git",
+        "X-0 10 hg",
+        "x-2 10 hg",
+        "S-2 0 cc",
+        "S-0 11 /usr/bin/cc",
+    )
+    assert observations.foreign_programs(log, (b"/usr/bin/cc",)) == [b"git", b"hg"]
+
+
 def test_reports_hold_news_only_and_nothing_private(tmp_path: Path) -> None:
     """Each access once; own temporary files, out-dir and quiet places are left out."""
     log = tmp_path / "log"

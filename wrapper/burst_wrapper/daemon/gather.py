@@ -27,7 +27,6 @@ from burst_wrapper import environ
 from burst_wrapper.closures import Closures
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.platform import Sources
-from burst_wrapper.elf import library_closure
 from burst_wrapper.pathwalk import walk
 from burst_wrapper.statcache import StatCache
 from burst_wrapper.treescan import CHANGED, TooLarge, Tree, TreeScanner
@@ -160,7 +159,6 @@ class Gatherer:
         self._closures = closures
         self._scanner = TreeScanner(stats)
         self._immutable: dict[tuple[bytes, bool], Tree] = {}
-        self._macro_libraries: dict[tuple[bytes, bytes], tuple[bytes, ...]] = {}
 
     def gather(self, plan: Plan, learned: Learned, *, local: bool) -> Gathered:
         """Blocking (stats and hashes): call it in a thread. CannotGather if it cannot be done.
@@ -222,7 +220,7 @@ class Gatherer:
         for file in (*plan.externs.files, *plan.externs.macros):
             inputs[file.path] = Input(file.path, KIND_FILE, file.digest)
             sources.files[file.digest] = file.path
-        for path in self._libraries_of_macros(plan):
+        for path in plan.macro_libraries:
             add(path)
         for path in _native_files(plan):
             add(path)
@@ -287,31 +285,6 @@ class Gatherer:
             return self._scanner.whole(path)
         except TooLarge as error:
             raise CannotGather(f"{os.fsdecode(path)} has too many files") from error
-
-    def _libraries_of_macros(self, plan: Plan) -> list[bytes]:
-        """DT_NEEDED of proc macros, as far as neither toolchain nor system has it."""
-        found: list[bytes] = []
-        library_path = plan.env.get(b"LD_LIBRARY_PATH", b"")
-        sysroot = plan.platform.toolchain.sysroot + b"/"
-        for macro in plan.externs.macros:
-            key = (macro.digest.hash, library_path)
-            libraries = self._macro_libraries.get(key)
-            if libraries is None:
-                closure = library_closure(
-                    [macro.path], library_path=[p for p in library_path.split(b":") if p]
-                )
-                known = {entry.path for entry in plan.platform.system.files}
-                libraries = tuple(
-                    path
-                    for path in closure.files
-                    if path != macro.path
-                    and not path.startswith(sysroot)
-                    and os.path.realpath(path) not in known
-                    and path not in known
-                )
-                self._macro_libraries[key] = libraries
-            found += libraries
-        return found
 
     def _directories(self, plan: Plan, learned: Learned) -> set[bytes]:
         """What must exist even if nothing is in it."""

@@ -15,6 +15,7 @@ from burst_wrapper.callers import Caller
 from burst_wrapper.closures import Externs
 from burst_wrapper.config import Config
 from burst_wrapper.daemon.platform import Platform
+from burst_wrapper.macro_libraries import libraries
 from burst_wrapper.statcache import StatCache
 
 KEY_VERSION: Final = b"1"
@@ -42,6 +43,8 @@ class Plan:
     shareable: bool
     """Nothing but the target directory tells this unit from the same one elsewhere."""
     extra_files: tuple[bytes, ...]
+    macro_libraries: tuple[bytes, ...]
+    """What ld.so loads with the macros of this unit, besides toolchain and system."""
     forward: frozenset[bytes]
     manifest: tuple[tuple[bytes, bytes], ...]
     weak_key: bytes
@@ -121,6 +124,11 @@ def make_plan(
         manifest.append((b"env " + name, neutral(value)))
     for label, files in ((b"extern ", externs.files), (b"macro ", externs.macros)):
         manifest += [(label + os.path.basename(f.path), f.digest.hash) for f in files]
+    macro_libraries = libraries(externs.macros, env, platform)
+    for path in macro_libraries:
+        state = stats.digest(path)
+        digest = b"absent" if state is None else state.digest.hash
+        manifest.append((b"macro library " + neutral(path), digest))
     for path in extra:
         state = stats.digest(path)
         manifest.append((b"file " + path, b"absent" if state is None else state.digest.hash))
@@ -141,6 +149,7 @@ def make_plan(
         immutable=immutable,
         shareable=shareable,
         extra_files=extra,
+        macro_libraries=macro_libraries,
         forward=forward,
         manifest=tuple(manifest),
         weak_key=hasher.key(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,7 @@ from burst_wrapper.cargo_config import CannotEdit, NotToml
 from burst_wrapper.cli import enable as module
 from burst_wrapper.cli.cargo_burst import main
 from burst_wrapper.launcher import launcher_path, launcher_text
+from fake_daemon import FakeDaemon, exit_frame, frame
 
 PATH = b"config.toml"
 CONFIGS = {
@@ -44,6 +46,9 @@ WITH_OTHER = {
     "inline": 'build = { rustc-wrapper = "sccache", jobs = 4 }\n',
     "quoted": '[build]\n"rustc-wrapper" = "sccache"\n',
 }
+
+
+pytestmark = pytest.mark.usefixtures("built_before")
 
 
 @pytest.fixture
@@ -79,7 +84,7 @@ def test_enable_and_disable_restore_every_byte(config: Path, launcher: Path, nam
     assert after == config.read_bytes()
     assert module.run_disable([]) == 0
     assert before == config.read_bytes()
-    assert not launcher.exists()
+    assert list(launcher.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", WITH_OTHER)
@@ -231,6 +236,32 @@ def test_launcher_is_only_written_when_different(launcher: Path) -> None:
         launcher.stat().st_mtime_ns,
     )
     assert first.st_mode & 0o777 == 0o755
+
+
+def test_launcher_does_not_need_the_cache(launcher: Path, fake_daemon: FakeDaemon) -> None:
+    """Neither the native client nor what it goes on with lies where it may be deleted."""
+    fake_daemon.answers = [exit_frame(5), frame(b"E", b"told\n")]
+    module.run([])
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"])
+    unit = ["--crate-name", "x", "--json=artifacts", "src/lib.rs"]
+    command = [str(launcher), "/bin/rustc-1", *unit]
+    assert subprocess.run(command, check=False).returncode == 5
+    # Lost in the middle, and no such compiler: Python says so.
+    answer = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert answer.returncode == 127
+    assert answer.stderr.startswith("told\nerror: cannot execute `/bin/rustc-1`: No such file")
+
+
+def test_native_launcher_becomes_python_where_the_compiler_is_gone(
+    launcher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Enabling again always gives what this machine can do now."""
+    module.run([])
+    assert launcher.read_bytes()[:4] == b"\x7fELF"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    module.run([])
+    assert launcher.read_bytes()[:2] == b"#!"
+    assert list(launcher.parent.iterdir()) == [launcher]
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "x" * 140])

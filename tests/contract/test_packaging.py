@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -14,6 +15,15 @@ from pathlib import Path
 import pytest
 
 from burst_protocol.version import BUILD
+from burst_wrapper import hot, paths
+from burst_wrapper.daemon.tools import Tools
+from burst_wrapper.launcher import (
+    X86_MARK,
+    client_path,
+    launcher_path,
+    python_launcher_path,
+    write_launcher,
+)
 from fake_daemon import FakeDaemon, exit_frame, frame
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +70,14 @@ def call(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(params=["python", "native"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Without the native client, and with it where a daemon puts it."""
+    if request.param == "native":
+        request.getfixturevalue("published_client")
+    return str(request.param)
 
 
 def site_packages(bin_folder: Path) -> Path:
@@ -116,6 +134,7 @@ def test_script_is_valid_in_both_its_languages() -> None:
 # --- the installed script ---
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.slow
 def test_installed_script_relays(installed: Path, fake_daemon: FakeDaemon) -> None:
     """From the folder pip installed it to, by path and from PATH."""
@@ -128,6 +147,7 @@ def test_installed_script_relays(installed: Path, fake_daemon: FakeDaemon) -> No
     assert fake_daemon.requests[0].argv == [os.fsencode(part) for part in UNIT]
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.slow
 def test_installed_script_through_links(
     installed: Path, fake_daemon: FakeDaemon, tmp_path: Path
@@ -146,6 +166,7 @@ def test_installed_script_through_links(
         assert (answer.stderr, answer.returncode) == ("answered\n", 5)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.slow
 @pytest.mark.parametrize("links", [False, True])
 def test_environment_comes_through_the_shell(
@@ -173,8 +194,21 @@ def test_environment_comes_through_the_shell(
     shown = subprocess.run(
         [script, "env", "-0"], env=environ, check=True, cwd=tmp_path, capture_output=True
     ).stdout
-    entries = shown.removesuffix(b"\0").split(b"\0")
-    assert dict(entry.split(b"=", 1) for entry in entries) == environ
+    assert parsed(shown) == environ
+    # A daemon that answers nonsense: the compiler runs here, after all that may have been tried.
+    fake_daemon.answers = [frame(b"?")]
+    compiler = tmp_path / "rustc"
+    compiler.write_text("#!/bin/sh\ntr '\\0' '\\0' </proc/$$/environ\n")
+    compiler.chmod(0o755)
+    command = [str(script), str(compiler), *UNIT[1:]]
+    shown = subprocess.run(
+        command, env=environ, check=True, cwd=tmp_path, capture_output=True
+    ).stdout
+    assert parsed(shown) == environ
+
+
+def parsed(shown: bytes) -> dict[bytes, bytes]:
+    return dict(entry.split(b"=", 1) for entry in shown.removesuffix(b"\0").split(b"\0"))
 
 
 CALLER = """
@@ -184,6 +218,7 @@ sys.exit(subprocess.run(sys.argv[1:], env=unit).returncode)
 """
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.slow
 def test_what_the_caller_had_comes_through_the_shell(
     installed: Path, fake_daemon: FakeDaemon, tmp_path: Path
@@ -203,6 +238,7 @@ def test_what_the_caller_had_comes_through_the_shell(
     assert fake_daemon.requests[0].variables() == {**environ, b"CARGO_PKG_NAME": b"unit"}
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.slow
 def test_large_environment_and_arguments(installed: Path, fake_daemon: FakeDaemon) -> None:
     """What does not fit into one more argument is sent without its shell-proof copy."""
@@ -213,6 +249,7 @@ def test_large_environment_and_arguments(installed: Path, fake_daemon: FakeDaemo
     assert fake_daemon.requests[0].variables()[b"V3"] == b"x" * 60_000
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.slow
 def test_python_variables_do_no_harm(installed: Path, fake_daemon: FakeDaemon) -> None:
     """What people set for their own Python programs neither breaks nor delays a compile."""
@@ -255,6 +292,7 @@ def test_interpreter_elsewhere(copy: Path, fake_daemon: FakeDaemon) -> None:
     assert (answer.stderr, answer.returncode) == ("answered\n", 5)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["interpreter", "package"])
 def test_a_broken_installation_still_compiles(copy: Path, lost: str) -> None:
@@ -290,6 +328,7 @@ def test_editable_installation(copy: Path, fake_daemon: FakeDaemon) -> None:
     assert (answer.stderr, answer.returncode) == ("answered\n", 5)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.slow
 def test_cargo_asks_the_installed_script(
     installed: Path, fake_daemon: FakeDaemon, tmp_path: Path
@@ -311,3 +350,144 @@ def test_cargo_asks_the_installed_script(
         )
         assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
     assert [request.argv[1:3] for request in fake_daemon.requests] == [[b"--crate-name", b"x"]] * 2
+
+
+# --- the native client behind the script ---
+
+
+def test_script_and_daemon_agree_about_the_client(home: Path) -> None:
+    """The name holds release and protocol: a client never meets a daemon it does not know."""
+    path = os.fsdecode(client_path(b""))
+    name, _, machine = path.rpartition("-")
+    assert name == f"client-{BUILD}-{hot.PROTOCOL.decode()}"
+    text = SCRIPT.read_text()
+    assert f"client=$client/burst/{name}\n" in text
+    assert f"client=$client-{machine}\n" in text
+    assert f"[ -e {X86_MARK} ]" in text
+
+
+@pytest.mark.slow
+def test_script_prefers_the_native_client(
+    copy: Path, published_client: Path, fake_daemon: FakeDaemon
+) -> None:
+    """No interpreter is started for the common case: it works without one."""
+    fake_daemon.answers = [ANSWER]
+    for path in [copy / "cargo-burst", *copy.glob("python*")]:
+        path.unlink()
+    answer = call(copy / "burst-rustc", *UNIT)
+    assert (answer.stderr, answer.returncode) == ("answered\n", 5)
+    # As the documentation says, without XDG_CACHE_HOME it is ~/.cache.
+    for variables in ({"XDG_CACHE_HOME": ""}, {"XDG_CACHE_HOME": "relative"}):
+        assert call(copy / "burst-rustc", *UNIT, **variables).returncode == 5
+    assert len(fake_daemon.requests) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["variable", "mode", "elsewhere", "gone"])
+def test_script_does_without_the_native_client(
+    installed: Path, published_client: Path, fake_daemon: FakeDaemon, change: str
+) -> None:
+    """Switched off, not executable, another cache folder, cache deleted: Python does it all."""
+    fake_daemon.answers = [ANSWER]
+    variables = {}
+    published_client.write_text("#!/bin/sh\necho native\n")
+    assert call(installed / "burst-rustc", *UNIT).stdout == "native\n"
+    if change == "variable":
+        variables["BURST_NATIVE"] = "0"
+    elif change == "mode":
+        published_client.chmod(0o644)
+    elif change == "elsewhere":
+        variables["XDG_CACHE_HOME"] = "/nowhere"
+    else:
+        shutil.rmtree(published_client.parent)
+    answer = call(installed / "burst-rustc", *UNIT, **variables)
+    assert (answer.stdout, answer.stderr, answer.returncode) == ("", "answered\n", 5)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_another_users_client_is_not_run(
+    installed: Path, published_client: Path, fake_daemon: FakeDaemon
+) -> None:
+    """`sudo -E` keeps the user's folders; root does not run what the user may have put there."""
+    fake_daemon.answers = [ANSWER]
+    published_client.write_text("#!/bin/sh\necho native\n")
+    os.chown(published_client, 65534, 65534)
+    assert call(installed / "burst-rustc", *UNIT).returncode == 5
+
+
+@pytest.mark.slow
+def test_a_rustc_on_path_that_is_the_script(
+    installed: Path, published_client: Path, fake_daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    """Neither half starts the other for ever, whoever of them compiles here."""
+    masked, real = tmp_path / "masked", tmp_path / "real"
+    for folder in (masked, real):
+        folder.mkdir()
+    (masked / "rustc").symlink_to(installed / "burst-rustc")
+    (real / "rustc").write_text("#!/bin/sh\necho real $*\n")
+    (real / "rustc").chmod(0o755)
+    path = f"{masked}:{real}:{os.environ['PATH']}"
+    for said in (b"L", b"?"):
+        fake_daemon.answers = [frame(said)]
+        for arguments in (["-vV"], UNIT[1:]):
+            for script in (installed / "burst-rustc", masked / "rustc"):
+                answer = call(script, "rustc", *arguments, PATH=path)
+                assert answer.stdout == f"real {' '.join(arguments)}\n"
+
+
+# --- who puts it there ---
+
+
+def programs(folder: Path, *names: str) -> str:
+    """A PATH with nothing but these."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(shutil.which(name) or name)
+    return str(folder)
+
+
+@pytest.mark.usefixtures("built_before")
+def test_daemon_publishes_and_refreshes_the_client(native_client: Path) -> None:
+    """What the cache lost or has from another build is replaced when the next daemon starts."""
+    cache = paths.cache_dir(os.environb)
+    path = Path(os.fsdecode(client_path(cache)))
+    for stale in (None, b"old"):
+        if stale is not None:
+            path.write_bytes(stale)
+        tools = asyncio.run(Tools(cache).get())
+        assert tools.client is not None
+        assert path.read_bytes() == native_client.read_bytes()
+        assert path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.usefixtures("built_before")
+def test_daemon_refreshes_a_native_launcher(native_client: Path) -> None:
+    """An upgrade reaches the launcher; one in Python, or none at all, stays what it is."""
+    cache = paths.cache_dir(os.environb)
+    launcher, python = map(
+        Path, map(os.fsdecode, (launcher_path(os.environb), python_launcher_path(os.environb)))
+    )
+    asyncio.run(Tools(cache).get())
+    assert not launcher.exists()
+    launcher.parent.mkdir(parents=True)
+    launcher.write_bytes(b"other")
+    asyncio.run(Tools(cache).get())
+    assert launcher.read_bytes() == b"other"
+    python.write_bytes(b"")
+    asyncio.run(Tools(cache).get())
+    assert launcher.read_bytes() == native_client.read_bytes()
+
+
+def test_without_a_compiler_there_is_no_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is published, and the launcher is the Python one, as it always was."""
+    monkeypatch.setenv("PATH", programs(tmp_path / "bin", "sh", "tr"))
+    cache = paths.cache_dir(os.environb)
+    tools = asyncio.run(Tools(cache).get())
+    assert tools.client is None
+    assert not os.path.exists(client_path(cache))
+    path = write_launcher(os.environb)
+    assert Path(os.fsdecode(path)).read_bytes()[:2] == b"#!"
+    assert not os.path.exists(python_launcher_path(os.environb))

@@ -151,11 +151,12 @@ class Space:
 
     def log(self) -> str:
         """The daemon's and the agent's logs, for a failing test's message."""
-        parts = []
-        for path in (*self.state.glob("*.log"), self.store / "agent.log"):
-            if path.exists():
-                parts.append(f"--- {path}\n{path.read_text(errors='replace')[-6000:]}")
-        return "\n".join(parts)
+        logs = (*self.state.glob("*.log"), self.store / "agent.log")
+        return "\n".join(
+            f"--- {path}\n{path.read_text(errors='replace')[-6000:]}"
+            for path in logs
+            if path.exists()
+        )
 
 
 def _inherited() -> dict[str, str]:

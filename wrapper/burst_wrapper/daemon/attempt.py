@@ -95,8 +95,8 @@ def unkept(link: AgentLink) -> BurstError:
     return BlobMissing("the agent does not keep what it is sent")
 
 
-# What a machine's trouble looks like in rustc's errors: disk full, out of memory, files or processes,
-# a disk that fails (errno(3)). Home may be better off.
+# What a machine's trouble looks like in rustc's errors: disk full, out of memory, files or
+# processes, a disk that fails (errno(3)). Home may be better off.
 _TROUBLE: Final = re.compile(
     rb"\(os error (?:5|11|12|23|24|27|28|30|122)\)|No space left on device|Disk quota exceeded"
 )

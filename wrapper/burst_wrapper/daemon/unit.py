@@ -160,8 +160,8 @@ class Unit:
         if embedded is None or not embedded.usable:
             embedded = await self._embedded()
         if embedded is None:
-            error = self._no_agent or AgentGone("none is available")
-            raise Home(self._fallback or error.code, str(error), failure=True)
+            cause = self._no_agent or AgentGone("none is available")
+            raise Home(self._fallback or cause.code, str(cause), failure=True)
         await self._execute(embedded, None)
 
     async def _make_plan(self, config: Config) -> None:

@@ -157,7 +157,7 @@ class Unit:
                 return
         elif self._required and self._no_agent is not None:
             raise self._no_agent
-        if embedded is None or not embedded.usable:
+        if embedded is not None and not embedded.usable:
             embedded = await self._embedded()
         if embedded is None:
             cause = self._no_agent or AgentGone("none is available")

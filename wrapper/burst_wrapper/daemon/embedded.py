@@ -27,10 +27,15 @@ _SILENCE_S: Final = 60.0
 _NAME: Final = "burst-agent: "
 
 
-def _of(error: OSError) -> BurstError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(str(error))
-    return AgentGone(str(error))
+def _failure(error: OSError | BurstError, said: str) -> BurstError:
+    """Why there is no agent, in its own words if it had any."""
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return DiskFull(str(error)) if full else AgentGone(str(error))
+    if not isinstance(error, AgentGone):
+        return error
+    full = "No space left" in said
+    return DiskFull(said) if full else AgentGone(said or error.detail)
 
 
 class SocketStream:
@@ -69,7 +74,8 @@ class Embedded:
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
         self._deaths: list[float] = []
-        self._last = ""
+        self._failure: BurstError | None = None
+        """Why the last start failed."""
         self.slots = 0
         self.store_bytes = 0
 
@@ -86,22 +92,18 @@ class Embedded:
                 self._deaths = [t for t in self._deaths if now_s - t < _WINDOW_S] + [now_s]
                 await self._end()
             if len(self._deaths) >= _DEATHS:
-                times = f"{len(self._deaths)} times within a minute"
-                raise AgentGone(f"it ended {times}" + (f": {self._last}" if self._last else ""))
+                if self._failure is not None:
+                    raise self._failure
+                raise AgentGone(f"it ended {len(self._deaths)} times within a minute")
             said_before = self._log_size()
             try:
                 self._executor = await self._start()
             except (OSError, BurstError) as error:
                 self._deaths.append(now_s)
                 await self._end()
-                self._last = self._said(said_before)
-                if not isinstance(error, AgentGone):
-                    self._last = self._last or str(error)
-                    raise error if isinstance(error, BurstError) else _of(error) from error
-                if "No space left" in self._last:
-                    raise DiskFull(self._last) from error
-                raise AgentGone(self._last or error.detail) from error
-            self._last = ""
+                self._failure = _failure(error, self._said(said_before))
+                raise self._failure from error
+            self._failure = None
             return self._executor
 
     def _log_size(self) -> int:

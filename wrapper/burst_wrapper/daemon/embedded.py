@@ -88,8 +88,9 @@ class Embedded:
             if self._executor is not None and self._executor.usable:
                 return self._executor
             now_s = time.monotonic()
+            self._deaths = [t for t in self._deaths if now_s - t < _WINDOW_S]
             if self._executor is not None:
-                self._deaths = [t for t in self._deaths if now_s - t < _WINDOW_S] + [now_s]
+                self._deaths.append(now_s)
                 await self._end()
             if len(self._deaths) >= _DEATHS:
                 if self._failure is not None:

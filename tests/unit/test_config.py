@@ -23,7 +23,7 @@ donate = false
 forward_env = ["MY_API_TOKEN"]
 key_env = ["GREETING"]
 extra_inputs = ["~/shared/schema.graphql", "../proto"]
-pure_macros = ["my_derive"]
+pure_macros = ["my-derive"]
 
 [crate.my-app]
 extra_inputs = ["templates"]

@@ -202,3 +202,19 @@ def test_the_manifest_is_the_key(machine: Home) -> None:
     labels = [label for label, _ in one.manifest]
     assert labels[:5] == [b"version", b"platform", b"driver", b"cwd", b"argfile"]
     assert os.fsencode(Path(os.fsdecode(one.cwd))) in [value for _, value in one.manifest]
+
+
+def test_macros_that_are_known_to_read_nothing(machine: Home) -> None:
+    """`pure_macros` names crates; one that is not on the list is unknown."""
+    arguments: list[str | Path] = []
+    for name in ("my_derive", "other"):
+        library = machine.out_dir / f"lib{name}-0123.so"
+        library.write_bytes(name.encode())
+        stem = frozenset({f"lib{name}-0123".encode()})
+        machine.closures.remember(Digest.of(name.encode()), Closure(frozenset(), stem))
+        arguments += ["--extern", f"{name}={library}"]
+    listed = Config(pure_macros=(b"my_derive", b"unused"))
+    assert not machine.plan().unknown_macros
+    assert not machine.plan(*arguments[:2], config=listed).unknown_macros
+    assert machine.plan(*arguments, config=listed).unknown_macros
+    assert machine.plan(*arguments[:2]).unknown_macros

@@ -96,6 +96,9 @@ def _from_table(path: bytes, table: dict[str, Any], stamp: tuple[int, int]) -> C
             values["crates"] = _crates(path, value)
         else:
             values[key] = _names(path, key, value)
+    values["pure_macros"] = tuple(
+        name.replace(b"-", b"_") for name in values.get("pure_macros", ())
+    )
     return Config(**values)
 
 

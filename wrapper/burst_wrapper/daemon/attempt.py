@@ -251,7 +251,7 @@ class Attempt:
             return Ended(End.AGAIN if not verdict.home else End.HOME, verdict, why=verdict.home)
         if self._foreign():
             return Ended(End.AGAIN, verdict, mentions=True)
-        if not verdict.complete and self._plan.externs.macros:
+        if not verdict.complete and self._plan.unknown_macros:
             return Ended(End.HOME, verdict, why="unobserved macro")
         self._judged = True
         held, self._held = self._held, []

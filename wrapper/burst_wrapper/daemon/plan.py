@@ -45,6 +45,8 @@ class Plan:
     extra_files: tuple[bytes, ...]
     macro_libraries: tuple[bytes, ...]
     """What ld.so loads with the macros of this unit, besides toolchain and system."""
+    unknown_macros: bool
+    """Loads macros that the configuration does not name as ones that read nothing."""
     forward: frozenset[bytes]
     manifest: tuple[tuple[bytes, bytes], ...]
     weak_key: bytes
@@ -150,8 +152,15 @@ def make_plan(
         shareable=shareable,
         extra_files=extra,
         macro_libraries=macro_libraries,
+        unknown_macros=not _names(externs).issubset(config.pure_macros),
         forward=forward,
         manifest=tuple(manifest),
         weak_key=hasher.key(),
         stderr_key=b"\0".join(call.stderr_args),
     )
+
+
+def _names(externs: Externs) -> set[bytes]:
+    """Crate names of the macros: `libserde_derive-0123.so` is `serde_derive`."""
+    files = (os.path.basename(macro.path).removeprefix(b"lib") for macro in externs.macros)
+    return {file.rpartition(b".")[0].rpartition(b"-")[0] or file for file in files}

@@ -451,7 +451,7 @@ class Unit:
                 return
             if ended.verdict.complete:
                 inputs = attempt.judge.input_list(dep_info)
-            elif plan.externs.macros or not executor.isolates:
+            elif plan.unknown_macros or not executor.isolates:
                 executor.link.send(m.Release(attempt.identity))
                 return
             else:

@@ -1,4 +1,4 @@
-"""Breaking things on purpose: projects that hold still, processes to kill, and what must come of it.
+"""Breaking things on purpose: projects that hold still, processes to kill, and what comes of it.
 
 A test builds plainly first (`plain`), then through burst while something breaks, and asserts with
 `same` that nobody could tell the difference, and with `reasons` that it was counted.
@@ -11,6 +11,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import time
 from collections import Counter
@@ -21,6 +23,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
+from burst_wrapper.hot import socket_name
 from compare import compare_targets, report
 from space import BURST_RUSTC, Done, Space
 from sshd import descendants
@@ -80,7 +83,7 @@ def held_project(phase: Phase) -> dict[str, str]:
         held += _HEAVY
         profile = '[profile.dev.package."held"]\nopt-level = 3\n'
     files |= {
-        "Cargo.toml": f"[workspace]\nresolver = \"2\"\nmembers = {members!r}\n{profile}",
+        "Cargo.toml": f'[workspace]\nresolver = "2"\nmembers = {members!r}\n{profile}',
         "held/Cargo.toml": MANIFEST.format(name="held") + dependencies,
         "held/src/lib.rs": held,
         "after/Cargo.toml": MANIFEST.format(name="after")
@@ -144,7 +147,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def refused(done: Done, *, about: str, times: int = 1) -> None:
-    """Under BURST_REQUIRE_REMOTE: a clear error with a hint, once per failing unit, then cargo's."""
+    """Under BURST_REQUIRE_REMOTE: a clear error with a hint, once per failing unit."""
     lines = done.stderr.splitlines()
     errors = [n for n, line in enumerate(lines) if line.startswith("error: remote execution")]
     assert done.status == 101, done.stderr
@@ -195,7 +198,10 @@ class Running:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
 
     def finish(self, timeout_s: float = PATIENCE_S) -> Done:
         stdout, stderr = self.process.communicate(timeout=timeout_s)
@@ -252,12 +258,19 @@ def _cmdline(pid: int) -> list[str]:
     return data.decode("utf-8", "replace").split("\0")
 
 
+def socket_path(space: Space) -> Path:
+    return space.folder / "run" / "burst" / os.fsdecode(socket_name())
+
+
 def daemon_pid(space: Space) -> int:
-    """0 if none runs."""
-    try:
-        pid = int((space.state / "daemon.pid").read_text())
-    except (OSError, ValueError):
-        return 0
+    """Who listens on the socket, by the kernel's word; 0 if no daemon does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(socket_path(space)))
+        except OSError:
+            return 0
+        data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", data)[0]
     return pid if "burst_wrapper.daemon.main" in _cmdline(pid) and alive(pid) else 0
 
 

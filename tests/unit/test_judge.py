@@ -307,7 +307,7 @@ def test_what_was_used_becomes_a_list(machine: Home, place: Place) -> None:
         [
             (FILE, bytes(machine.folder / "project" / "app" / "src" / "lib.rs")),
             (FILE, package + b"/data/a.txt"),
-            (PRESENT, package + b"/Cargo.toml"),
+            (FILE, package + b"/Cargo.toml"),
             (ABSENT, package + b"/build.rs"),
             (LISTING, package + b"/data"),
             (VARIABLE, b"GREETING"),

@@ -23,6 +23,8 @@ ABSENT: Final = 1
 PRESENT: Final = 2
 LISTING: Final = 3
 VARIABLE: Final = 4
+LINK: Final = 5
+"""What a link says and where the path ends, whatever lies there."""
 
 NOTHING: Final = b"absent"
 SOME_FILE: Final = b"file"
@@ -69,7 +71,7 @@ def _is_entry(kind: object, name: object) -> bool:
     """Something that can be looked up: a list may come from an agent."""
     return (
         type(kind) is int
-        and FILE <= kind <= VARIABLE
+        and FILE <= kind <= LINK
         and type(name) is bytes
         and name != b""
         and b"\0" not in name
@@ -113,6 +115,8 @@ class World:
             return SOME_DIRECTORY if stat.S_ISDIR(mode) else SOME_FILE
         if kind == LISTING:
             return listing(name)
+        if kind == LINK:
+            return link(name)
         value = self._env.get(name)
         return _UNSET if value is None else b"=" + value
 
@@ -123,6 +127,15 @@ def listing(path: bytes) -> bytes:
         return names_key(os.listdir(path))
     except OSError:
         return b""
+
+
+def link(path: bytes) -> bytes:
+    """The text of a link, if it is one, and the physical place."""
+    try:
+        text = os.readlink(path)
+    except OSError:
+        text = b""
+    return text + b"\0" + os.path.realpath(path)
 
 
 def names_key(names: Iterable[bytes]) -> bytes:

@@ -22,6 +22,7 @@ from burst_wrapper.depinfo import DepInfo
 from burst_wrapper.inputlist import (
     ABSENT,
     FILE,
+    LINK,
     LISTING,
     NOTHING,
     PRESENT,
@@ -37,7 +38,7 @@ _KERNEL: Final = (b"/proc/", b"/sys/", b"/dev/")
 _SHARED_MEMORY: Final = b"/dev/shm/"
 _LIST: Final = "list"
 _WRITES: Final = ("write", "change")
-_READS: Final = ("open", "readlink", "library")
+_LINK: Final = "readlink"
 
 
 @attrs.define
@@ -203,12 +204,14 @@ class Judge:
                 entries.add((ABSENT, path))
             elif access.op == _LIST:
                 entries.add((LISTING, path))
-            elif access.op in _READS and (self.shown.digest(path) is not None or not self.isolated):
+            elif self.shown.digest(path) is not None or not self.isolated:
+                # By content even if it was only looked at: that look may have been for its size.
                 entries.add((FILE, path))
             else:
                 entries.add((PRESENT, path))
-        read = {path for kind, path in entries if kind == FILE}
-        return InputList.of(e for e in entries if e[0] != PRESENT or e[1] not in read)
+            if access.found and access.op == _LINK:
+                entries.add((LINK, path))
+        return InputList.of(entries)
 
     def _is_keyed(self, name: bytes) -> bool:
         """Whether the weak key has the variable already, or has it as soon as it is set."""
@@ -251,6 +254,7 @@ def expected(lists: Iterable[InputList]) -> Learned:
         known.trees.update(path for path in inputs.names(LISTING) if os.path.isdir(path))
         for path in inputs.names(PRESENT):
             (known.directories if os.path.isdir(path) else known.files).add(path)
+        known.files.update(inputs.names(LINK))
     return known
 
 

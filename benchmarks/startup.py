@@ -24,6 +24,8 @@ from pathlib import Path
 
 import attrs
 
+# The environments under test are made without our dependencies; attrs is enough here.
+FOUND = {"PYTHONPATH": str(Path(attrs.__file__).parents[1])}
 REPOSITORY = Path(__file__).resolve().parents[1]
 BASE = "python -I -S -c pass"
 CARGO_ARGUMENTS = [
@@ -77,7 +79,15 @@ def installed(python: str, wheel: Path, folder: Path) -> Path:
 PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
-def cases(bin_folder: Path, folder: Path) -> dict[str, list[str]]:
+@attrs.frozen
+class Case:
+    """A command, and what it needs in its environment besides a unit's."""
+
+    command: list[str]
+    environ: dict[str, str] = attrs.field(factory=dict)
+
+
+def cases(bin_folder: Path, folder: Path) -> dict[str, Case]:
     script = bin_folder / "burst-rustc"
     # As `uv tool` and pipx do: every script of the installation is linked into one folder.
     tool = folder / "tool"
@@ -88,17 +98,46 @@ def cases(bin_folder: Path, folder: Path) -> dict[str, list[str]]:
     alone.mkdir()
     (alone / "burst-rustc").symlink_to(tool / "burst-rustc")
     python = str(bin_folder / "python3")
-    make = "import os; from burst_wrapper.launcher import write_launcher as w; w(os.environb)"
-    run(python, "-c", make, XDG_DATA_HOME=str(folder / "data"))
-    launcher = folder / "data" / "burst" / "bin" / "burst-rustc"
+    # A unit of a package with a build script: the script then copies its whole environment.
+    generated = {"OUT_DIR": "/work/target/debug/build/demo-0123456789abcdef/out"}
+    without, with_cc = str(folder / "without"), str(folder / "with")
+    launchers = [launcher(python, home, path) for home, path in ((without, ""), (with_cc, None))]
+    unused = str(folder / "unused")
+    run(python, "-c", PUBLISH, **FOUND, XDG_CACHE_HOME=with_cc, XDG_DATA_HOME=unused)
+    plain, native = {"XDG_CACHE_HOME": without}, {"XDG_CACHE_HOME": with_cc}
+    arguments = CARGO_ARGUMENTS
     return {
-        "/bin/true": ["/bin/true"],
-        BASE: [python, "-I", "-S", "-c", "pass"],
-        "launcher (cargo burst enable)": [str(launcher), *CARGO_ARGUMENTS],
-        "installed script": [str(script), *CARGO_ARGUMENTS],
-        "installed script, uv tool / pipx links": [str(tool / "burst-rustc"), *CARGO_ARGUMENTS],
-        "installed script, link of one's own": [str(alone / "burst-rustc"), *CARGO_ARGUMENTS],
+        "/bin/true": Case(["/bin/true"]),
+        BASE: Case([python, "-I", "-S", "-c", "pass"]),
+        "native launcher (cargo burst enable)": Case([launchers[1], *arguments]),
+        "launcher without cc": Case([launchers[0], *arguments]),
+        "installed script with native client": Case([str(script), *arguments], native),
+        "the same, with a build script": Case([str(script), *arguments], native | generated),
+        "installed script": Case([str(script), *arguments], plain),
+        "installed script, with a build script": Case([str(script), *arguments], plain | generated),
+        "installed script, uv tool / pipx links": Case(
+            [str(tool / "burst-rustc"), *arguments], plain
+        ),
+        "installed script, link of one's own": Case(
+            [str(alone / "burst-rustc"), *arguments], plain
+        ),
     }
+
+
+LAUNCHER = "import os; from burst_wrapper.launcher import write_launcher as w; w(os.environb)"
+PUBLISH = """
+import asyncio, os
+from burst_wrapper.daemon.tools import Tools
+from burst_wrapper.paths import cache_dir
+assert asyncio.run(Tools(cache_dir(os.environb)).get()).client, "needs a C compiler"
+"""
+
+
+def launcher(python: str, home: str, path: str | None) -> str:
+    """The launcher that `cargo burst enable` writes; with this PATH if it is not None."""
+    environ = {"XDG_DATA_HOME": home, "XDG_CACHE_HOME": home, **FOUND}
+    run(python, "-c", LAUNCHER, **environ, **({} if path is None else {"PATH": path}))
+    return f"{home}/burst/bin/burst-rustc"
 
 
 @attrs.frozen
@@ -109,17 +148,16 @@ class Cost:
     cpu_ms: float
 
 
-def measure(
-    commands: dict[str, list[str]], environ: dict[str, str], rounds: int
-) -> dict[str, Cost]:
+def measure(commands: dict[str, Case], environ: dict[str, str], rounds: int) -> dict[str, Cost]:
     """The cost of each command; one round first to warm caches."""
     null = os.open(os.devnull, os.O_WRONLY)
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
     for _ in range(rounds + 1):
-        for name, command in commands.items():
+        for name, case in commands.items():
+            command, whole = case.command, environ | case.environ
             begin = time.perf_counter()
             actions = [(os.POSIX_SPAWN_DUP2, null, 2)]
-            pid = os.posix_spawn(command[0], command, environ, file_actions=actions)
+            pid = os.posix_spawn(command[0], command, whole, file_actions=actions)
             _, status, usage = os.wait4(pid, 0)
             wall_s = time.perf_counter() - begin
             costs[name].append(Cost(wall_s * 1e3, (usage.ru_utime + usage.ru_stime) * 1e3))

@@ -186,6 +186,7 @@ def test_environment_comes_through_the_shell(
         b"NEWLINES": b"\n\n",
         b"CONTROL": b"\1\x7f\xff",
         b"EMPTY": b"",
+        **dict.fromkeys([b"client", b"environ", b"interpreter", b"script"], b"not the script's"),
         # Only units with one of these two get odd names from cargo.
         (b"CARGO_TARGET_TMPDIR" if links else b"OUT_DIR"): b"/t/tmp",
     }
@@ -230,6 +231,7 @@ def test_what_the_caller_had_comes_through_the_shell(
         b"PWD": b"/elsewhere",
         b"x.y": b"two\nlines\n",
         b"BASH_FUNC_f%%": b"() { :; }",
+        **dict.fromkeys([b"client", b"environ", b"interpreter", b"script"], b"not the script's"),
         b"LC_CTYPE": b"C.UTF-8",
     }
     script = str(installed / "burst-rustc")
@@ -361,8 +363,8 @@ def test_script_and_daemon_agree_about_the_client(home: Path) -> None:
     name, _, machine = path.rpartition("-")
     assert name == f"client-{BUILD}-{hot.PROTOCOL.decode()}"
     text = SCRIPT.read_text()
-    assert f"client=$client/burst/{name}\n" in text
-    assert f"client=$client-{machine}\n" in text
+    assert f"client=$burst_client/burst/{name}\n" in text
+    assert f"client=$burst_client-{machine}\n" in text
     assert f"[ -e {X86_MARK} ]" in text
 
 

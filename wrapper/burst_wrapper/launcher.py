@@ -47,9 +47,9 @@ module[{entry!r}]()
 SHELL_PART = """\
 #!/bin/sh
 ''':'
-environ=$(tr '\\0\\n' '\\n\\1' 2>/dev/null </proc/$$/environ)
-[ ${{#environ}} -lt 120000 ] || environ=
-[ -x {interpreter} ] && exec {interpreter} -I -S "$0" "$environ" "$@"
+burst_environ=$(tr '\\0\\n' '\\n\\1' 2>/dev/null </proc/$$/environ)
+[ ${{#burst_environ}} -lt 120000 ] || burst_environ=
+[ -x {interpreter} ] && exec {interpreter} -I -S "$0" "$burst_environ" "$@"
 exec "$@"
 '''
 """

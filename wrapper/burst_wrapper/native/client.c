@@ -16,6 +16,8 @@
  *   client-... ENVIRON SCRIPT RUSTC ARGUMENT...
  *       by the installed sh script (scripts/burst-rustc), which is the way to hot.py. ENVIRON is the
  *       environment before that shell as `hot.environ_before_shell` describes it, or empty.
+ *   client-... /proc/PID/environ
+ *       by the same script: says what ENVIRON is to be.
  */
 
 #include <stddef.h>
@@ -814,6 +816,18 @@ __attribute__((noreturn)) static void ask(void) {
     relay();
 }
 
+/* As `tr '\0\n' '\n\1'`, in half the time. */
+__attribute__((noreturn)) static void show_environ(const char *path) {
+    struct buffer file = {0, 0, 0};
+    if (!read_file(path, &file)) leave(1);
+    for (size_t i = 0; i < file.used; i++) {
+        if (file.s[i] == '\n') file.s[i] = 1;
+        if (!file.s[i]) file.s[i] = '\n';
+    }
+    write_all(1, file.s, file.used);
+    leave(0);
+}
+
 /* ---- start ------------------------------------------------------------------------------------ */
 
 static const char *file_executed(char **envp) {
@@ -831,6 +845,7 @@ __attribute__((noreturn, used)) static void start(long *stack) {
     const char *file = base_name(file_executed(envp));
     if (stack[0] == 0) leave(2);
     if (starts((struct text){file, length(file)}, "client-")) {
+        if (stack[0] == 2) show_environ(argv[1]);
         if (stack[0] < 3) leave(2);
         script = argv[2];
         arguments = argv + 3;

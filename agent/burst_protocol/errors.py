@@ -245,7 +245,7 @@ class LimitExceeded(ExecutionProblem):
 
     exit_code = 36
     code = "limit"
-    hint = "raise the limit in the configuration of the agent"
+    hint = "it protects the machine that compiles; the unit was compiled at home"
 
 
 class Cancelled(ExecutionProblem):

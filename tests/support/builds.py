@@ -25,13 +25,14 @@ from space import BURST_RUSTC, Done, Space
 
 # The machine's, also when a fixture has given the test another one: packages are fetched once.
 CARGO_HOME = os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo")
+_MEASUREMENTS = os.environ.get("BURST_TEST_MEASUREMENTS")
 WRAPPED = {"RUSTC_WRAPPER": str(BURST_RUSTC)}
 
 Runner = Callable[..., Done]
 """`run_under`, or something like it."""
 
 _COUNTS = re.compile(r"(?<= generated )\d+ warnings?( \(.*\))?$")
-_SECONDS = re.compile(r" in (\d+m )?\d+\.\d+s$", re.MULTILINE)
+_SECONDS = re.compile(r" in (\d+m )?\d+(\.\d+)?s$", re.MULTILINE)
 _TEMPORARY = re.compile(r"/rustc\w{6}/")
 _WORK = re.compile(r"^\s+(Compiling|Checking|Dirty|Running|Building|Documenting)\b", re.MULTILINE)
 # Two cargos of one test never overlap, but a daemon may still look at a file.
@@ -205,10 +206,9 @@ def run_under(space: Space, *argv: str | Path, umask: str = "") -> Done:
 
 def save_measurement(name: str, **values: object) -> None:
     """One line of numbers for people, where BURST_TEST_MEASUREMENTS names a file."""
-    path = os.environ.get("BURST_TEST_MEASUREMENTS")
-    if path:
+    if _MEASUREMENTS:
         line = json.dumps({"what": name, "time_s": int(time.time()), **values})
-        with open(path, "a", encoding="utf-8") as file:
+        with open(_MEASUREMENTS, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 

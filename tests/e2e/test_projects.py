@@ -1,0 +1,77 @@
+"""Real projects from crates-io, through the embedded agent: every file equal to plain cargo's.
+
+Each case builds plain, through burst with an empty store, and from the store, all at one path, and
+compares files and output (see `builds.same_bits`). By default each project is built once, in the
+profile that shows most; BURST_TEST_ALL=1 adds the others: every project in debug, release, check
+and clippy, with incremental compilation and without, all targets.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from builds import machine, same_bits, save_measurement, with_project
+from space import Space
+
+pytestmark = [pytest.mark.slow, pytest.mark.projects, pytest.mark.timeout(3600)]
+
+PROGRAMS = {
+    "codegen": "debug/codegen",
+    "macros": "debug/macros",
+    "native": "debug/native",
+    "ripgrep": "debug/rg",
+    "tool": "debug/tool",
+}
+DEFAULT = [
+    ("codegen", "build"),
+    ("codegen", "build --release"),
+    ("macros", "clippy"),
+    ("macros", "build incremental"),
+    ("native", "build"),
+    ("ripgrep", "build --workspace --release"),
+    ("ripgrep", "clippy --workspace --all-targets incremental"),
+    ("tool", "build incremental"),
+]
+ALL = [
+    *((name, f"build{more}") for name in PROGRAMS for more in ("", " --release", " incremental")),
+    *((name, f"build --all-targets{more}") for name in PROGRAMS for more in ("", " incremental")),
+    *((name, f"clippy{more}") for name in PROGRAMS for more in ("", " --release", " incremental")),
+    *((name, "check --all-targets") for name in PROGRAMS),
+    *(("ripgrep", f"{verb} --workspace") for verb in ("build", "clippy", "test --no-run")),
+]
+CASES = list(dict.fromkeys(DEFAULT + ALL if os.environ.get("BURST_TEST_ALL") else DEFAULT))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Space]:
+    with machine() as space:
+        yield space
+
+
+@pytest.fixture(scope="module")
+def projects(shared: Space) -> dict[str, Space]:
+    """Projects by name; laid out when first asked for."""
+    return {}
+
+
+@pytest.mark.parametrize(("name", "command"), CASES)
+def test_projects(shared: Space, projects: dict[str, Space], name: str, command: str) -> None:
+    """Same files, same words, Fresh for each other; the third build is all hits."""
+    if name not in projects:
+        projects[name] = with_project(shared, name)
+    space = projects[name]
+    arguments = command.split()
+    incremental = arguments[-1] == "incremental"
+    if incremental:
+        arguments.pop()
+    same = same_bits(space, *arguments, "--locked", "--offline", incremental=incremental)
+    save_measurement(
+        f"{name}: {command}", units=len(same.cold_units), equal_files=same.compared_files
+    )
+    program = space.project / "target" / PROGRAMS[name]
+    if program.exists():
+        # Built by plain cargo last: what the two wrote is the same.
+        assert space.run(program, "--version").status in (0, 1, 2)

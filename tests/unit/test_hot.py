@@ -138,61 +138,73 @@ def test_another_program_is_run_as_it_is(
     assert fake_daemon.requests == []
 
 
-NAMES = st.sampled_from(
-    [
-        *["rustc", "/usr/bin/rustc", "rustc-1.85", "rustc-", "-rustc", "rustc-x1", "rustc-1-2"],
-        *["clippy-driver", "clippy-driver-0", "clippy-driver-", "driver", "/rustc/", "x/rustc-1"],
-    ]
-)
-WORDS = st.sampled_from(
-    [
-        *["-", "-V", "-vV", "-Vv", "--version", "-h", "--help", "-VV", "--print", "--printx"],
-        *["--explain", "--json", "--json=artifacts", "--json=x,artifacts,y", "--json=artifact"],
-        *["artifacts", "x-artifacts", "--Json=artifacts", "src/lib.rs", "", "@", "@absent", "@."],
-    ]
-)
-FILES = st.lists(WORDS | st.sampled_from(["\n", "\r", "\r\n", "\n\n", "\0", "\x0b", "\x85"]))
+NAMES = [
+    *["rustc", "/usr/bin/rustc", "rustc-1.85", "rustc-", "-rustc", "rustc-x1", "rustc-1-2"],
+    *["clippy-driver", "clippy-driver-0", "clippy-driver-", "driver", "/rustc/", "x/rustc-1"],
+]
+JSON = "--json=x,artifacts,y"
+WORDS = [
+    *["-", "-V", "-vV", "-Vv", "--version", "-h", "--help", "-VV", "--print", "--printx"],
+    *["--explain", "--json", "--json=artifacts", JSON, "--json=artifact", "artifacts"],
+    *["x-artifacts", "--Json=artifacts", "src/lib.rs", "", "@", "@absent", "@."],
+]
+SEPARATORS = ["\n", "\r", "\r\n", "\n\n", "\0", "\x0b", "\x85", ""]
+FILE = st.lists(st.sampled_from(WORDS + SEPARATORS)).map("".join)
+Decides = Callable[..., None]
 
 
-@given(
-    NAMES,
-    st.lists(WORDS | st.sampled_from(["@f0", "@f1"])),
-    st.lists(FILES, min_size=2, max_size=2),
-)
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_the_native_client_decides_alike(
-    native_client: Path, tmp_path: Path, name: str, words: list[str], files: list[list[str]]
-) -> None:
-    """For any command line: the client asks exactly if `wants_daemon` says so.
+@pytest.fixture
+def decides_alike(native_client: Path, tmp_path: Path) -> Decides:
+    """Asserts that the client asks the daemon of a call exactly if `wants_daemon` says so.
 
     The folder of the socket is missing. So a client that would ask goes to the Python launcher
     first, which is `true` here, and one that would not executes the compiler, which is `false`.
     """
-    place = tmp_path / "rustc"
-    if not place.exists():
-        place.mkdir()
-        shutil.copy(native_client, tmp_path / "burst-rustc")
-        (tmp_path / "burst-rustc.py").symlink_to("/bin/true")
-    for index, parts in enumerate(files):
-        (place / f"f{index}").write_text("".join(parts), newline="")
-    compiler = name.rpartition("/")[2] or "x"
-    if not (place / compiler).is_symlink():
-        (place / compiler).symlink_to("/bin/false")
-    command = [f"{place}/{compiler}", *words]
-    with contextlib.chdir(place):
-        expected = hot_module.wants_daemon([os.fsencode(word) for word in command])
-    environ = {"XDG_RUNTIME_DIR": runtime()}
-    done = subprocess.run(
-        [tmp_path / "burst-rustc", *command],
-        env=environ,
-        cwd=place,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    assert done.returncode == (0 if expected else 1)
+    place = tmp_path / "place"
+    place.mkdir()
+    shutil.copy(native_client, tmp_path / "burst-rustc")
+    (tmp_path / "burst-rustc.py").symlink_to("/bin/true")
+    for name in NAMES:
+        with contextlib.suppress(FileExistsError):
+            (place / (name.rpartition("/")[2] or "x")).symlink_to("/bin/false")
+
+    def decides_alike(name: str, words: list[str], *files: str) -> None:
+        for index, text in enumerate(files):
+            (place / f"f{index}").write_text(text, newline="")
+        command = [f"{place}/{name.rpartition('/')[2] or 'x'}", *words]
+        with contextlib.chdir(place):
+            expected = hot_module.wants_daemon([os.fsencode(word) for word in command])
+        environ = {"XDG_RUNTIME_DIR": runtime()}
+        wrapper = tmp_path / "burst-rustc"
+        done = subprocess.run([wrapper, *command], env=environ, cwd=place, check=False)
+        assert done.returncode == (0 if expected else 1), (command, files)
+
+    return decides_alike
+
+
+def test_the_native_client_decides_alike(decides_alike: Decides) -> None:
+    """For every name, word and end of a line that either of them knows."""
+    for name in NAMES:
+        decides_alike(name, [JSON])
+    for word in WORDS:
+        decides_alike("rustc", [JSON, word])
+        decides_alike("rustc", [word, "artifacts"])
+    for end in SEPARATORS:
+        decides_alike("rustc", ["@f0"], f"x{end}{JSON}{end}x")
+        decides_alike("rustc", ["@f0"], f"{JSON}{end}-V")
+        decides_alike("rustc", ["@f0", "artifacts"], f"--json{end}")
+
+
+@given(
+    st.lists(st.sampled_from([*WORDS, "@f0", "@f1"]), max_size=5),
+    *(FILE, FILE),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_native_client_decides_alike_about_anything(
+    decides_alike: Decides, words: list[str], first: str, second: str
+) -> None:
+    """And for any command line made of these, with argument files."""
+    decides_alike("rustc", words, first, second)
 
 
 @pytest.mark.parametrize(

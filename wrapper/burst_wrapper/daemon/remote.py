@@ -88,6 +88,8 @@ class Host:
             return executor
         task = self._bringing.get(platform.key)
         if task is None:
+            if self._resting and not required:
+                raise self._resting
             task = asyncio.create_task(self._bring(executor, platform))
             self._bringing[platform.key] = task
             task.add_done_callback(lambda done: self._brought(platform.key, executor, done))
@@ -95,6 +97,11 @@ class Host:
             raise NotYet("the toolchain is on its way", host=self.name)
         await asyncio.shield(task)
         return executor
+
+    @property
+    def _resting(self) -> BurstError | None:
+        """What failed a short while ago and is not tried again yet."""
+        return self._failed if time.monotonic() < self._again_s else None
 
     async def _connected(
         self, config: Config, auth_sock: str | None, *, required: bool
@@ -106,8 +113,8 @@ class Host:
             self._executor = None
             self._there.clear()
         if self._connecting is None:
-            if self._failed is not None and time.monotonic() < self._again_s and not required:
-                raise self._failed
+            if self._resting and not required:
+                raise self._resting
             self._connecting = asyncio.create_task(self._connect(config, auth_sock))
             self._connecting.add_done_callback(self._was_connected)
         if not required and not self._connecting.done():

@@ -144,9 +144,7 @@ def _details(unit: dict[str, Any], earlier: list[Build]) -> None:
         print(f"  changed: {label}: {old or '(absent)'} -> {new or '(absent)'}")
 
 
-def _changes(
-    unit: dict[str, Any], earlier: list[Build]
-) -> list[tuple[str, str, str]] | None:
+def _changes(unit: dict[str, Any], earlier: list[Build]) -> list[tuple[str, str, str]] | None:
     """Differences to the nearest earlier manifest of the same unit; None if there is none."""
     for build in earlier:
         for other in build.units:

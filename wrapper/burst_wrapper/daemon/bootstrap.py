@@ -66,6 +66,8 @@ class Channel(Protocol):
 
     async def read_exactly(self, size_bytes: int) -> bytes: ...
 
+    def unread(self, data: bytes) -> None: ...
+
     def write(self, data: bytes) -> None: ...
 
     async def drain(self) -> None: ...
@@ -178,8 +180,11 @@ async def _converse(
             await asyncio.gather(upload, return_exceptions=True)
     if kind == b"E":
         raise _refusal(channel.host, answer)
-    if kind != b"S" or frames.rest:
+    if kind != b"S":
         raise RemoteProtocolError(f"frame {kind!r} from the stub")
+    if frames.rest:
+        # On a busy machine the agent's first words are there before we look.
+        channel.unread(frames.rest)
     return _facts(answer, uploaded_bytes)
 
 
@@ -225,7 +230,7 @@ def _too_old(host: str, rest: bytes) -> RemoteTooOld:
 
 
 class _Frames:
-    """Frames from the stub. Never reads past one: the byte after the last belongs to the agent."""
+    """Frames from the stub. `rest` is what came behind them already: the agent's words."""
 
     def __init__(self, channel: Channel, rest: bytes) -> None:
         self._channel = channel

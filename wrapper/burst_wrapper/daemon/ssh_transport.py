@@ -173,6 +173,12 @@ class AgentChannel(asyncssh.SSHClientSession[bytes]):
             parts += data
         return bytes(parts)
 
+    def unread(self, data: bytes) -> None:
+        """Put back what was read too much: the next read begins with it."""
+        if data:
+            self._chunks.appendleft(data)
+            self._size_bytes += len(data)
+
     def write(self, data: bytes) -> None:
         """Queue bytes; `drain` waits for room and tells errors."""
         if self._channel is not None and not self._closed:

@@ -87,6 +87,13 @@ class TokenPool:
         """A unit that had donated goes on at home, and its wrapper takes a token itself."""
         self.donated -= 1
 
+    def take(self) -> bool:
+        """One token for a unit that goes on at home without its wrapper; False if none is free."""
+        try:
+            return bool(os.read(self.fd, 1))
+        except OSError:
+            return False
+
     def settle(self) -> None:
         """Take back what is owed, if it lies there; never waits."""
         while self.debt > 0:

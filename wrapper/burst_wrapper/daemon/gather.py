@@ -191,7 +191,7 @@ class Gatherer:
             show_in_place(self._immutable_tree(plan.package_dir, local=local))
             shown.in_place.append(plan.package_dir)
         else:
-            show(self._package(plan))
+            show(self._package_tree(plan.package_dir))
         if out_dir is not None and os.path.isdir(out_dir):
             show_in_place(self._outline(out_dir) if local else self._whole(out_dir))
             shown.in_place.append(out_dir)
@@ -261,16 +261,22 @@ class Gatherer:
         """An agent says that files are not what we took them for: look again."""
         self._immutable.clear()
 
-    def _package(self, plan: Plan) -> Tree:
+    def _package_tree(self, package_dir: bytes) -> Tree:
         try:
-            return self._scanner.package(plan.package_dir)
+            return self._scanner.package(package_dir)
         except TooLarge as error:
             raise CannotGather("the package has too many files") from error
 
     def _immutable_tree(self, package_dir: bytes, *, local: bool) -> Tree:
         known = self._immutable.get((package_dir, local))
         if known is None:
-            known = self._outline(package_dir) if local else self._whole(package_dir)
+            if local:
+                known = self._outline(package_dir)
+            elif b"/git/checkouts/" in package_dir:
+                # Not the history; the local agent has it in place, for others it is not sent.
+                known = self._package_tree(package_dir)
+            else:
+                known = self._whole(package_dir)
             self._immutable[package_dir, local] = known
         return known
 

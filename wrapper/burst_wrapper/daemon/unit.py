@@ -46,6 +46,7 @@ from burst_wrapper.jobs import TokenPool, token_source
 from burst_wrapper.journal import UnitRecord
 
 _ATTEMPTS: Final = 6
+_TOKEN_PAUSE_S: Final = 0.02
 _METADATA_SUFFIXES: Final = (b".rmeta", b".so", b".rlib")
 
 
@@ -162,6 +163,7 @@ class Unit:
         if embedded is None:
             cause = self._no_agent or AgentGone("none is available")
             raise Home(self._fallback or cause.code, str(cause), failure=True)
+        await self._take_token_back()
         await self._execute(embedded, None)
 
     async def _make_plan(self, config: Config) -> None:
@@ -370,6 +372,18 @@ class Unit:
             self._pool = self._services.pools.enter(self._caller, self._request.pid, self._env)
         if self._pool is not None:
             self._donated = self._pool.donate()
+
+    async def _take_token_back(self) -> None:
+        """Local work stays within `-j`: a unit whose token was given away waits for another one.
+
+        There is always one coming: every unit in flight holds one, and most of them end.
+        """
+        while self._donated and self._pool is not None and self._client.listening:
+            if self._pool.take():
+                self._pool.reclaimed()
+                self._donated = False
+                return
+            await asyncio.sleep(_TOKEN_PAUSE_S)
 
     async def _hit_on(self, executor: Executor, home: Executor | None, hit: m.Hit) -> bool:
         """The executing agent had a result; a remote one's blobs are fetched and kept."""

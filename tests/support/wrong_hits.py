@@ -22,6 +22,8 @@ from compare import compare_targets, report
 from space import BURST_RUSTC, Done, Space
 
 APP = '[package]\nname = "app"\nversion = "0.1.0"\nedition = "2021"\n'
+_SCRATCH = re.compile(r"/rustc[0-9A-Za-z]{6}/")
+"""rustc's temporary folders in the command lines of failed links."""
 _TIMES = re.compile(r" in \d+(\.\d+)?m?s| \d+(\.\d+)?s$")
 
 
@@ -66,6 +68,7 @@ class Twin:
     """Relative to the project, as cargo is told."""
     incremental: bool = False
     """Whether the environment says so: some bytes are random then."""
+    _said: str = attrs.field(default="", init=False)
 
     @property
     def project(self) -> Path:
@@ -112,7 +115,12 @@ class Twin:
             if ours.ran is not None:
                 assert ours.ran.stdout.strip() == says, str(ours)
         assert complains in ours.stderr, str(ours)
+        self._said = ours.stderr
         return self.space.where()
+
+    def complained(self, text: str) -> bool:
+        """Whether the last build from empty said that."""
+        return text in self._said
 
     def _build(
         self, name: str, argv: tuple[str, ...], env: Mapping[str, str], *, keep: bool
@@ -137,7 +145,7 @@ class Twin:
 
     def _neutral(self, stderr: str) -> str:
         """Without what cargo says of time, and of the wrapper when a compile failed."""
-        text = stderr.replace(f"{BURST_RUSTC} ", "")
+        text = _SCRATCH.sub("/rustc…/", stderr.replace(f"{BURST_RUSTC} ", ""))
         return "\n".join(_TIMES.sub("", line) for line in text.splitlines())
 
     def _same(self, how: str, plain: Result, burst: Result, names: tuple[str, str]) -> None:

@@ -21,6 +21,7 @@ from builds import (
     assert_where,
     at,
     machine,
+    normal,
     run_under,
     same_bits,
     same_failure,
@@ -262,6 +263,70 @@ def test_workspace_wrapper_leaves_other_packages_alone(registry: Space, empty: S
     empty.run(*build, RUSTC_WORKSPACE_WRAPPER=str(BURST_RUSTC)).check()
     assert set(empty.where()) == {"mine bin"}
     assert_where(empty, empty.units(), {})
+
+
+# -- what manifests and configuration say ----------------------------------------------------------
+
+
+def test_what_manifests_and_configuration_add(empty: Space) -> None:
+    """`[env]`, renamed packages, lints, editions, cfgs and features that need RUSTC_BOOTSTRAP."""
+    empty.write(
+        {
+            ".cargo/config.toml": '[env]\nFROM_CONFIG = "yes"\n'
+            'PLACE = { value = "data", relative = true }\n'
+            '[build]\nrustflags = ["--cfg", "from_config"]\n',
+            "data/text": "of the project\n",
+            "Cargo.toml": '[workspace]\nmembers = ["old", "new"]\nresolver = "3"\n',
+            "old/Cargo.toml": '[package]\nname = "old-name"\nversion = "0.1.0"\n'
+            '[lib]\nname = "other"\npath = "code.rs"\n',
+            "old/code.rs": "extern crate alloc;\npub use alloc::string::String as Text;\n"
+            "pub fn dyn(async: &str) -> Text { Text::from(async) }\n",
+            "new/Cargo.toml": '[package]\nname = "new"\nversion = "0.1.0"\nedition = "2024"\n'
+            '[lints.rust]\nunexpected_cfgs = { level = "warn", check-cfg = ["cfg(known)"] }\n'
+            'unused_variables = "allow"\n'
+            '[dependencies]\nrenamed = { package = "old-name", path = "../old" }\n',
+            "new/src/main.rs": "#![feature(never_type)]\nfn end() -> ! { std::process::exit(0) }\n"
+            "fn main() {\n    let unused = 1;\n    #[cfg(not(from_config))] compile_error!();\n"
+            "    #[cfg(unknown)] end();\n"
+            '    const TEXT: &str = include_str!(concat!(env!("PLACE"), "/text"));\n'
+            '    println!("{} {}", renamed::r#dyn(env!("FROM_CONFIG")), TEXT);\n    end()\n}\n',
+        }
+    )
+    same = same_bits(empty, "build", env={"RUSTC_BOOTSTRAP": "1"})
+    assert "unexpected `cfg` condition name: `unknown`" in same.cold.stderr
+    said = empty.run(empty.project / "target/debug/new").check()
+    assert said.stdout == "yes of the project\n\n"
+
+
+def test_fix_rewrites_what_it_rewrites_without_us(empty: Space) -> None:
+    """`cargo fix` puts itself before rustc."""
+    texts = []
+    for cargo in (empty.plain, empty.cargo):
+        empty.fresh_target()
+        manifest = package("fixed", "[dependencies]\n")
+        main = 'fn main() {\n    let mut x = 1;\n    (println!("{}", x));\n}\n'
+        empty.write({"Cargo.toml": manifest, "src/main.rs": main})
+        said = cargo("fix", "--allow-no-vcs", "--bin", "fixed").check()
+        texts.append((normal(said.stderr), (empty.project / "src/main.rs").read_text()))
+    assert texts[0] == texts[1]
+    assert "let x = 1" in texts[1][1]
+
+
+def test_an_edit_between_two_incremental_builds(calls: Space) -> None:
+    """The state of the first build serves the second one; the result is that of plain cargo."""
+    source = calls.project / "plain" / "src" / "lib.rs"
+    text = source.read_text()
+
+    def edit_between(space: Space, *argv: str) -> Done:
+        source.write_text(text)
+        space.run(*argv).check()
+        source.write_text(text + '\npub fn more(x: u8) -> String { format!("{x:?}") }\n')
+        return space.run(*argv)
+
+    try:
+        same_bits(calls, "build", "-p", "app", incremental=True, run=edit_between, fresh=False)
+    finally:
+        source.write_text(text)
 
 
 # -- where projects lie ---------------------------------------------------------------------------

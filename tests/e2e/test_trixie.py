@@ -100,4 +100,4 @@ def test_a_real_project(shared: Space, host: TrixieHost, arguments: tuple[str, .
         warm_sent_bytes=warm,
     )
     if arguments == ("build",):
-        assert space.run(path / "target/debug/codegen").check().stdout == "3 of 7 kinds\n"
+        assert space.run(path / "target/debug/codegen").check().stdout == "3 of 4 kinds\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from space import Space
-from wrong_hits import APP, Twin, machines, package, twins, workspace
+from wrong_hits import APP, Twin, machines, macro_crate, package, twins, workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -112,6 +112,26 @@ def test_a_library_lies_at_the_top_of_the_workspace(twin: Twin) -> None:
     twin.write({"TEXT": "two"}).agree("1 two")
     _archive(twin, twin.project / "libanswer.a", 2)
     twin.agree("2 two")
+
+
+def test_a_linker_lies_at_the_top_of_the_workspace(twin: Twin) -> None:
+    """Nor does a linker make its folder one; and another linker there makes another program."""
+    read = """
+    #[proc_macro] pub fn read(input: TokenStream) -> TokenStream {
+        literal(fs::read_to_string(place(input)).unwrap())
+    }
+    """
+    linker = shutil.which("ld.bfd")
+    assert linker is not None
+    twin.write({"Cargo.toml": workspace("app", "m"), **macro_crate("m", read)})
+    lines = (f"cargo:rustc-link-arg=-B{twin.project}", "cargo:rustc-link-arg=-fuse-ld=bfd")
+    twin.write({"app/Cargo.toml": package("app", "m"), "app/build.rs": _script(*lines)})
+    twin.write({"app/src/main.rs": 'fn main() { println!("{}", m::read!("../TEXT")); }\n'})
+    shutil.copy2(linker, twin.project / "ld.bfd")
+    twin.write({"TEXT": "one"}).agree("one")
+    twin.write({"TEXT": "two"}).agree("two")
+    shutil.copy2(shutil.which("ld.gold") or linker, twin.project / "ld.bfd")
+    twin.agree("two")
 
 
 def test_a_shared_library_changes(twin: Twin) -> None:

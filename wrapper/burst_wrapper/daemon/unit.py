@@ -442,8 +442,11 @@ class Unit:
             executor.forget(attempt.identity, attempt.digests())
             return
         self._client.exit(0)
-        why = self._why("not in any store")
-        self._record(where, executor.name, why, fallback or "executed", ended.wall_ms)
+        if ended.coalesced:
+            why, reason = self._why("the same was just being compiled"), "coalesced"
+        else:
+            why, reason = self._why("not in any store"), "executed"
+        self._record(where, executor.name, why, fallback or reason, ended.wall_ms)
         await self._keep(executor, home, attempt, ended, gathered)
 
     async def _keep(

@@ -24,6 +24,7 @@ from faults import (
     Running,
     agent_pid,
     daemon_pid,
+    damage,
     hold,
     kill,
     refused,
@@ -394,25 +395,6 @@ def blobs(space: Space) -> list[Path]:
     return [*space.store.glob("cas/*/*"), *space.store.glob("exe/*/*")]
 
 
-def damage(path: Path, how: str) -> None:
-    """As a failing disk or a careless tool does; the mode stays."""
-    if how == "delete":
-        path.unlink()
-        return
-    mode = path.stat().st_mode & 0o7777
-    path.chmod(0o600)
-    if how == "flip":
-        data = bytearray(path.read_bytes())
-        if data:
-            data[len(data) // 2] ^= 1
-            path.write_bytes(data)
-    elif how == "garbage":
-        path.write_bytes(os.urandom(300))
-    else:
-        os.truncate(path, path.stat().st_size // 2 if how == "truncate" else 0)
-    path.chmod(mode)
-
-
 @pytest.mark.parametrize("running", [True, False])
 @pytest.mark.parametrize("how", ["flip", "truncate", "empty", "delete"])
 def test_damaged_blobs_are_made_again(space: Space, how: str, running: bool) -> None:
@@ -460,11 +442,11 @@ def test_damaged_entries_are_misses(space: Space, kind: str, how: str) -> None:
     """Entries of the action cache and input lists."""
     expected = faults.plain(space)
     build(space)
+    space.stop()  # what was built last is stored now
     hurt = [p for p in (space.store / kind).rglob("*") if p.is_file()]
     assert hurt
     for path in hurt:
         damage(path, how)
-    space.stop()
     space.fresh_target()
     same(space, expected, space.cargo("build"))
     assert set(space.where().values()) == {"remote"}

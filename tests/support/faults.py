@@ -52,7 +52,7 @@ _HEAVY: Final = "".join(
     "    v.sort();\n    v.dedup();\n"
     "    let m: std::collections::BTreeMap<_, _> = v.into_iter().collect();\n"
     f"    m.into_iter().map(|(a, b)| (a / {n + 3}, b)).collect()\n}}\n"
-    for n in range(12)
+    for n in range(6)
 )
 _LIBRARY: Final = "pub fn seven() -> u32 {\n    let unused = 1;\n    7\n}\n"
 
@@ -250,6 +250,12 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         until(lambda: not alive(pid), f"the end of {pid}")
 
 
+def kill_unreaped(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for a child of ours; it is gone when this returns."""
+    process.kill()
+    process.wait()
+
+
 def _cmdline(pid: int) -> list[str]:
     try:
         data = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -301,14 +307,24 @@ def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def hold(space: Space, phase: Phase, *, below: Callable[[], int] | None = None) -> int:
+def is_agent(pid: int) -> bool:
+    return any(word.endswith("burst_agent.main") for word in _cmdline(pid)) and alive(pid)
+
+
+def is_wrapper(pid: int) -> bool:
+    """burst-rustc itself, native or not, before it becomes rustc."""
+    words = _cmdline(pid)
+    return "--crate-name" in words and not words[0].endswith("/rustc")
+
+
+def hold(space: Space, phase: Phase, *, find: Callable[[], list[int]] | None = None) -> int:
     """Stop `held`'s rustc in the sandbox as soon as it is in that phase; its pid."""
-    top = below or (lambda: agent_pid(space))
+    candidates = find or (lambda: rustcs("held", below=agent_pid(space)))
 
     def caught() -> int | None:
         if phase == "generating" and not metadata(space):
             return None
-        return next(iter(rustcs("held", below=top())), None)
+        return next(iter(candidates()), None)
 
     pid = until(caught, f"rustc {phase} in the sandbox")
     os.kill(pid, signal.SIGSTOP)
@@ -360,6 +376,25 @@ def configure(space: Space, text: str) -> None:
     folder = space.home / ".config" / "burst"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(text)
+
+
+def damage(path: Path, how: str) -> None:
+    """As a failing disk or a careless tool does; the mode stays."""
+    if how == "delete":
+        path.unlink()
+        return
+    mode = path.stat().st_mode & 0o7777
+    path.chmod(0o600)
+    if how == "flip":
+        data = bytearray(path.read_bytes())
+        if data:
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+    elif how == "garbage":
+        path.write_bytes(os.urandom(300))
+    else:
+        os.truncate(path, path.stat().st_size // 2 if how == "truncate" else 0)
+    path.chmod(mode)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Each build is compared with plain cargo's at the same path: all files below target/, the output,
 and that each is Fresh for the other; a third build comes from the store (see `builds.same_bits`).
 Everything runs under BURST_REQUIRE_REMOTE=1, and nothing but what a test names runs at home.
+BURST_TEST_ALL=1 adds the cases that differ little from others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from builds import (
     run_under,
     same_bits,
     same_failure,
+    thorough,
     with_env,
     with_project,
 )
@@ -96,7 +98,7 @@ def test_build_of_every_kind_of_crate(calls: Space) -> None:
     assert said.check().stdout.endswith("one two three\n")
 
 
-@pytest.mark.parametrize("verb", ["build", "check", "clippy"])
+@pytest.mark.parametrize("verb", thorough(["build", "clippy"], ["check"]))
 def test_all_targets_incremental(calls: Space, verb: str) -> None:
     """Cargo's default profile: what differs between two plain builds is let pass, no more."""
     same_bits(calls, verb, "--all-targets", incremental=True, env=CALLS)
@@ -144,28 +146,33 @@ def test_install_from_a_path(calls: Space) -> None:
 
 # -- profiles -------------------------------------------------------------------------------------
 
-PROFILES = [
-    {"LTO": "fat"},
-    {"LTO": "thin"},
-    {"LTO": "off", "CODEGEN_UNITS": "1"},
-    {"LTO": "fat", "PANIC": "abort", "STRIP": "symbols", "CODEGEN_UNITS": "1", "OPT_LEVEL": "s"},
-    {"PANIC": "abort"},
-    {"OPT_LEVEL": "z", "STRIP": "debuginfo", "DEBUG": "1"},
-    {"DEBUG": "0", "OPT_LEVEL": "1"},
-    {"DEBUG": "1", "OPT_LEVEL": "0", "SPLIT_DEBUGINFO": "off"},
-    {"DEBUG": "2", "OPT_LEVEL": "0", "SPLIT_DEBUGINFO": "packed"},
-    {"DEBUG": "2", "OPT_LEVEL": "0", "SPLIT_DEBUGINFO": "unpacked"},
-    {"DEBUG": "line-tables-only", "SPLIT_DEBUGINFO": "unpacked", "LTO": "thin"},
-    {"RPATH": "true", "OVERFLOW_CHECKS": "true", "DEBUG_ASSERTIONS": "true"},
-]
-
-
-@pytest.mark.parametrize(
-    "profile", PROFILES, ids=lambda p: " ".join(f"{k.lower()}={v}" for k, v in p.items())
+PROFILES = thorough(
+    [
+        "LTO=fat PANIC=abort STRIP=symbols CODEGEN_UNITS=1 OPT_LEVEL=s",
+        "LTO=thin DEBUG=line-tables-only SPLIT_DEBUGINFO=unpacked",
+        "PANIC=abort LTO=off CODEGEN_UNITS=1",
+        "OPT_LEVEL=z STRIP=debuginfo DEBUG=1 RPATH=true DEBUG_ASSERTIONS=true",
+        "DEBUG=2 OPT_LEVEL=0 SPLIT_DEBUGINFO=packed",
+        "DEBUG=2 OPT_LEVEL=0 SPLIT_DEBUGINFO=unpacked",
+        "DEBUG=1 OPT_LEVEL=1 SPLIT_DEBUGINFO=off",
+    ],
+    [
+        "LTO=fat",
+        "LTO=thin",
+        "LTO=fat SPLIT_DEBUGINFO=packed DEBUG=2",
+        "PANIC=abort",
+        "DEBUG=0 OPT_LEVEL=1",
+        "OVERFLOW_CHECKS=true STRIP=none",
+        "CODEGEN_UNITS=256",
+    ],
 )
-def test_profiles(calls: Space, profile: dict[str, str]) -> None:
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles(calls: Space, profile: str) -> None:
     """Every profile setting that changes what rustc or the linker writes."""
-    env = {f"CARGO_PROFILE_RELEASE_{name}": value for name, value in profile.items()}
+    settings = (setting.partition("=") for setting in profile.split())
+    env = {f"CARGO_PROFILE_RELEASE_{name}": value for name, _, value in settings}
     same_bits(calls, "build", "--release", "-p", "app", env={**CALLS, **env})
 
 
@@ -233,7 +240,7 @@ def test_a_command_line_of_more_than_the_kernel_takes(empty: Space) -> None:
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["alone", "with RUSTC_WRAPPER"])
-@pytest.mark.parametrize("verb", ["build", "check"])
+@pytest.mark.parametrize("verb", thorough(["build"], ["check"]))
 def test_as_workspace_wrapper(calls: Space, verb: str, both: bool) -> None:
     """RUSTC_WORKSPACE_WRAPPER is for the workspace's own crates; its path is in file names."""
     wrapper = calls.folder / "workspace-wrapper"
@@ -364,7 +371,7 @@ def test_projects_in_unusual_places(shared: Space, parent: str) -> None:
         same_bits(space, "build", env=CALLS)
 
 
-@pytest.mark.parametrize("umask", ["077", "002", "000"])
+@pytest.mark.parametrize("umask", thorough(["077"], ["002", "000"]))
 def test_umask(calls: Space, umask: str) -> None:
     """Modes follow the caller's umask, from the store too."""
     run = partial(run_under, umask=umask)
@@ -439,15 +446,14 @@ def test_nightly(calls: Space) -> None:
 
 # -- what is said ---------------------------------------------------------------------------------
 
-FORMATS = [
-    "human",
-    "short",
-    "json",
-    "json-diagnostic-short",
-    "json-diagnostic-rendered-ansi",
-    "json-diagnostic-short,json-diagnostic-rendered-ansi",
-    "json-render-diagnostics",
-]
+FORMATS = thorough(
+    ["human", "short", "json", "json-diagnostic-rendered-ansi"],
+    [
+        "json-diagnostic-short",
+        "json-diagnostic-short,json-diagnostic-rendered-ansi",
+        "json-render-diagnostics",
+    ],
+)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -457,7 +463,7 @@ def test_warnings_in_every_message_format(calls: Space, form: str) -> None:
     same_bits(calls, *arguments, fresh=False, env=CALLS)
 
 
-@pytest.mark.parametrize("color", ["always", "never"])
+@pytest.mark.parametrize("color", thorough(["always"], ["never"]))
 def test_warnings_in_colour(calls: Space, color: str) -> None:
     """Escape sequences are rustc's own."""
     same_bits(calls, "check", "-p", "app", "--color", color, fresh=False, env=CALLS)
@@ -481,7 +487,7 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("form", ["human", "json"])
+@pytest.mark.parametrize("form", thorough(["human"], ["json", "short"]))
 @pytest.mark.parametrize("what", ERRORS)
 def test_errors(empty: Space, what: str, form: str) -> None:
     """A compile error is rustc's own, once, with its exit code."""

@@ -8,12 +8,11 @@ and clippy, with incremental compilation and without, all targets.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from builds import machine, same_bits, save_measurement, with_project
+from builds import machine, same_bits, save_measurement, thorough, with_project
 from space import Space
 
 pytestmark = [pytest.mark.slow, pytest.mark.projects, pytest.mark.timeout(3600)]
@@ -35,7 +34,6 @@ ALL = [
     *((name, "check --all-targets") for name in NAMES),
     *(("ripgrep", f"{verb} --workspace") for verb in ("build", "clippy", "test --no-run")),
 ]
-CASES = list(dict.fromkeys(DEFAULT + ALL if os.environ.get("BURST_TEST_ALL") else DEFAULT))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def projects(shared: Space) -> dict[str, Space]:
     return {}
 
 
-@pytest.mark.parametrize(("name", "command"), CASES)
+@pytest.mark.parametrize(("name", "command"), thorough(DEFAULT, ALL))
 def test_projects(shared: Space, projects: dict[str, Space], name: str, command: str) -> None:
     """Same files, same words, Fresh for each other; the third build is all hits."""
     if name not in projects:

@@ -6,7 +6,6 @@ so that what the third build gets comes from the server. BURST_TEST_ALL=1 adds r
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,13 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from builds import machine, same_bits, save_measurement, with_env, with_project
+from builds import machine, same_bits, save_measurement, thorough, with_env, with_project
 from space import Space
 from sshd import SSHD, Sshd
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-PROJECTS = ["codegen", "macros", "ripgrep"] if os.environ.get("BURST_TEST_ALL") else ["codegen"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +64,7 @@ def test_incremental(shared: Space, server: Sshd) -> None:
 
 
 @pytest.mark.projects
-@pytest.mark.parametrize("name", PROJECTS)
+@pytest.mark.parametrize("name", thorough(["codegen"], ["macros", "ripgrep"]))
 def test_a_real_project_and_the_bytes_it_costs(shared: Space, server: Sshd, name: str) -> None:
     """Equal files; again from an empty target/ and an empty home store: next to nothing is sent."""
     space = with_project(shared, name)

@@ -58,6 +58,7 @@ class Reporter:
     _kept_tmp: frozenset[bytes] = attrs.field(init=False)
     _hidden: _Places = attrs.field(init=False)
     _quiet: _Places = attrs.field(init=False)
+    _ways: frozenset[bytes] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         action = self.action
@@ -66,6 +67,7 @@ class Reporter:
             hidden.append(action.incremental.path)
         self._hidden = _Places.of(observe.normalised(folder) for folder in hidden)
         self._quiet = _Places.of(action.quiet)
+        self._ways = frozenset(_above(action.quiet))
         # A workspace below /tmp is no temporary file of the compiler.
         places = [action.cwd, action.out_dir, *action.directories]
         places += [given.path for given in action.inputs]
@@ -123,7 +125,7 @@ class Reporter:
                 if self._quiet.cover(path):
                     continue
                 # On the way to something that is there for all to see.
-                if access.op is not Op.LIST and path == b"/":
+                if access.op is not Op.LIST and path in self._ways:
                     continue
             if b"/../" in access.path and not self._quiet.cover(path):
                 path = access.path  # whether a link came before the `..` is for the client to see
@@ -154,6 +156,16 @@ class _Places:
 
     def cover(self, path: bytes) -> bool:
         return path.startswith(self.prefixes) or path in self.exact
+
+
+def _above(paths: Iterable[bytes]) -> Iterator[bytes]:
+    """All directories that lead to them."""
+    yield b"/"
+    for path in paths:
+        folder = os.path.dirname(path)
+        while len(folder) > 1:
+            yield folder
+            folder = os.path.dirname(folder)
 
 
 def _top(path: bytes) -> bytes:

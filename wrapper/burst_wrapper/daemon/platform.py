@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -172,9 +172,9 @@ class Platforms:
         for item in inputs:
             hasher.add(item.path, bytes((item.kind,)), item.digest.hash, item.target)
         hasher.add(system_digest.hash)
-        quiet = [item.path for item in inputs if item.kind == KIND_DIRECTORY]
-        quiet += [item.path for item in inputs if item.kind != KIND_DIRECTORY]
-        quiet += _parents(entry.path for entry in system.files)
+        # Not the folders that system files lie in: a linker may stand in a project.
+        quiet = [item.path for item in inputs]
+        quiet += [entry.path for entry in system.files if entry.kind != "directory"]
         return Platform(
             hasher.key(),
             toolchain,
@@ -240,15 +240,3 @@ class Platforms:
             builder.file(entry.path, state.digest, executable=state.executable)
             sources.files[state.digest] = entry.path
         return builder.build(sources.blobs)
-
-
-def _parents(paths: Iterable[bytes]) -> list[bytes]:
-    """Directories of the given paths, without those below another one of them."""
-    folders = sorted({os.path.dirname(path) for path in paths})
-    kept: list[bytes] = []
-    for folder in folders:
-        if folder == b"/":
-            continue
-        if not any(folder == k or folder.startswith(k + b"/") for k in kept):
-            kept.append(folder)
-    return kept

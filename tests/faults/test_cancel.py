@@ -1,7 +1,9 @@
-"""Ctrl-C at several moments: no process left on either side, no late write, the next build right."""
+"""Ctrl-C at several moments: no process left on either side, no late write, and a right build
+afterwards."""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -26,6 +28,10 @@ def space() -> Iterator[Space]:
     with Space.open(CARGO_INCREMENTAL="0") as opened:
         opened.write(faults.SMALL)
         yield opened
+
+
+def _childless(pid: int) -> bool:
+    return not descendants(pid)
 
 
 def nothing_left(space: Space) -> None:
@@ -171,7 +177,7 @@ def test_ctrl_c_with_a_remote_host(lab: Lab, phase: Phase) -> None:
         interrupted(cargo)
         until(lambda: not faults.alive(rustc), "the end of rustc on the host")
         for agent in lab.agents():
-            until(lambda pid=agent: not descendants(pid), "the end of all on the host")
+            until(functools.partial(_childless, agent), "the end of all on the host")
         tmp = lab.sshd.remote_cache / "burst" / "store" / "tmp"
         until(lambda: not [p for p in tmp.glob("*/*") if p.is_dir()], "the removal of scratch")
         nothing_left(lab.space)

@@ -45,6 +45,7 @@ from burst_wrapper.inputlist import InputList, World, strong_key, variant
 from burst_wrapper.jobs import TokenPool, token_source
 from burst_wrapper.journal import UnitRecord
 
+_NO_BLOB: Final = Digest(bytes(32), 0)
 _ATTEMPTS: Final = 6
 _TOKEN_PAUSE_S: Final = 0.02
 _METADATA_SUFFIXES: Final = (b".rmeta", b".so", b".rlib")
@@ -515,8 +516,8 @@ class Unit:
             files = tuple((d, executor.spool.path(d)) for d in dict.fromkeys(result.digests()))
             home.link.send(m.PutFiles(0, files))
             home.link.send(m.PutResult(plan.weak_key, lists[0], key, result))
-            # An answer to a question asked after them means that they were taken over.
-            await home.link.ask(m.Lookup(home.link.new_id(), plan.weak_key, (key,)))
+            # Whether it has a blob that it has not is answered after all that came before.
+            await home.link.ask(m.Fetch(home.link.new_id(), _NO_BLOB))
 
     # -- bookkeeping -------------------------------------------------------------------------
 

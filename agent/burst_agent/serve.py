@@ -65,6 +65,9 @@ class Settings:
     local: bool
     slots: int
     store_limit_bytes: int
+    patience_s: float = 0.0
+    """A client that says nothing for so long is gone; 0 for one on this machine, whose end the
+    kernel tells us."""
 
 
 class Agent:
@@ -103,16 +106,17 @@ class Agent:
         writing = asyncio.create_task(self._write())
         keeping = asyncio.create_task(self._keep_house())
         reading = asyncio.create_task(self._read())
+        watching = asyncio.create_task(self._watch())
         try:
-            await asyncio.wait((writing, reading), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((writing, reading, watching), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (reading, keeping):
+            for task in (reading, keeping, watching):
                 task.cancel()
             await self._stop()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._outbox.flush(), 1)
             writing.cancel()
-            await asyncio.wait((writing, reading, keeping))
+            await asyncio.wait((writing, reading, keeping, watching))
             await self._connection.close()
             self._slots.close()
             self._jobserver.close()
@@ -125,6 +129,19 @@ class Agent:
             await self._outbox.run()
         except ConnectionError as error:
             _log.info("the client is gone: %s", error)
+
+    async def _watch(self) -> None:
+        """Ends when the client is silent: a network that is gone ends no connection."""
+        patience_s = self._settings.patience_s
+        while patience_s:
+            await asyncio.sleep(patience_s / 4)
+            silent_s = time.monotonic() - self._connection.heard_s
+            if silent_s > patience_s:
+                _log.info("nothing heard from the client for %.0f s", silent_s)
+                return
+            if silent_s > patience_s / 5:
+                self._outbox.send(m.Ping(0))
+        await asyncio.Event().wait()
 
     async def _read(self) -> None:
         async for message in self._connection.messages(lambda text: _log.info("%s", text)):

@@ -41,6 +41,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--store-bytes", type=int, default=DEFAULT_LIMIT_BYTES, metavar="N", help="size limit"
     )
+    parser.add_argument(
+        "--patience", type=float, default=0, metavar="S", help="end if the client is silent"
+    )
     parser.add_argument("--version", action="version", version=BUILD)
     return parser.parse_args(argv)
 
@@ -56,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             local=options.local,
             slots=max(1, options.slots or default_slots()),
             store_limit_bytes=options.store_bytes,
+            patience_s=options.patience,
         )
         os.umask(0o077)
         # Threads hash and copy; one that is done must not wait 5 ms for the interpreter.

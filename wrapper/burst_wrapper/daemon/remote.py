@@ -39,6 +39,8 @@ _REST_S: Final = 20.0
 """A host that failed is tried again after this time (doubling up to ten minutes)."""
 _REST_MAX_S: Final = 600.0
 _PROBE: Final = b"/.burst-probe"
+_PATIENCE: Final = 4
+"""The agent's patience with our silence, as a multiple of ours with its: a busy home may be slow."""
 _AGENT_ARGS: Final = ("--stdio", "--root", "{cache}/burst/store")
 
 
@@ -151,7 +153,10 @@ class Host:
         )
         try:
             bundle = remote_bundle.HomeBundle(os.path.join(self._cache_dir, b"bundle"))
-            channel = await bootstrap.start_agent(connection, bundle, agent_args=_AGENT_ARGS)
+            patience = ("--patience", f"{_PATIENCE * config.silence_s:g}")
+            channel = await bootstrap.start_agent(
+                connection, bundle, agent_args=(*_AGENT_ARGS, *patience)
+            )
             link = AgentLink(
                 _WithConnection(channel, connection),
                 self.name,

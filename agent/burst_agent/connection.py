@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import stat
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -215,6 +216,8 @@ class Connection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     outbox: Outbox
+    heard_s: float = attrs.field(factory=time.monotonic)
+    """When the peer said something last (monotonic)."""
 
     @classmethod
     def over(
@@ -234,6 +237,7 @@ class Connection:
                 return
             if not data:
                 return
+            self.heard_s = time.monotonic()
             try:
                 received = self.session.receive(data)
             except (RemoteProtocolError, VersionMismatch) as error:

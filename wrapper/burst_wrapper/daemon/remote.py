@@ -40,7 +40,7 @@ _REST_S: Final = 20.0
 _REST_MAX_S: Final = 600.0
 _PROBE: Final = b"/.burst-probe"
 _PATIENCE: Final = 4
-"""The agent's patience with our silence, as a multiple of ours with its: a busy home may be slow."""
+"""The agent's patience with our silence, as a multiple of ours: a busy home may be slow."""
 _AGENT_ARGS: Final = ("--stdio", "--root", "{cache}/burst/store")
 
 

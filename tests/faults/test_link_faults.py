@@ -172,7 +172,9 @@ def freeze(lab: Lab, proxy: Proxy) -> None:
 
 
 def kill_agent(lab: Lab, proxy: Proxy) -> None:
-    for pid in lab.agents():
+    pids = lab.agents()
+    assert pids
+    for pid in pids:
         kill(pid)
 
 
@@ -220,7 +222,7 @@ def lab_loses(lab: Lab, breaks: Breaker, phase: Phase) -> None:
         proxy.resume()
         lab.write_held(phase)
         works(lab)
-        assert {unit["where"] for unit in space.units()} == {"remote"}
+        assert faults.unit(space, "held")["where"] == "remote"
         space.stop()
 
 
@@ -369,6 +371,20 @@ def test_an_agent_that_talks_nonsense(lab: Lab) -> None:
     finally:
         path.write_text(ours)
     works(lab)
+
+
+def test_what_came_from_the_host_is_at_home(lab: Lab) -> None:
+    """The next build needs no host at all."""
+    expected = faults.plain(lab.space)
+    works(lab)
+    lab.space.stop()
+    lab.sshd.stop()
+    try:
+        lab.space.fresh_target()
+        same(lab.space, expected, lab.space.cargo("build"))
+        assert {unit["executor"] for unit in lab.space.units()} == {"home store"}
+    finally:
+        lab.sshd.restart()
 
 
 def test_everything_of_ours_on_the_host_is_removed(lab: Lab) -> None:

@@ -284,7 +284,7 @@ def agent_pid(space: Space) -> int:
     """The embedded agent's; 0 if none runs."""
     daemon = daemon_pid(space)
     for pid in descendants(daemon) if daemon else []:
-        if "burst_agent.main" in _cmdline(pid) and alive(pid):
+        if is_agent(pid):
             return pid
     return 0
 
@@ -308,7 +308,9 @@ def _pids() -> list[int]:
 
 
 def is_agent(pid: int) -> bool:
-    return any(word.endswith("burst_agent.main") for word in _cmdline(pid)) and alive(pid)
+    """Of either kind, embedded or on a host."""
+    words = _cmdline(pid)
+    return "--root" in words and bool({"--stdio", "--fd"} & set(words)) and alive(pid)
 
 
 def is_wrapper(pid: int) -> bool:

@@ -3,6 +3,7 @@ of it, so a careless cache replays what they made of another world."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -172,6 +173,26 @@ def test_a_macro_follows_links(twin: Twin) -> None:
     link.unlink()
     link.write_text("text")
     twin.agree("no link l text")
+
+
+def test_a_macro_tells_the_age_of_files(twin: Twin) -> None:
+    """As rust-embed does. A sandbox cannot show it, so that such units run at home; by the name of
+    the macro, because most looks at a file are for its existence."""
+    body = """
+    #[proc_macro] pub fn age(input: TokenStream) -> TokenStream {
+        let changed = fs::metadata(place(input)).unwrap().modified().unwrap();
+        let age = changed.duration_since(std::time::UNIX_EPOCH).unwrap();
+        literal(age.as_secs().to_string())
+    }
+    """
+    twin.write({"Cargo.toml": workspace("app", "m", "rust-embed-impl")})
+    twin.write(macro_crate("rust-embed-impl", body))
+    twin.write({"app/Cargo.toml": package("app", "rust-embed-impl")})
+    twin.write({**_main('rust_embed_impl::age!("page.html")'), "app/page.html": "text"})
+    for seconds in (1_700_000_000, 1_700_000_001):
+        os.utime(twin.project / "app/page.html", (seconds, seconds))
+        twin.agree(str(seconds))
+        assert "rust_embed_impl tells the age" in twin.reasons()["app"]
 
 
 def test_a_macro_reads_a_variable(twin: Twin) -> None:

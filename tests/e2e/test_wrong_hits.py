@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from space import Space
+from sshd import Sshd
 from wrong_hits import APP, Twin, machines, package, stamp, twins, workspace
 
+pytest_plugins = ("remote_hosts",)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -220,19 +222,33 @@ def test_an_edit_of_a_vendored_dependency(twin: Twin) -> None:
 
 def test_an_edit_of_an_unpacked_registry_package(twin: Twin, tmp_path: Path) -> None:
     """People debug in cargo's own copy of a dependency; a build from empty takes their edit."""
-    home = _own_cargo_home(tmp_path, "itoa")
+    _edit_in_the_registry(twin, tmp_path)
+
+
+def test_an_edit_of_an_unpacked_registry_package_for_another_machine(
+    machine: Space, sshd: Sshd, tmp_path: Path
+) -> None:
+    """Another machine must be sent the edit, however immutable such packages usually are."""
+    with twins(machine, "elsewhere") as twin:
+        shutil.copytree(Path.home() / ".ssh", machine.home / ".ssh", dirs_exist_ok=True)
+        twin.space.env = {**machine.env, "BURST_HOST": sshd.address}
+        _edit_in_the_registry(twin, tmp_path)
+        twin.space.stop()
+
+
+def _edit_in_the_registry(twin: Twin, folder: Path) -> None:
+    home = _own_cargo_home(folder, "itoa")
     source = next(home.glob("registry/src/*/itoa-1.*/src/lib.rs"))
     published = source.read_text()
     twin.write({"Cargo.toml": package("app", 'itoa = "1"')})
     twin.write({"src/main.rs": 'fn main() { println!("{}", itoa::Buffer::new().format(7)); }\n'})
     twin.agree("7", CARGO_HOME=str(home))
-    source.write_text(published + "\npub fn patched() -> u8 { 8 }\n")
-    twin.write({"src/main.rs": 'fn main() { println!("{}", itoa::patched()); }\n'})
-    shutil.rmtree(twin.project.with_name(twin.project.name + ".targets"))
-    twin.agree("8", CARGO_HOME=str(home))
-    source.write_text(published + "\npub fn patched() -> u8 { 9 }\n")
-    shutil.rmtree(twin.project.with_name(twin.project.name + ".targets"))
-    twin.agree("9", CARGO_HOME=str(home))
+    for value in (8, 9):
+        source.write_text(published + f"\npub fn patched() -> u8 {{ {value} }}\n")
+        twin.write({"src/main.rs": 'fn main() { println!("{}", itoa::patched()); }\n'})
+        # Cargo takes registry packages as unchanging: only from empty does it see the edit.
+        shutil.rmtree(twin.project.with_name(twin.project.name + ".targets"))
+        twin.agree(str(value), CARGO_HOME=str(home))
 
 
 def _own_cargo_home(folder: Path, crate: str) -> Path:

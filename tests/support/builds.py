@@ -36,6 +36,8 @@ Runner = Callable[..., Done]
 
 _COUNTS = re.compile(r"(?<= generated )\d+ warnings?( \(.*\))?$")
 _SECONDS = re.compile(r" in (\d+m )?\d+(\.\d+)?s$", re.MULTILINE)
+# For one cargo command on a machine with more to do; nothing is asserted about time.
+_PATIENCE_S = 1800
 _TEMPORARY = re.compile(r"/rustc\w{6}/")
 _WORK = re.compile(r"^\s+(Compiling|Checking|Dirty|Running|Building|Documenting)\b", re.MULTILINE)
 # Two cargos of one test never overlap, but a daemon may still look at a file.
@@ -209,7 +211,7 @@ def run_under(space: Space, *argv: str | Path, umask: str = "") -> Done:
     """A command in the project's folder."""
     if umask:
         argv = ("sh", "-c", f'umask {umask}; exec "$@"', "sh", *argv)
-    return space.run(*argv)
+    return space.run(*argv, timeout_s=_PATIENCE_S)
 
 
 def save_measurement(name: str, **values: object) -> None:

@@ -159,6 +159,7 @@ class Gatherer:
         self._closures = closures
         self._scanner = TreeScanner(stats)
         self._immutable: dict[tuple[bytes, bool], Tree] = {}
+        self._stamps: dict[bytes, Digest] = {}
 
     def gather(self, plan: Plan, learned: Learned, *, local: bool) -> Gathered:
         """Blocking (stats and hashes): call it in a thread. CannotGather if it cannot be done.
@@ -188,6 +189,8 @@ class Gatherer:
             sources.more.append(tree)
 
         if plan.immutable:
+            if not local:
+                self._look_again(plan.package_dir)
             show_in_place(self._immutable_tree(plan.package_dir, local=local))
             shown.in_place.append(plan.package_dir)
         else:
@@ -270,8 +273,10 @@ class Gatherer:
     def _immutable_tree(self, package_dir: bytes, *, local: bool) -> Tree:
         known = self._immutable.get((package_dir, local))
         if known is None:
+            outline = self._outline(package_dir)
+            self._stamps[package_dir] = outline.digest
             if local:
-                known = self._outline(package_dir)
+                known = outline
             elif b"/git/checkouts/" in package_dir:
                 # Not the history; the local agent has it in place, for others it is not sent.
                 known = self._package_tree(package_dir)
@@ -279,6 +284,13 @@ class Gatherer:
                 known = self._whole(package_dir)
             self._immutable[package_dir, local] = known
         return known
+
+    def _look_again(self, package_dir: bytes) -> None:
+        """People do edit what cargo unpacked. A local agent shows the edit anyhow and notices it
+        afterwards; elsewhere it would be the old text that is compiled."""
+        stamp = self._stamps.get(package_dir)
+        if stamp is not None and stamp != self._outline(package_dir).digest:
+            self._immutable.pop((package_dir, False), None)
 
     def _outline(self, path: bytes) -> Tree:
         try:

@@ -307,7 +307,10 @@ class Agent:
         run = Run(request, self._deliver)
         self._runs[run.key] = run
         self._listen(run, request)
+        # Its end is waited for when we stop, even if a Cancel has made the run unknown by then.
         run.task = asyncio.create_task(self._drive(run))
+        self._tasks.add(run.task)
+        run.task.add_done_callback(self._tasks.discard)
 
     def _join(self, request: m.Execute) -> bool:
         run = self._runs.get(request.action_key)
@@ -471,9 +474,7 @@ class Agent:
 
     async def _stop(self) -> None:
         """Ends everything that runs; the sandboxes first."""
-        tasks = {run.task for run in self._listening.values() if run.task is not None}
-        tasks |= {run.task for run in self._runs.values() if run.task is not None}
-        tasks |= self._tasks
+        tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:

@@ -592,6 +592,25 @@ def test_cancel_leaves_no_process_and_no_file(start: Start) -> None:
     asyncio.run(scenario())
 
 
+def test_an_end_right_after_a_cancel_is_clean(start: Start) -> None:
+    """The run that was cancelled still ends in order: its slot, its scratch, no error logged."""
+
+    async def scenario() -> None:
+        async with await start("--slots", "1") as client:
+            request = client.request(shell("echo up >&2; sleep 60 & sleep 60"))
+            await client.send(request)
+            assert isinstance(await client.next(request.id), m.Started)
+            assert isinstance(await client.next(request.id), m.Stderr)
+            await client.send(m.Cancel(request.id))
+            await status(client)  # by now the cancel is under way
+            await client.send(m.Shutdown())
+            assert await client.process.wait() == 0
+            assert [path for path in client.root.glob("tmp/*/*") if path.is_dir()] == []
+            assert "Traceback" not in (client.root / "agent.log").read_text()
+
+    asyncio.run(scenario())
+
+
 def test_queued_actions_go_by_priority(start: Start) -> None:
     """With one slot: the more urgent first, equal ones in their order."""
 

@@ -221,6 +221,16 @@ def test_a_macro_reads_home_and_user(twin: Twin) -> None:
     twin.agree("=/i =u =", HOME="/i", USER="u", LANG="")
 
 
+def test_a_macro_reads_what_linkers_read(twin: Twin) -> None:
+    """TERM does not matter to a linker, but it may to a macro of a program that is linked."""
+    twin.write(_main('m::variable!("TERM")', 'm::variable!("COLLECT_GCC")'))
+    twin.agree("=dumb unset", TERM="dumb")
+    twin.agree("=linux =x", TERM="linux", COLLECT_GCC="x")
+    twin.write({"app/src/main.rs": 'fn main() { println!("plain"); }\n'})
+    twin.agree("plain", TERM="dumb")
+    assert twin.agree("plain", TERM="linux")["app bin"] == "hit"
+
+
 def test_a_macro_runs_git(twin: Twin) -> None:
     """A started program cannot be keyed: such a unit runs at home, with its reason, and is right
     after each commit. Where git fails, the macro's fallback value is what plain cargo gets too."""

@@ -41,15 +41,17 @@ def reasons(lab: Lab) -> Counter[str]:
 
 
 def falls_back(lab: Lab, reason: str) -> None:
-    """Two builds: units of the first may not know yet. Same results; the reason is counted."""
+    """Same results, always at home; the reason is counted as soon as it is known."""
     space = lab.space
     expected = faults.plain(space)
-    for _ in range(2):
+    for _ in range(20):
         space.fresh_target()
         same(space, expected, space.cargo("build", **FALLBACK))
         assert all(unit["executor"] in ("embedded", "home store") for unit in space.units())
         shutil.rmtree(space.store / "actions")
         (space.store / "actions").mkdir()
+        if reasons(lab):
+            break
     assert set(reasons(lab)) == {reason}, space.units()
 
 

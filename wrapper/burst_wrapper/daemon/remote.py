@@ -76,6 +76,8 @@ class Host:
         self._executor: Executor | None = None
         self._connecting: asyncio.Task[Executor] | None = None
         self._bringing: dict[bytes, asyncio.Task[None]] = {}
+        self._wanted: dict[bytes, Platform] = {}
+        """What units asked for while the host was being reached."""
         self._there: set[bytes] = set()
         self._failed: BurstError | None = None
         self._rest_s = _REST_S
@@ -85,16 +87,17 @@ class Host:
         self, config: Config, platform: Platform, auth_sock: str | None, *, required: bool
     ) -> Executor:
         """The executor, with this platform there; BurstError says why not (now)."""
+        if platform.key not in self._there:
+            self._wanted[platform.key] = platform
         executor = await self._connected(config, auth_sock, required=required)
+        self._wanted.pop(platform.key, None)
         if platform.key in self._there:
             return executor
         task = self._bringing.get(platform.key)
         if task is None:
             if self._resting and not required:
                 raise self._resting
-            task = asyncio.create_task(self._bring(executor, platform))
-            self._bringing[platform.key] = task
-            task.add_done_callback(lambda done: self._brought(platform.key, executor, done))
+            task = self._start_bringing(executor, platform)
         if not required and not task.done():
             raise NotYet("the toolchain is on its way", host=self.name)
         await asyncio.shield(task)
@@ -132,8 +135,19 @@ class Host:
             self._executor = task.result()
             self._failed = None
             self._rest_s = _REST_S
+            # Whoever asked has long compiled at home; the next build shall not have to ask again.
+            for platform in self._wanted.values():
+                if platform.key not in self._bringing:
+                    self._start_bringing(self._executor, platform)
         else:
             self._fail(error)
+        self._wanted.clear()
+
+    def _start_bringing(self, executor: Executor, platform: Platform) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._bring(executor, platform))
+        self._bringing[platform.key] = task
+        task.add_done_callback(lambda done: self._brought(platform.key, executor, done))
+        return task
 
     def _fail(self, error: BaseException | None) -> None:
         self._failed = error if isinstance(error, BurstError) else EnvironmentProblem(str(error))

@@ -14,10 +14,6 @@ SYSTEM_PACKAGES := bubblewrap openssh-server systemd-container debootstrap iprou
 
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check --no-input
 
-# On a busy machine a real build can be starved: what fails once and passes at once is reported
-# as `RERUN`, and is still to be looked at. `make test RERUNS=` does without.
-RERUNS := --reruns 1
-
 .PHONY: demo test test-fast lint format bench system-packages clean
 .DEFAULT_GOAL := test-fast
 
@@ -25,7 +21,7 @@ demo: $(VENV)/.bench
 	@$(RUN) benchmarks/demo.py
 
 test: $(VENV)/.dev system-packages
-	@$(RUN) -m pytest --durations=15 $(RERUNS)
+	@$(RUN) -m pytest --durations=15
 
 test-fast: $(VENV)/.dev
 	@$(RUN) -m pytest -m "not slow and not projects"

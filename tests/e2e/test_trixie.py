@@ -66,7 +66,7 @@ def test_what_is_built_there_is_what_home_builds(shared: Space, host: TrixieHost
 
 def test_programs_and_tests_built_there_run_here(shared: Space, host: TrixieHost) -> None:
     """Cargo runs build scripts, loads proc macros, runs tests and programs: all came from there."""
-    space = with_project(shared, "calls", shared.folder / "run")
+    space = with_project(shared, "calls", shared.folder / "programs")
     space = with_env(space, {"CALLS_SET": "yes"})
     tests = space.cargo("test", "--workspace", "--exclude", "dynamic").check()
     assert "test the_program_prints ... ok" in tests.stdout

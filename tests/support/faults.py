@@ -33,6 +33,9 @@ Phase = Literal["expanding", "checking", "generating"]
 PHASES: Final[tuple[Phase, ...]] = ("expanding", "checking", "generating")
 PATIENCE_S: Final = 90.0
 _TIMING: Final = re.compile(r"target\(s\) in .*|in [0-9.]+s$", re.MULTILINE)
+_MEANWHILE: Final = re.compile(
+    r"\s*Blocking waiting for|warning: build failed, waiting for other jobs"
+)
 
 MANIFEST: Final = '[package]\nname = "{name}"\nversion = "0.1.0"\nedition = "2021"\n'
 SMALL: Final = {
@@ -118,8 +121,10 @@ def plain(space: Space, *arguments: str, **env: str) -> Plain:
 
 
 def words(text: str) -> list[str]:
-    """cargo's lines without times, in an order that does not depend on who was faster."""
-    return sorted(_TIMING.sub("in …", text).splitlines())
+    """cargo's lines without times and without what it says of others that run at the same time,
+    in an order that does not depend on who was faster."""
+    lines = _TIMING.sub("in …", text).splitlines()
+    return sorted(line for line in lines if not _MEANWHILE.match(line))
 
 
 def same(space: Space, expected: Plain, done: Done) -> None:

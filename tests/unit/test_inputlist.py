@@ -171,7 +171,7 @@ def test_a_look_is_taken_once_and_may_be_told(stats: StatCache, place: Path) -> 
 
 
 def key_of(stats: StatCache, env: dict[bytes, bytes], *chosen: tuple[int, bytes]) -> bytes:
-    return strong_key(WEAK, InputList.of(chosen), World(stats, env))
+    return strong_key(WEAK, InputList.of(chosen), World(stats, env), b"")
 
 
 def test_every_change_of_what_is_listed_changes_the_key(stats: StatCache, place: Path) -> None:
@@ -209,8 +209,35 @@ def test_kind_and_weak_key_are_in_the_strong_key(stats: StatCache, place: Path) 
     """The same name looked at in another way is another list."""
     keys = [key_of(stats, {}, (kind, bytes(place / "none"))) for kind in KINDS]
     keys.append(key_of(stats, {}))
-    keys.append(strong_key(b"x" * 32, InputList(()), World(stats, {})))
+    keys.append(strong_key(b"x" * 32, InputList(()), World(stats, {}), b""))
     assert len(set(keys)) == len(keys)
+
+
+def test_lists_of_shared_units_are_relative_to_the_target(stats: StatCache, place: Path) -> None:
+    """Equal in two target directories if what lies there is; other paths stay as they are."""
+    one, two = place / "one", place / "two"
+    for folder in (one, two, place / "one-more"):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "f").write_text("same")
+    names = (b"/sub/f", b"/sub", b"")
+    kinds = (FILE, LISTING, PRESENT)
+    outside = [(FILE, bytes(place) + b"/one-more/sub/f"), (VARIABLE, bytes(one))]
+    lists = [
+        InputList.of([*((k, bytes(t) + n) for k, n in zip(kinds, names, strict=True)), *outside])
+        for t in (one, two)
+    ]
+    neutral = [inputs.neutral(bytes(t)) for inputs, t in zip(lists, (one, two), strict=True)]
+    assert neutral[0] == neutral[1]
+    assert set(outside) < set(neutral[0].entries)
+    assert neutral[0].at(bytes(two)) == lists[1]
+    assert InputList.decode(neutral[0].encode()) == neutral[0]
+    world = World(stats, {})
+    keys = [strong_key(WEAK, neutral[0], world, bytes(t)) for t in (one, two)]
+    assert keys[0] == keys[1]
+    (two / "sub" / "f").write_text("other")
+    world = World(stats, {})
+    keys = [strong_key(WEAK, neutral[0], world, bytes(t)) for t in (one, two)]
+    assert keys[0] != keys[1]
 
 
 def test_variants_of_a_key() -> None:

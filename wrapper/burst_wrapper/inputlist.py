@@ -2,6 +2,9 @@
 
 A list names things, not their contents: files, names that were absent, things that merely exist,
 directory listings, variables. The strong key is the weak key and what those things are now.
+
+Lists of units that target directories share name what lies in there relative to it: `./debug/x`.
+All other paths are absolute.
 """
 
 from __future__ import annotations
@@ -63,8 +66,26 @@ class InputList:
     def files(self) -> list[bytes]:
         return [name for kind, name in self.entries if kind == FILE]
 
+    def neutral(self, base: bytes) -> InputList:
+        """What lies in `base` named relative to it."""
+        inside = base + b"/"
+        return InputList.of(
+            (kind, b"." + name[len(base) :])
+            if kind != VARIABLE and (name == base or name.startswith(inside))
+            else (kind, name)
+            for kind, name in self.entries
+        )
+
+    def at(self, base: bytes) -> InputList:
+        """The opposite of `neutral`, for any base."""
+        return InputList.of((kind, _at(kind, name, base)) for kind, name in self.entries)
+
     def names(self, kind: int) -> list[bytes]:
         return [name for entry_kind, name in self.entries if entry_kind == kind]
+
+
+def _at(kind: int, name: bytes, base: bytes) -> bytes:
+    return base + name[1:] if kind != VARIABLE and name.startswith(b".") else name
 
 
 def _is_entry(kind: object, name: object) -> bool:
@@ -145,14 +166,14 @@ def names_key(names: Iterable[bytes]) -> bytes:
     return hasher.key()
 
 
-def strong_key(weak_key: bytes, inputs: InputList, world: World) -> bytes:
-    """The weak key, and what every listed thing is."""
+def strong_key(weak_key: bytes, inputs: InputList, world: World, base: bytes) -> bytes:
+    """The weak key, and what every listed thing is; relative names are looked up in `base`."""
     hasher = KeyHasher(b"burst strong 1")
     fields = [weak_key]
     for kind, name in inputs.entries:
         fields.append(bytes((kind,)))
         fields.append(name)
-        fields.append(world.value(kind, name))
+        fields.append(world.value(kind, _at(kind, name, base)))
     hasher.add(*fields)
     return hasher.key()
 

@@ -207,6 +207,7 @@ class Attempt:
                     return await self._exited(message)
                 case m.Started():
                     self._origin = message.out_dir
+                    self._judge.ran_in = self._origin_target()
                     self._coalesced = message.coalesced
                 case m.Missing():
                     self._asked.update(message.digests)
@@ -246,11 +247,11 @@ class Attempt:
     async def _judge_now(self) -> Ended | None:
         """At the dep-info line: macros have run, nothing was shown yet."""
         self._read_dep_info()
+        if self._foreign():
+            return Ended(End.AGAIN, mentions=True)
         verdict = self._verdict()
         if not verdict.right:
             return Ended(End.AGAIN if not verdict.home else End.HOME, verdict, why=verdict.home)
-        if self._foreign():
-            return Ended(End.AGAIN, verdict, mentions=True)
         if not verdict.complete and self._plan.unknown_macros:
             return Ended(End.HOME, verdict, why="unobserved macro")
         self._judged = True
@@ -265,16 +266,32 @@ class Attempt:
         return self._judge.verdict(self._dep_info)
 
     def _foreign(self) -> bool:
-        """Coalesced with another target directory's run, whose bytes speak of that directory."""
-        return self._origin != self._plan.out_dir and any(
+        """Coalesced with a run of another target directory, which used that (or may have)."""
+        if self._origin == self._plan.out_dir:
+            return False
+        return not (self._judge.seen and self._judge.complete) or self._uses_target()
+
+    def _uses_target(self) -> bool:
+        """Bytes that speak of the directory, or something in it that was looked at."""
+        return any(
             output.mentions and not output.path.endswith(b".d") for output in self._outputs.values()
-        )
+        ) or self._judge.uses_target(self._dep_info)
+
+    def _origin_target(self) -> bytes:
+        """The target directory of another unit's run; its actions are ours but for that."""
+        plan = self._plan
+        below = plan.out_dir[len(plan.target_dir) :]
+        if self._origin == plan.out_dir or not below or not self._origin.endswith(below):
+            return b""
+        return self._origin[: -len(below)]
 
     def _read_dep_info(self) -> None:
         for output in self._outputs.values():
             if output.path.endswith(b".d"):
                 with contextlib.suppress(OSError), open(self._blob(output), "rb") as file:
-                    self._dep_info = depinfo.parse(file.read())
+                    found = depinfo.parse(file.read())
+                    files = tuple(self._judge.here(name) for name in found.files)
+                    self._dep_info = attrs.evolve(found, files=files)
 
     def _blob(self, output: OutputFile) -> bytes:
         return self._executor.blob(output.digest)
@@ -301,6 +318,10 @@ class Attempt:
             raise RustcKilled(f"signal {exited.signal}")
         if self._dep_info is None:
             self._read_dep_info()
+        if self._foreign():
+            if self._judged:
+                return Ended(End.HOME, why="outputs name another target directory")
+            return Ended(End.AGAIN, mentions=True)
         verdict = self._verdict()
         again = Ended(End.AGAIN, verdict)
         if exited.code != 0:
@@ -308,10 +329,6 @@ class Attempt:
         if not verdict.right:
             # What was shown already is not shown twice: the linker, say, may lack something late.
             return Ended(End.HOME, verdict, why=verdict.home) if verdict.home else again
-        if self._foreign():
-            if self._judged:
-                return Ended(End.HOME, verdict, why="outputs name another target directory")
-            return Ended(End.AGAIN, verdict, mentions=True)
         if not self._judged:
             self._judged = True
             if self._stdout:
@@ -333,10 +350,7 @@ class Attempt:
             verdict,
             result=result,
             plain_stderr=all(isinstance(classify(line), Artifact) for line in self._lines),
-            mentions=any(
-                output.mentions and not output.path.endswith(b".d")
-                for output in self._outputs.values()
-            ),
+            mentions=self._uses_target(),
             wall_ms=exited.wall_ms,
         )
 

@@ -393,8 +393,11 @@ def _action_key(plan: Plan, action: Action) -> bytes:
     fields = [plan.weak_key, plan.stderr_key]
     for name, value in action.env:
         fields += [b"env", name, neutral(value)]
+    own = plan.env.get(b"OUT_DIR") if plan.shareable and not plan.alone else None
     for item in action.inputs:
-        fields += [b"input", neutral(item.path), bytes((item.kind,)), item.digest.hash, item.target]
+        # A run that looks at its OUT_DIR is not used for another target directory.
+        digest = b"" if item.path == own else item.digest.hash
+        fields += [b"input", neutral(item.path), bytes((item.kind,)), digest, item.target]
     for path in action.directories:
         fields += [b"directory", neutral(path)]
     hasher.add(*fields)

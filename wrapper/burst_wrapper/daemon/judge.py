@@ -67,6 +67,8 @@ class Judge:
     """Without a sandbox everything was visible: nothing can be missing, all must be keyed."""
     complete: bool = True
     seen: bool = False
+    ran_in: bytes = b""
+    """The target directory of the unit whose run this is, if that is another one than ours."""
     accesses: dict[tuple[str, bytes, bool], Access] = attrs.field(factory=dict)
     env_names: dict[bytes, None] = attrs.field(factory=dict)
     programs: dict[bytes, None] = attrs.field(factory=dict)
@@ -86,12 +88,37 @@ class Judge:
         self.seen = True
         self.complete = self.complete and observation.complete
         for access in observation.accesses:
-            self.accesses[access.op, access.path, access.found] = access
+            path = self.here(access.path)
+            self.accesses[access.op, path, access.found] = attrs.evolve(access, path=path)
         for name in observation.env_names:
             self.env_names[name] = None
         for program in observation.programs:
             self.programs[program] = None
         self.network = self.network or observation.network
+
+    def here(self, path: bytes) -> bytes:
+        """A path of the run as it is called in our own target directory."""
+        there = self.ran_in
+        if there and (path == there or path.startswith(there + b"/")):
+            return self.plan.target_dir + path[len(there) :]
+        return path
+
+    def uses_target(self, dep_info: DepInfo | None) -> bool:
+        """Whether the run used what only its own target directory has: OUT_DIR, for example."""
+        plan = self.plan
+        names = [*self.env_names, *(() if dep_info is None else (name for name, _ in dep_info.env))]
+        if any(plan.speaks_of_target(name) for name in names):
+            return True
+        externs = {file.path for file in (*plan.externs.files, *plan.externs.macros)}
+        inside = plan.target_dir + b"/"
+        return any(
+            access.found
+            and access.path.startswith(inside)
+            and access.path not in externs
+            and not _is_below(access.path, self._own)
+            and not self._is_search_folder(access.path)
+            for access in self.accesses.values()
+        )
 
     def verdict(self, dep_info: DepInfo | None) -> Verdict:
         """Of all that was observed so far; cheap for what was judged before."""
@@ -231,6 +258,8 @@ class Judge:
 
     def _is_keyed(self, name: bytes) -> bool:
         """Whether the weak key has the variable already, or has it as soon as it is set."""
+        if self.plan.speaks_of_target(name):
+            return False
         if name in environ.HIDDEN or environ.is_declared(name, links=self.plan.call.links):
             return True
         if self.plan.call.links and name in environ.LINKER_HIDDEN:

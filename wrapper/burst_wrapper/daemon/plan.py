@@ -18,7 +18,7 @@ from burst_wrapper.daemon.platform import Platform
 from burst_wrapper.macro_libraries import libraries
 from burst_wrapper.statcache import StatCache
 
-KEY_VERSION: Final = b"1"
+KEY_VERSION: Final = b"2"
 TARGET: Final = b"\0target\0"
 
 
@@ -51,6 +51,8 @@ class Plan:
     manifest: tuple[tuple[bytes, bytes], ...]
     weak_key: bytes
     stderr_key: bytes
+    alone: bool = False
+    """Known to use what lies in its target directory: another one's run is no use to it."""
 
     @property
     def crate(self) -> bytes:
@@ -62,7 +64,18 @@ class Plan:
         return (self.out_dir, self.call.stem + b" " + b",".join(self.call.crate_types))
 
     def neutral(self, value: bytes) -> bytes:
-        return value.replace(self.target_dir, TARGET) if self.shareable else value
+        if not self.shareable or self.alone:
+            return value
+        return value.replace(self.target_dir, TARGET)
+
+    def speaks_of_target(self, name: bytes) -> bool:
+        """Whether this variable of the unit tells one target directory from another.
+
+        `LD_LIBRARY_PATH` does, but what is found through it is in the key by itself.
+        """
+        if not self.shareable or name == b"LD_LIBRARY_PATH":
+            return False
+        return self.target_dir in self.env.get(name, b"")
 
 
 def make_plan(
@@ -89,7 +102,6 @@ def make_plan(
     )
     shareable = (
         immutable
-        and b"OUT_DIR" not in env
         and call.incremental is None
         and not any(search.kind == b"native" for search in call.search_paths)
         and externs.known

@@ -138,7 +138,7 @@ class Host:
             # Whoever asked has long compiled at home; the next build shall not have to ask again.
             for platform in self._wanted.values():
                 if platform.key not in self._bringing:
-                    self._start_bringing(self._executor, platform)
+                    _ = self._start_bringing(self._executor, platform)
         else:
             self._fail(error)
         self._wanted.clear()

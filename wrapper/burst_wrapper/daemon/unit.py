@@ -41,7 +41,7 @@ from burst_wrapper.daemon.plan import Plan, make_plan
 from burst_wrapper.daemon.request import Request
 from burst_wrapper.daemon.services import Services
 from burst_wrapper.environ import parse_environ
-from burst_wrapper.inputlist import InputList, World, strong_key, variant
+from burst_wrapper.inputlist import VARIABLE, InputList, World, strong_key, variant
 from burst_wrapper.jobs import TokenPool, token_source
 from burst_wrapper.journal import UnitRecord
 
@@ -219,7 +219,7 @@ class Unit:
             self._world = World(self._services.stats, self._env)
         keys: list[bytes] = []
         for inputs in self._lists:
-            strong = strong_key(plan.weak_key, inputs, self._world)
+            strong = strong_key(plan.weak_key, inputs, self._world, plan.target_dir)
             keys += [strong, variant(strong, plan.stderr_key, None)]
             if plan.shareable:
                 keys.append(variant(strong, None, plan.target_dir))
@@ -234,6 +234,8 @@ class Unit:
         decoded = [inputs for data in encoded if (inputs := InputList.decode(data)) is not None]
         fresh = [inputs for inputs in decoded if inputs not in self._lists]
         self._lists += fresh
+        if any(plan.speaks_of_target(name) for known in fresh for name in known.names(VARIABLE)):
+            plan.alone = True
         self._services.lists[plan.weak_key] = encoded
         return bool(fresh)
 
@@ -311,7 +313,7 @@ class Unit:
         self._donate(executor)
         try:
             for _ in range(_ATTEMPTS):
-                wanted = expected(self._lists)
+                wanted = expected(inputs.at(plan.target_dir) for inputs in self._lists)
                 wanted |= learned
                 try:
                     gathered = await asyncio.to_thread(
@@ -348,9 +350,8 @@ class Unit:
                         self._learn_lists(ended.lists)
                     case End.AGAIN:
                         if ended.mentions:
-                            plan.shareable = False
-                            plan.weak_key = _private_key(plan)
-                            self._lists, self._lists_tried = [], -1
+                            plan.alone = True
+                            self._lists_tried = -1
                             continue
                         self._lists_tried = -1
                         if not ended.verdict.missing:
@@ -484,7 +485,9 @@ class Unit:
                 return
             world = World(self._services.stats, self._env)
             pin(world, inputs, gathered.shown)
-            strong = strong_key(plan.weak_key, inputs, world)
+            if plan.shareable:
+                inputs = inputs.neutral(plan.target_dir)
+            strong = strong_key(plan.weak_key, inputs, world, plan.target_dir)
             key = variant(
                 strong,
                 None if ended.plain_stderr else plan.stderr_key,
@@ -612,11 +615,6 @@ class Unit:
         import logging  # noqa: PLC0415 - only for our own bugs
 
         logging.getLogger("burst").error("unit failed", exc_info=error)
-
-
-def _private_key(plan: Plan) -> bytes:
-    """A weak key that no other target directory has."""
-    return variant(plan.weak_key, None, plan.target_dir)
 
 
 def _missing_text(missing: Learned) -> str:

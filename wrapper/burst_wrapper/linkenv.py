@@ -16,6 +16,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
@@ -272,6 +273,7 @@ class _Probe:
 
     def link_command(self, folder: bytes, crate_type: bytes) -> tuple[bytes, ...] | None:
         """rustc's own command for a small crate of that type, whose objects stay in `folder`."""
+        os.mkdir(folder)
         for text in _SOURCES[crate_type]:
             command = self._link_command(folder, crate_type, text)
             if command is not None:
@@ -318,10 +320,12 @@ def probe(
     linker = name = b""
     first: tuple[bytes, ...] = ()
     with tempfile.TemporaryDirectory(prefix="burst-probe-") as scratch:
-        for crate_type in (b"bin", b"cdylib"):
-            folder = os.path.join(os.fsencode(os.path.realpath(scratch)), crate_type)
-            os.mkdir(folder)
-            command = prober.link_command(folder, crate_type)
+        base = os.fsencode(os.path.realpath(scratch))
+        folders = {crate_type: os.path.join(base, crate_type) for crate_type in (b"bin", b"cdylib")}
+        with ThreadPoolExecutor(len(folders)) as pool:
+            commands = [pool.submit(prober.link_command, f, c) for c, f in folders.items()]
+        for (crate_type, folder), done in zip(folders.items(), commands, strict=True):
+            command = done.result()
             if command is None:
                 if crate_type == b"bin":
                     raise PlatformProblem(f"a small program cannot be linked: {prober.said}")

@@ -24,7 +24,9 @@ import attrs
 SOURCES: Final = Path(__file__).resolve().parent / "native"
 BUILD_TIMEOUT_S: Final = 120.0
 
-_COMMON: Final = ("-std=gnu11", "-O2", "-g0", "-w", "-fno-stack-protector", "-U_FORTIFY_SOURCE")
+# The first build of all waits for the compiler, and what these do is mostly system calls: -O2 would
+# take nearly three times as long to build them (1.77 s of CPU instead of 0.63 s).
+_COMMON: Final = ("-std=gnu11", "-Og", "-g0", "-w", "-fno-stack-protector", "-U_FORTIFY_SOURCE")
 _LINK: Final = ("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s")
 
 

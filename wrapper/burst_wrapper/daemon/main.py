@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 
-from burst_protocol.errors import ConfigError
+from burst_protocol.errors import BurstError, ConfigError
 from burst_wrapper import paths
 from burst_wrapper.daemon.server import Server
 from burst_wrapper.daemon.services import Services
@@ -71,15 +71,24 @@ async def _serve(services: Services, listener: socket.socket) -> None:
     logging.getLogger("burst").info(
         "listening on %s", os.fsdecode(paths.socket_path(dict(os.environb)))
     )
+    # Whoever started us has a unit that waits: agent and tools while the platform is looked at.
+    warming = asyncio.create_task(_warm(services))
     try:
         await server.serve()
     finally:
+        warming.cancel()
         _unlink_own(paths.socket_path(dict(os.environb)), listener)
         await services.remotes.close()
         await services.embedded.close()
         services.index.flush(0)
         services.index.close()
         services.journal.close()
+
+
+async def _warm(services: Services) -> None:
+    # The unit that needs the agent asks again, and has somebody to tell what is wrong.
+    with contextlib.suppress(BurstError):
+        await services.embedded.get()
 
 
 def _unlink_own(path: bytes, listener: socket.socket) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import attrs
@@ -157,13 +158,18 @@ class Platforms:
         toolchain = self._toolchains.resolve(call.driver, cwd, env)
         if call.is_clippy and toolchain.clippy_driver is None:
             raise ToolchainProblem("it has no clippy-driver")
-        inputs, toolchain_sources = self._known_toolchain(toolchain, call.target)
-        sources = Sources(dict(toolchain_sources.blobs), dict(toolchain_sources.files))
-        system = self._capture.runtime(toolchain, env, self.helpers)
         programs: tuple[bytes, ...] = ()
         folders: tuple[bytes, ...] = ()
-        if request is not None:
-            link = self._capture.link(toolchain, request, cwd, env)
+        # Side by side, since a first build waits for both: half a gigabyte to hash, links to try.
+        with ThreadPoolExecutor(1) as pool:
+            linking = None
+            if request is not None:
+                linking = pool.submit(self._capture.link, toolchain, request, cwd, env)
+            inputs, toolchain_sources = self._known_toolchain(toolchain, call.target)
+            link = None if linking is None else linking.result()
+        sources = Sources(dict(toolchain_sources.blobs), dict(toolchain_sources.files))
+        system = self._capture.runtime(toolchain, env, self.helpers)
+        if link is not None:
             system = system.merged(link.tree)
             programs = (link.tools.linker, *link.tools.programs)
             folders = link.tools.library_folders

@@ -79,7 +79,8 @@ def digest_of_fd(fd: int) -> Digest:
     os.lseek(fd, 0, os.SEEK_SET)
     hasher = blake3()
     size = 0
-    buffer = bytearray(CHUNK_BYTES)
+    # A megabyte of zeros costs more than hashing a small file.
+    buffer = bytearray(min(CHUNK_BYTES, os.fstat(fd).st_size + 1))
     view = memoryview(buffer)
     while count := os.readv(fd, [buffer]):
         hasher.update(view[:count])

@@ -47,6 +47,7 @@ _SIGXFSZ: Final = 25
 # After the end of the sandbox its pipes are at their end too. Without isolation a daemonised child
 # may keep them open; nobody waits for that.
 _LINGER_S: Final = 2.0
+_SMALL_OUTPUT_BYTES: Final = 256 * 1024
 _OOM_SCORE: Final = 500
 _JUDGED_EMITS: Final = frozenset({"dep-info", "metadata"})
 
@@ -310,12 +311,17 @@ class Execution:
             if relative is not None:
                 announced = relative
                 with diskfile.disk_errors("storing an output"):
-                    output = await finished(lambda: prepared.collector.take(announced))
+                    output = await self._take(prepared.collector, announced)
             if artifact.emit in _JUDGED_EMITS:
                 self._observe(prepared, last=False)
             if output is not None:
                 self._publish(m.Output(0, output))
         self._publish(m.Stderr(0, line))
+
+    async def _take(self, collector: OutputCollector, relative: bytes) -> OutputFile | None:
+        if collector.size_bytes(relative) < _SMALL_OUTPUT_BYTES:
+            return collector.take(relative)  # sooner done than a thread has woken up
+        return await finished(lambda: collector.take(relative))
 
     def _observe(self, prepared: _Prepared, *, last: bool) -> None:
         # A millisecond or two, of which a thread would spare nobody anything.

@@ -46,7 +46,7 @@ class Reporter:
     """Without a sandbox /tmp is everybody's: only what the run made there is its own."""
     private: tuple[bytes, ...] = ()
     """More prefixes that the sandbox alone has."""
-    _reader: observe.LogReader = attrs.field(factory=observe.LogReader, init=False)
+    _reader: observe.LogReader = attrs.field(init=False)
     _log: bytearray = attrs.field(factory=bytearray, init=False)
     """Whole, because who started which program is only known from all of it."""
     _fed_bytes: int = attrs.field(default=0, init=False)
@@ -67,6 +67,7 @@ class Reporter:
             hidden.append(action.incremental.path)
         self._hidden = _Places.of(observe.normalised(folder) for folder in hidden)
         self._quiet = _Places.of(action.quiet)
+        self._reader = observe.LogReader(self._quiet.prefixes)
         self._ways = frozenset(_above(action.quiet))
         # A workspace below /tmp is no temporary file of the compiler.
         places = [action.cwd, action.out_dir, *action.directories]
@@ -118,15 +119,15 @@ class Reporter:
             if not access.path.startswith(b"/"):
                 continue  # a library by name: what it was found as is a path of its own
             path = observe.normalised(access.path)
-            if self._is_hidden(path) or _top(path) in self._own_tmp:
-                continue
             found = not access.absent
-            if found and not access.write:
-                if self._quiet.cover(path):
-                    continue
-                # On the way to something that is there for all to see.
-                if access.op is not Op.LIST and path in self._ways:
-                    continue
+            if found and not access.write and self._quiet.cover(path):
+                continue
+            if self._is_hidden(path):
+                continue
+            if path.startswith(b"/tmp") and _top(path) in self._own_tmp:
+                continue
+            if found and not access.write and access.op is not Op.LIST and path in self._ways:
+                continue  # on the way to something that is there for all to see
             if b"/../" in access.path and not self._quiet.cover(path):
                 path = access.path  # whether a link came before the `..` is for the client to see
             word = "write" if access.write and access.op is Op.OPEN else _WORDS[access.op]

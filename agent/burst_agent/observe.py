@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import os.path
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final
@@ -33,6 +34,7 @@ class Op(enum.Enum):
 
 
 _PATH_OPS: Final = {op.value: op for op in Op}
+_LOOKS: Final = frozenset(op.value for op in (Op.OPEN, Op.STAT, Op.ACCESS, Op.LINK, Op.LIST))
 
 
 @attrs.frozen
@@ -81,10 +83,18 @@ class Observation:
         return frozenset(read.name for read in self.env_reads)
 
 
-class LogReader:
-    """Reads a growing log: what was fed once is not looked at again."""
+_ODD: Final = re.compile(rb"//|/\.{1,2}(?:/|\Z)|./\Z")
 
-    def __init__(self) -> None:
+
+class LogReader:
+    """Reads a growing log: what was fed once is not looked at again.
+
+    `quiet` are folders (with a final slash) where a look that found something is of no interest:
+    most of what a compiler does is looking around in its own toolchain.
+    """
+
+    def __init__(self, quiet: tuple[bytes, ...] = ()) -> None:
+        self._quiet = quiet
         self.accesses: dict[Access, None] = {}
         self.env_reads: dict[EnvironmentRead, None] = {}
         self.programs: dict[Program, None] = {}
@@ -107,6 +117,9 @@ class LogReader:
             kind = record[:1]
             if kind in _PATH_OPS or kind == b"e":
                 known.add(record)
+            found = record[1:4] == b"-0 " and kind in _LOOKS
+            if found and record.startswith(self._quiet, 4) and not _ODD.search(record, 4):
+                continue
             self._record(record)
 
     def _lacks(self, gap: str) -> None:
@@ -210,6 +223,8 @@ class Declared:
 
 def normalised(path: bytes) -> bytes:
     """Lexically: `..` is taken back without asking whether a link came before it."""
+    if path.startswith(b"/") and not _ODD.search(path):
+        return path  # nearly all
     return b"/" + os.path.normpath(path).lstrip(b"/") if path.startswith(b"/") else path
 
 

@@ -91,6 +91,13 @@ class OutputCollector:
             relative, digest, bool(status.st_mode & stat.S_IXUSR), self._mentions(digest)
         )
 
+    def size_bytes(self, relative: bytes) -> int:
+        """How long taking it may last; 0 if there is nothing to take."""
+        try:
+            return os.lstat(self.folder + b"/" + relative).st_size
+        except OSError:
+            return 0
+
     def rest(self, *, failed: bool) -> Iterator[OutputFile]:
         """After the end: everything not taken yet, by name; of a failed run only dep-info."""
         for count, relative in enumerate(self._walk()):

@@ -654,3 +654,17 @@ def installation(folder: Path) -> Path:
     (site / "_burst_rustc.pth").write_text("\n".join([*lines, str(ours)]) + "\n")
     shutil.copy(BURST_RUSTC, home / "bin" / "burst-rustc")
     return home
+
+
+@pytest.mark.parametrize("what", [".", "store", "tmp"])
+def test_a_cache_removed_under_a_running_daemon(space: Space, what: str) -> None:
+    """Another daemon begins anew: compiled again, then found, never at home."""
+    space.write(faults.SMALL)
+    expected = faults.plain(space)
+    space.cargo("build").check()
+    shutil.rmtree(space.home / ".cache" / "burst" / what)
+    space.fresh_target()
+    same(space, expected, space.cargo("build"))
+    space.fresh_target()
+    same(space, expected, space.cargo("build"))
+    assert set(space.where().values()) == {"hit"}

@@ -43,6 +43,15 @@ class Index:
         self._lock = threading.Lock()
         """Digests are looked up by the threads that scan directories."""
         self._db = self._open()
+        # What is known to be there, as long as nothing else is: the first build of all asks for
+        # thousands of files that no index has.
+        self._all_files: set[bytes] | None = set() if self._is_empty() else None
+
+    def _is_empty(self) -> bool:
+        try:
+            return self._db.execute("select 1 from files limit 1").fetchone() is None
+        except sqlite3.Error:
+            return False
 
     def _open(self) -> sqlite3.Connection:
         """The file, or a new one in place of a damaged one, or memory if the disk has no room."""
@@ -93,6 +102,8 @@ class Index:
         known = self._files.get(path)
         if known is not None:
             return known
+        if self._all_files is not None and path not in self._all_files:
+            return None
         row = self._one("select ino, size, mtime, ctime, hash from files where path=?", (path,))
         if row is None or not all(type(number) is int for number in row[:4]):
             return None
@@ -131,6 +142,8 @@ class Index:
         if not self.dirty:
             return
         files, self._files = self._files, {}
+        if self._all_files is not None:
+            self._all_files.update(files)
         facts, self._facts = self._facts, {}
         with self._lock:
             self._write(files, facts, now_s)

@@ -50,7 +50,16 @@ _CLIENT: Final = _Recipe("client.c", "burst-client", _FREESTANDING)
 _OBSERVER: Final = _Recipe(
     "observer.c",
     "libburst-observer.so",
-    (*_COMMON, "-shared", "-fPIC", "-fvisibility=hidden", "-fno-builtin", *_LINK),
+    # dlopen searches where its caller would: our own call of it must be a jump.
+    (
+        *_COMMON,
+        *("-O1", "-foptimize-sibling-calls"),
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-fno-builtin",
+        *_LINK,
+    ),
     # dlsym lives in libdl before glibc 2.34; behind the source, or --as-needed drops it.
     ("-Wl,--as-needed", "-ldl"),
 )

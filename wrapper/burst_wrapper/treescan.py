@@ -41,6 +41,15 @@ class Tree:
     links: dict[bytes, bytes]
     """Absolute path to what the symbolic link there says."""
     size_bytes: int
+    _paths: dict[Digest, bytes] | None = None
+
+    def path_of(self, digest: Digest) -> bytes | None:
+        """A file with these bytes. None in an outline, which does not know its files' digests."""
+        if isinstance(self.files, Outlined):
+            return None
+        if self._paths is None:
+            self._paths = {found: path for path, found in self.files.items()}
+        return self._paths.get(digest)
 
 
 CHANGED: Final = Digest(b"\0" * 32, 0)

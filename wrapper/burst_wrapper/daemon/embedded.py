@@ -27,6 +27,15 @@ _SILENCE_S: Final = 60.0
 _NAME: Final = "burst-agent: "
 
 
+def identity(path: bytes) -> tuple[int, int] | None:
+    """Which folder this is, if it is there."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
+
+
 def _failure(error: OSError | BurstError, said: str) -> BurstError:
     """Why there is no agent, in its own words if it had any."""
     if isinstance(error, OSError):
@@ -76,6 +85,8 @@ class Embedded:
         self._deaths: list[float] = []
         self._failure: BurstError | None = None
         """Why the last start failed."""
+        self._place: tuple[int, int] | None = None
+        """Which folder its store was at its start."""
         self.slots = 0
         self.store_bytes = 0
 
@@ -105,7 +116,13 @@ class Embedded:
                 self._failure = _failure(error, self._said(said_before))
                 raise self._failure from error
             self._failure = None
+            self._place = identity(self._root)
             return self._executor
+
+    @property
+    def lost(self) -> bool:
+        """Whether the running agent's store was removed or replaced."""
+        return self._place is not None and self._place != identity(self._root)
 
     def _log_size(self) -> int:
         try:
@@ -179,6 +196,7 @@ class Embedded:
         return m.UseTools(link.new_id(), digests[0], digests[1])
 
     async def _end(self) -> None:
+        self._place = None
         if self._executor is not None:
             await self._executor.link.close()
             self._executor = None

@@ -13,6 +13,7 @@ import logging.handlers
 import os
 import signal
 import socket
+import struct
 import sys
 
 from burst_protocol.errors import BurstError, ConfigError
@@ -64,25 +65,39 @@ async def _serve(services: Services, listener: socket.socket) -> None:
         idle_exit_s = config.idle_exit_s
         services.embedded.slots = config.slots
         services.embedded.store_bytes = int(config.store_gb * 1e9)
-    server = Server(services, listener, idle_exit_s)
+    path = paths.socket_path(dict(os.environb))
+    server = Server(services, listener, idle_exit_s, lambda: _unlink_if_own(path, listener))
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.abandon)
     loop.add_signal_handler(signal.SIGINT, server.abandon)
-    logging.getLogger("burst").info(
-        "listening on %s", os.fsdecode(paths.socket_path(dict(os.environb)))
-    )
+    logging.getLogger("burst").info("listening on %s", os.fsdecode(path))
     # Whoever started us has a unit that waits: agent and tools while the platform is looked at.
     warming = asyncio.create_task(_warm(services))
     try:
         await server.serve()
     finally:
         warming.cancel()
-        _unlink_own(paths.socket_path(dict(os.environb)), listener)
+        _unlink_own(path, listener)
         await services.remotes.close()
         await services.embedded.close()
         services.index.flush(0)
         services.index.close()
         services.journal.close()
+
+
+def _unlink_if_own(path: bytes, listener: socket.socket) -> None:
+    """Remove the socket's name while we still listen, if it still leads to us.
+
+    Names of sockets say nothing of who listens, but the kernel tells the peer of a connection.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        probe.connect(path)
+        pid = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        # The listener was made by the wrapper that started us: its own peer names that process.
+        own = listener.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        if pid == struct.unpack("3i", own)[0]:
+            os.unlink(path)
 
 
 async def _warm(services: Services) -> None:

@@ -46,20 +46,22 @@ class Sources:
     """Trees that are only searched if something is missing: most agents have them."""
 
     def find(self, digest: Digest) -> bytes | Path | None:
-        """The bytes, or the path of a file that holds them."""
+        """The bytes, or the path of a file that holds them; without `more`."""
         data = self.blobs.get(digest)
         if data is not None:
             return data
         path = self.files.get(digest)
-        if path is not None:
-            return Path(path)
+        return None if path is None else Path(path)
+
+    def find_in_trees(self, digest: Digest) -> bytes | Path | None:
+        """The same in `more`."""
         for tree in self.more:
             data = tree.blobs.get(digest)
             if data is not None:
                 return data
-            for name, found in tree.files.items():
-                if found == digest:
-                    return Path(name)
+            path = tree.path_of(digest)
+            if path is not None:
+                return Path(path)
         return None
 
 

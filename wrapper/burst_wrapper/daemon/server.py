@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Final
 
 from burst_protocol.errors import BurstError
@@ -76,10 +77,18 @@ class WrapperProtocol(asyncio.Protocol):
 class Server:
     """Runs units; each output path has one owner at a time."""
 
-    def __init__(self, services: Services, listener: socket.socket, idle_exit_s: float) -> None:
+    def __init__(
+        self,
+        services: Services,
+        listener: socket.socket,
+        idle_exit_s: float,
+        unlink: Callable[[], None],
+    ) -> None:
+        """`unlink` takes the socket's name away, so that nobody finds us any more."""
         self._services = services
         self._listener = listener
         self._idle_exit_s = idle_exit_s
+        self._unlink = unlink
         self._units: dict[Client, asyncio.Task[None]] = {}
         self._owners: dict[tuple[bytes, bytes], Client] = {}
         self._swept: set[bytes] = set()
@@ -116,6 +125,13 @@ class Server:
 
     def begin(self, client: Client, request: Request) -> None:
         self._active_s = time.monotonic()
+        if self._stop.is_set() or self._services.cache_is_gone():
+            # Its wrapper finds no socket and starts a daemon that begins anew.
+            _log.info("the cache folder was removed: ending")
+            self._unlink()
+            client.leave()
+            self.abandon()
+            return
         self._units[client] = asyncio.create_task(self._run(client, request))
 
     def left(self, client: Client) -> None:

@@ -9,7 +9,7 @@ import attrs
 from burst_wrapper.callers import Callers
 from burst_wrapper.closures import Closures
 from burst_wrapper.config import Config, config_path, load
-from burst_wrapper.daemon.embedded import Embedded
+from burst_wrapper.daemon.embedded import Embedded, identity
 from burst_wrapper.daemon.gather import Gatherer
 from burst_wrapper.daemon.platform import Platforms
 from burst_wrapper.daemon.remote import Remotes
@@ -41,6 +41,7 @@ class Services:
     """Encoded input lists by weak key, as last seen from an agent."""
     explained: set[bytes] = attrs.field(factory=set)
     """Weak keys whose manifest is in the journal."""
+    _place: tuple[int, int] | None = None
     _config: Config = attrs.field(factory=Config)
     _config_stamp: tuple[int, int] | None = None
 
@@ -52,6 +53,7 @@ class Services:
         closures = Closures(index, stats)
         os.makedirs(os.path.join(cache_dir, b"tmp"), mode=0o700, exist_ok=True)
         return cls(
+            place=identity(os.path.join(cache_dir, b"tmp")),
             cache_dir=cache_dir,
             state_dir=state_dir,
             index=index,
@@ -69,6 +71,10 @@ class Services:
             pools=TokenPools(),
             journal=Journal(os.path.join(state_dir, b"builds")),
         )
+
+    def cache_is_gone(self) -> bool:
+        """Somebody emptied the cache folder: what we hold open is not what lies there."""
+        return self._place != identity(os.path.join(self.cache_dir, b"tmp")) or self.embedded.lost
 
     def config(self) -> Config:
         """The configuration as it is now; ConfigError if it cannot be used."""

@@ -59,16 +59,14 @@ class Uploader:
         memory: dict[Digest, bytes] = {}
         files: list[tuple[Digest, bytes]] = []
         for digest in digests:
-            for source in sources:
-                found = source.find(digest)
-                if isinstance(found, Path):
-                    files.append((digest, found.name))
-                    break
-                if found is not None:
-                    memory[digest] = found
-                    break
-            else:
+            looks = [*(s.find for s in sources), *(s.find_in_trees for s in sources)]
+            found = next((found for look in looks if (found := look(digest)) is not None), None)
+            if found is None:
                 raise BlobMissing(digest.hex)
+            if isinstance(found, Path):
+                files.append((digest, found.name))
+            else:
+                memory[digest] = found
         before = self._link.sent_bytes
         await self._link.put_blobs(memory)
         if self._link.local:

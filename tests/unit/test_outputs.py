@@ -194,6 +194,34 @@ def test_a_verified_blob_is_read_once(
 # What is wrong with the place
 
 
+def test_what_was_just_made_is_not_read_again(
+    blob: Path, out_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its store hashed it a moment ago; what lay there before is not believed."""
+    hashed: list[bytes] = []
+    original = Digest.of_file
+
+    def counting(path: bytes | str) -> Digest:
+        hashed.append(os.fsencode(path))
+        return original(path)
+
+    monkeypatch.setattr(Digest, "of_file", counting)
+    made_ns = blob.stat().st_ctime_ns
+    placer = Placer()
+    placer.made(bytes(blob), made_ns + 1)
+    place(blob, out_dir, "before", placer=placer)
+    assert hashed == [bytes(blob)]
+    placer = Placer()
+    placer.made(bytes(blob), made_ns)
+    place(blob, out_dir, "now", placer=placer)
+    assert hashed == [bytes(blob)]
+    blob.chmod(0o644)
+    blob.write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(DigestMismatch):
+        place(blob, out_dir, "damaged", placer=placer)
+    placer.made(bytes(blob.with_name("gone")), 0)
+
+
 def test_a_missing_folder(blob: Path, out_dir: Path) -> None:
     """`cargo clean` ran meanwhile: an error of the tree, that names the place."""
     with pytest.raises(EnvironmentProblem, match="gone"):

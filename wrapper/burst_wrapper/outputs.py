@@ -73,6 +73,19 @@ class Placer:
             os.close(source)
         return Placed(temporary, final, digest, info)
 
+    def made(self, blob: bytes, since_ns: int) -> None:
+        """The store of this machine says that it just wrote and hashed this blob: once is enough.
+
+        Only of what was written since then; one that it had already may have been damaged since.
+        """
+        try:
+            info = os.stat(blob)
+        except OSError:
+            return
+        if info.st_ctime_ns >= since_ns:
+            seen = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+            self._verified[blob] = seen
+
     def _write(
         self, source: int, digest: Digest, temporary: bytes, mode: int, mtime_ns: int
     ) -> os.stat_result:
@@ -102,7 +115,7 @@ class Placer:
     def _verify(self, source: int, blob: bytes, digest: Digest) -> None:
         info = os.fstat(source)
         seen = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-        if self._verified.get(blob) == seen:
+        if self._verified.get(blob) == seen and info.st_size == digest.size_bytes:
             return
         try:
             right = info.st_size == digest.size_bytes and Digest.of_file(blob) == digest

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import enum
 import re
+import time
 from collections import Counter
 from typing import Final
 
@@ -130,6 +131,7 @@ class Attempt:
         self._delivery = delivery
         self._judge = Judge(plan, gathered.shown, gathered.sent_env, executor.isolates)
         self._identity = self._link.new_id()
+        self._began_ns = time.time_ns()
         self._outputs: dict[bytes, OutputFile] = {}
         self._lines: list[bytes] = []
         self._held: list[bytes] = []
@@ -197,6 +199,8 @@ class Attempt:
                         return ended
                 case m.Output():
                     self._outputs[message.file.path] = message.file
+                    if self._link.local:
+                        self._delivery.made(self._blob(message.file), self._began_ns)
                 case m.Observed():
                     self._judge.add(message.observation)
                 case m.Stdout():

@@ -94,6 +94,10 @@ class Delivery:
                 raise
         return place(blob, digest, final, **arguments)  # type: ignore[arg-type]
 
+    def made(self, blob: bytes, since_ns: int) -> None:
+        """As `Placer.made`."""
+        self._placer.made(blob, since_ns)
+
     def _make_folders(self, relative: bytes) -> None:
         """Save-temps leaves folders in the out-dir. The out-dir itself is cargo's: never made."""
         path = self._plan.out_dir

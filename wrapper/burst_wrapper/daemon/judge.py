@@ -74,6 +74,8 @@ class Judge:
     programs: dict[bytes, None] = attrs.field(factory=dict)
     network: bool = False
     _judged: set[tuple[str, bytes, bool]] = attrs.field(factory=set)
+    _searched: frozenset[bytes] = attrs.field(init=False)
+    _searched_for_crates: frozenset[bytes] = attrs.field(init=False)
     _own: tuple[bytes, ...] = attrs.field(init=False)
     """Where the run's own outputs lie, if a link leads there: the agent names them by the other
     path and leaves those out."""
@@ -83,6 +85,14 @@ class Judge:
         if self.plan.call.incremental is not None:
             places.append(os.path.join(self.plan.cwd, self.plan.call.incremental))
         self._own = tuple(os.path.realpath(place) + b"/" for place in places)
+        searched = [
+            (os.path.join(self.plan.cwd, search.path), search.kind)
+            for search in self.plan.call.search_paths
+        ]
+        self._searched = frozenset(place for place, _ in searched)
+        self._searched_for_crates = frozenset(
+            [self.plan.out_dir, *(p for p, kind in searched if kind not in (b"native", b"all"))]
+        )
 
     def add(self, observation: Observation) -> None:
         self.seen = True
@@ -109,6 +119,8 @@ class Judge:
         names = [*self.env_names, *(() if dep_info is None else (name for name, _ in dep_info.env))]
         if any(plan.speaks_of_target(name) for name in names):
             return True
+        if not plan.shareable:
+            return False
         externs = {file.path for file in (*plan.externs.files, *plan.externs.macros)}
         inside = plan.target_dir + b"/"
         return any(
@@ -216,12 +228,9 @@ class Judge:
 
     def _is_search_folder(self, path: bytes) -> bool:
         """The crates in `-L` folders are in the weak key; looking around there is rustc's habit."""
-        folder = os.path.dirname(path)
-        for search in self.plan.call.search_paths:
-            place = os.path.join(self.plan.cwd, search.path)
-            if path == place or (folder == place and search.kind not in (b"native", b"all")):
-                return True
-        return folder == self.plan.out_dir
+        if path in self._searched:
+            return True
+        return path[: path.rfind(b"/")] in self._searched_for_crates
 
     def input_list(self, dep_info: DepInfo) -> InputList:
         """What this run used, as a list for the strong key. Only after a right verdict."""

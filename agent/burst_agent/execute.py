@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import os
 import time
@@ -47,6 +48,7 @@ _SIGXFSZ: Final = 25
 # After the end of the sandbox its pipes are at their end too. Without isolation a daemonised child
 # may keep them open; nobody waits for that.
 _LINGER_S: Final = 2.0
+_LAST_EMIT: Final = "link"
 _SMALL_OUTPUT_BYTES: Final = 256 * 1024
 _OOM_SCORE: Final = 500
 _JUDGED_EMITS: Final = frozenset({"dep-info", "metadata"})
@@ -111,6 +113,8 @@ class Execution:
         self._release_slot: Callable[[], None] | None = release_slot
         self._text_bytes = 0
         self._moves = 0
+        self._held: list[bytes] | None = None
+        """What was said since a linked file was announced."""
 
     async def run(self) -> None:
         """BurstError for what is ours; nothing is left running or lying about, however it ends."""
@@ -140,7 +144,7 @@ class Execution:
             os.mkdir(scratch, 0o700)
             stack.callback(diskfile.remove_tree, scratch)
             os.mkdir(scratch + b"/out", 0o755)
-            log_path, log_fd = self._open_log(scratch, stack)
+            log_path, log_fd = self._open_log(stack)
         isolated = self._launcher.isolates
         lease = self._lease()
         if lease is not None:
@@ -183,15 +187,14 @@ class Execution:
             launch, collector, Reporter(action, isolated, _private(scratch)), log_path, lease
         )
 
-    def _open_log(
-        self, scratch: bytes, stack: contextlib.ExitStack
-    ) -> tuple[bytes | None, int | None]:
+    def _open_log(self, stack: contextlib.ExitStack) -> tuple[bytes | None, int | None]:
         if self._workshop.observer is None:
             return None, None
-        path = scratch + b"/observed"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # In memory: to make and remove files is what a disk does worst.
+        fd = os.memfd_create("observed", os.MFD_CLOEXEC)
         stack.callback(os.close, fd)
-        return path, fd
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+        return b"/proc/self/fd/%d" % fd, fd
 
     def _lease(self) -> Lease | None:
         wanted = self._action.incremental
@@ -238,6 +241,8 @@ class Execution:
         code, signal = outcome.exit_code or 0, outcome.signal or 0
         for output in await finished(lambda: self._conclude(prepared, code, signal)):
             self._publish(m.Output(0, output))
+        for line in self._held or ():
+            self._publish(m.Stderr(0, line))
         self._observe(prepared, last=True)
         self._publish(m.Exited(0, code, signal, wall_ms, outcome.max_rss_bytes))
 
@@ -304,6 +309,12 @@ class Execution:
     async def _line(self, line: bytes, prepared: _Prepared) -> None:
         """Before an announcement goes what it announces, and what led to it."""
         artifact = parse_artifact(line)
+        if artifact is not None and artifact.emit == _LAST_EMIT and self._launcher.isolates:
+            # The largest file, and the end is near: by then it can be moved instead of copied.
+            self._held = self._held or []
+        if self._held is not None:
+            self._held.append(line)
+            return
         if artifact is not None:
             path = os.path.join(self._action.cwd, artifact.path)
             relative = relative_to(path, self._action.out_dir)

@@ -1,10 +1,12 @@
-"""Lock files between agents of one root, and nothing else to tidy up after a kill."""
+"""Locks between agents of one root, and nothing else to tidy up after a kill."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import struct
 
 
 def try_lock(path: bytes) -> int | None:
@@ -31,8 +33,36 @@ def try_lock(path: bytes) -> int | None:
         os.close(fd)
 
 
-def unlock(path: bytes, fd: int) -> None:
-    """Gives the lock up and removes its file."""
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-    os.close(fd)
+class KeyLocks:
+    """Locks on keys, each one byte of one file: nothing is made and removed for every run.
+
+    Of this process as a whole (open file description locks, fcntl(2)): whoever shares the object
+    must not take a key twice.
+    """
+
+    def __init__(self, path: bytes) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def take(self, key: bytes) -> bool:
+        """False while another agent has it. OSError if the file system has no locks."""
+        try:
+            self._set(fcntl.F_WRLCK, key)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def give(self, key: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._set(fcntl.F_UNLCK, key)
+
+    def close(self) -> None:
+        """Gives up all."""
+        os.close(self._fd)
+
+    def _set(self, kind: int, key: bytes) -> None:
+        # Two keys on one byte would only make one of them wait.
+        start = int.from_bytes(key[:7], "little")
+        lock = struct.pack("@hhqqi4x", kind, os.SEEK_SET, start, 1, 0)
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, lock)

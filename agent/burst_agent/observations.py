@@ -67,7 +67,9 @@ class Reporter:
             hidden.append(action.incremental.path)
         self._hidden = _Places.of(observe.normalised(folder) for folder in hidden)
         self._quiet = _Places.of(action.quiet)
-        self._reader = observe.LogReader(self._quiet.prefixes)
+        # The sandbox's /dev is not wholly its own: see `_is_hidden`.
+        private = tuple(place for place in self._hidden.prefixes if place != b"/dev/")
+        self._reader = observe.LogReader(self._quiet.prefixes, private)
         self._ways = frozenset(_above(action.quiet))
         # A workspace below /tmp is no temporary file of the compiler.
         places = [action.cwd, action.out_dir, *action.directories]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import os.path
-import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final
@@ -34,6 +33,7 @@ class Op(enum.Enum):
 
 
 _PATH_OPS: Final = {op.value: op for op in Op}
+_FOUND_BYTES: Final = len(b"o-0 ")
 _LOOKS: Final = frozenset(op.value for op in (Op.OPEN, Op.STAT, Op.ACCESS, Op.LINK, Op.LIST))
 
 
@@ -83,18 +83,17 @@ class Observation:
         return frozenset(read.name for read in self.env_reads)
 
 
-_ODD: Final = re.compile(rb"//|/\.{1,2}(?:/|\Z)|./\Z")
-
-
 class LogReader:
     """Reads a growing log: what was fed once is not looked at again.
 
     `quiet` are folders (with a final slash) where a look that found something is of no interest:
-    most of what a compiler does is looking around in its own toolchain.
+    much of what a compiler does is looking around in its own toolchain. What happens in `private`
+    ones is none of the log's business at all.
     """
 
-    def __init__(self, quiet: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, quiet: tuple[bytes, ...] = (), private: tuple[bytes, ...] = ()) -> None:
         self._quiet = quiet
+        self._private = private
         self.accesses: dict[Access, None] = {}
         self.env_reads: dict[EnvironmentRead, None] = {}
         self.programs: dict[Program, None] = {}
@@ -115,12 +114,21 @@ class LogReader:
             if record in known:
                 continue  # the processes of one run look at the same things
             kind = record[:1]
-            if kind in _PATH_OPS or kind == b"e":
+            if kind in _PATH_OPS:
                 known.add(record)
-            found = record[1:4] == b"-0 " and kind in _LOOKS
-            if found and record.startswith(self._quiet, 4) and not _ODD.search(record, 4):
-                continue
+                if self._is_idle(kind, record):
+                    continue
+            elif kind == b"e":
+                known.add(record)
             self._record(record)
+
+    def _is_idle(self, kind: bytes, record: bytes) -> bool:
+        start = record.find(b" ") + 1
+        found = start == _FOUND_BYTES and record[1:start] == b"-0 " and kind in _LOOKS
+        return (
+            record.startswith(self._private, start)
+            or (found and record.startswith(self._quiet, start))
+        ) and b"/.." not in record
 
     def _lacks(self, gap: str) -> None:
         self._gap = self._gap or gap
@@ -223,7 +231,13 @@ class Declared:
 
 def normalised(path: bytes) -> bytes:
     """Lexically: `..` is taken back without asking whether a link came before it."""
-    if path.startswith(b"/") and not _ODD.search(path):
+    if not (
+        b"/../" in path
+        or b"/./" in path
+        or b"//" in path
+        or path.endswith((b"/", b"/.", b"/.."))
+        or not path.startswith(b"/")
+    ):
         return path  # nearly all
     return b"/" + os.path.normpath(path).lstrip(b"/") if path.startswith(b"/") else path
 

@@ -37,8 +37,8 @@ class Run:
     _deliver: Deliver
     listeners: dict[int, Listener] = attrs.field(factory=dict)
     task: asyncio.Task[None] | None = None
-    lock: tuple[bytes, int] | None = None
-    """Path and descriptor: keeps other agents of this root from running the same."""
+    locked: bool = False
+    """Other agents of this root do not run the same meanwhile."""
     started: bool = False
     ended: bool = False
     reusable: bool = False

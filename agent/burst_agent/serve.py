@@ -17,13 +17,14 @@ from typing import Any, Final
 
 import attrs
 
-from burst_agent import evict, locks, sandbox
+from burst_agent import evict, sandbox
 from burst_agent.actions import ActionCache
 from burst_agent.connection import Connection
 from burst_agent.execute import Execution, Workshop, missing_inputs
 from burst_agent.incremental import IncrementalStates
 from burst_agent.jobserver import Jobserver
 from burst_agent.lists import InputLists
+from burst_agent.locks import KeyLocks
 from burst_agent.materialise import Materialiser
 from burst_agent.runs import Event, Listener, Run
 from burst_agent.slots import Slots
@@ -95,6 +96,7 @@ class Agent:
         self._runs: dict[bytes, Run] = {}
         self._listening: dict[int, Run] = {}
         self._requests: dict[int, asyncio.Task[None]] = {}
+        self._locks = KeyLocks(self._store.root.join(b"run.locks"))
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_at_store = asyncio.Event()
         self._looked_at = 0
@@ -120,6 +122,7 @@ class Agent:
             await self._connection.close()
             self._slots.close()
             self._jobserver.close()
+            self._locks.close()
             await asyncio.to_thread(self._store.close)
 
     # The connection
@@ -385,13 +388,11 @@ class Agent:
 
     async def _lock_key(self, run: Run) -> bool:
         """Waits while another agent of this root runs the same. False: its result answers all."""
-        path = self._store.root.join(b"locks", run.key.hex().encode())
         deadline_s = time.monotonic() + _PATIENCE_S
         waited = False
         while True:
-            fd = locks.try_lock(path)
-            if fd is not None:
-                run.lock = (path, fd)
+            if self._locks.take(run.key):
+                run.locked = True
                 break
             if time.monotonic() > deadline_s:
                 break
@@ -414,9 +415,9 @@ class Agent:
         """No newcomer joins this run any more."""
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
-        if run.lock is not None:
-            locks.unlock(*run.lock)
-            run.lock = None
+        if run.locked:
+            self._locks.give(run.key)
+            run.locked = False
 
     async def _accept(self, message: m.Accept) -> None:
         run = self._listening.pop(message.id, None)

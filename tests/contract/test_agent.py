@@ -272,7 +272,7 @@ def test_a_changed_announced_file_is_sent_again(start: Start) -> None:
             script = "; ".join(
                 [
                     "echo early > /work/out/a",
-                    announce("a", "link"),
+                    announce("a", "obj"),
                     wait_for("go"),
                     "echo late and longer > /work/out/a",
                     "mkdir /work/out/sub",

@@ -258,17 +258,33 @@ def test_a_state_from_before_a_machine_crash_is_thrown_away(tmp_path: Path) -> N
     again.close()
 
 
-def test_locks_leave_no_files(tmp_path: Path) -> None:
-    """One holder at a time; the file goes with the lock."""
+def test_a_lock_has_one_holder(tmp_path: Path) -> None:
+    """Until its descriptor is closed."""
     path = os.fsencode(tmp_path / "locks/key")
     fd = locks.try_lock(path)
     assert fd is not None
     assert locks.try_lock(path) is None
-    locks.unlock(path, fd)
-    assert os.listdir(tmp_path / "locks") == []
+    os.close(fd)
     again = locks.try_lock(path)
     assert again is not None
-    locks.unlock(path, again)
+    os.close(again)
+
+
+def test_locks_on_keys(tmp_path: Path) -> None:
+    """One agent at a time has a key, others have other keys meanwhile; the end of one frees all."""
+    path = bytes(tmp_path / "run.locks")
+    one, two = locks.KeyLocks(path), locks.KeyLocks(path)
+    first, second = b"\xff" * 32, b"\0" * 32
+    assert one.take(first)
+    assert not two.take(first)
+    assert two.take(second)
+    assert not one.take(second)
+    one.give(first)
+    assert two.take(first)
+    two.close()
+    assert one.take(first)
+    assert one.take(second)
+    one.close()
 
 
 # Observations

@@ -34,7 +34,7 @@ def inputs(gathered: Gathered) -> dict[bytes, Input]:
 
 
 def bytes_of(gathered: Gathered, digest: Digest) -> bytes:
-    found = gathered.sources.find(digest)
+    found = gathered.sources.find(digest) or gathered.sources.find_in_trees(digest)
     assert found is not None
     data = Path(os.fsdecode(found.name)).read_bytes() if isinstance(found, Lies) else found
     assert Digest.of(data) == digest

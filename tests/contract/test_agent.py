@@ -297,6 +297,44 @@ def test_a_changed_announced_file_is_sent_again(start: Start) -> None:
     asyncio.run(scenario())
 
 
+def test_a_linked_file_comes_with_the_end(start: Start) -> None:
+    """It is large and the last thing that is made: moved when nobody can write to it any more.
+    What was said after its announcement waits, so that lines keep their order."""
+
+    async def scenario() -> None:
+        async with await start() as client:
+            gate = client.root.parent / "gate"
+            gate.mkdir()
+            script = "; ".join(
+                [
+                    "echo before >&2",
+                    "echo one > /work/out/a",
+                    announce("a", "link"),
+                    "echo after >&2",
+                    wait_for("go"),
+                    "echo two >> /work/out/a",
+                ]
+            )
+            request = client.request(shell(script, gate=gate))
+            await client.send(request)
+            assert isinstance(await client.next(request.id), m.Started)
+            first = await client.next(request.id)
+            assert isinstance(first, m.Stderr)
+            assert first.line == b"before\n"
+            assert (await status(client)).running == 1
+            assert client.waiting(request.id) == 0
+            (gate / "go").touch()
+            outcome = await client.collect(request.id)
+            assert exit_code(outcome) == 0
+            assert [line.split(b" ")[0] for line in outcome.stderr][-1] == b"after\n"
+            assert len(outcome.stderr) == 2
+            names = outcome.names()
+            assert names.index("Output") < names.index("Stderr")
+            assert await client.fetch(outcome.outputs[b"a"].digest) == b"one\ntwo\n"
+
+    asyncio.run(scenario())
+
+
 def test_inputs_in_the_out_dir_are_no_outputs(start: Start) -> None:
     """The directory of `-L dependency` is the out-dir: what is shown there is not sent back."""
 

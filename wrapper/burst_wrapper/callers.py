@@ -18,6 +18,9 @@ class Caller:
     start_ticks: int
     environ: Mapping[bytes, bytes] | None = attrs.field(eq=False)
     name: bytes = attrs.field(eq=False)
+    cwd: bytes = attrs.field(default=b"", eq=False)
+    """Where cargo was called; empty if that is not to be seen. (rustc itself is called in the
+    package's folder.)"""
 
     @property
     def is_cargo(self) -> bool:
@@ -46,15 +49,16 @@ class Callers:
             self._by_wrapper[wrapper_pid] = known
             return known
         environ: dict[bytes, bytes] | None = None
-        name = b""
+        name = cwd = b""
         try:
+            cwd = os.readlink(b"/proc/%d/cwd" % parent_pid)
             with open(b"/proc/%d/environ" % parent_pid, "rb") as file:
                 environ = parse_environ(file.read())
             with open(b"/proc/%d/comm" % parent_pid, "rb") as file:
                 name = file.read().strip()
         except OSError:
             pass
-        caller = Caller(parent_pid, start, environ, name)
+        caller = Caller(parent_pid, start, environ, name, cwd)
         if len(self._known) > 256:
             self._known.clear()
         if len(self._by_wrapper) > 4096:

@@ -581,7 +581,7 @@ class Unit:
         kind = "?" if call is None else ("test" if call.is_test else _text_kind(call))
         self._services.journal.record(
             build,
-            request.cwd,
+            (b"" if caller is None else caller.cwd) or request.cwd,
             UnitRecord(
                 crate=os.fsdecode(b"?" if call is None else call.crate_name or b"?"),
                 kind=kind,

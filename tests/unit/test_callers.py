@@ -58,6 +58,7 @@ def test_the_parent_of_a_wrapper() -> None:
         caller = callers.of(process.wrapper)
         assert caller is not None
         assert caller.pid == process.popen.pid
+        assert caller.cwd == os.getcwdb()
         assert caller.is_cargo
         assert caller.environ is not None
         assert caller.environ[b"FAMOUS"] == b"yes"

@@ -45,13 +45,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of the many cases of one slow test, the first and the last; those of `projects` are chosen
-    where they stand."""
+    where they stand. Tests marked `thorough` wholly."""
+    left_out = {item for item in items if item.get_closest_marker("thorough")}
     cases: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("projects"):
             name = getattr(item, "originalname", item.name)
             cases.setdefault((item.path, name), []).append(item)
-    left_out = {item for same in cases.values() for item in same[1:-1]}
+    left_out |= {item for same in cases.values() for item in same[1:-1]}
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]

@@ -228,7 +228,8 @@ def test_a_macro_reads_what_linkers_read(twin: Twin) -> None:
     twin.agree("=linux =x", TERM="linux", COLLECT_GCC="x")
     twin.write({"app/src/main.rs": 'fn main() { println!("plain"); }\n'})
     twin.agree("plain", TERM="dumb")
-    assert twin.agree("plain", TERM="linux")["app bin"] == "hit"
+    where = twin.agree("plain", TERM="linux")
+    assert where["app bin"] == "hit", where
 
 
 def test_a_macro_runs_git(twin: Twin) -> None:

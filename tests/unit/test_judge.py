@@ -270,6 +270,21 @@ def test_variables(machine: Home, kind: str) -> None:
     assert judged(dep_info=DepInfo((), ((b"NOWHERE", None),))).right
 
 
+def test_what_linkers_ask_for(machine: Home) -> None:
+    """gcc asks for TERM in every link, which matters to nobody; when a macro does, it matters."""
+    plan = machine.plan(kind="bin", cargo_env={b"TERM": b"linux"})
+    judge = judge_of(machine, plan)
+    judge.add(saw(env_names=(b"HOME",)))
+    judge.add(saw(env_names=(b"TERM",)), last=True)
+    assert judge.verdict(NOTHING).right
+    assert (VARIABLE, b"TERM") not in judge.input_list(NOTHING).entries
+    judge = judge_of(machine, plan)
+    judge.add(saw(env_names=(b"TERM",)))
+    judge.add(saw(env_names=(b"TERM",)), last=True)
+    assert judge.verdict(NOTHING).missing == Learned(env={b"TERM"})
+    assert (VARIABLE, b"TERM") in judge.input_list(NOTHING).entries
+
+
 def test_a_verdict_can_be_asked_again(machine: Home, place: Place) -> None:
     """At the dep-info line and at the end; what comes in between counts."""
     judge = judge_of(machine)

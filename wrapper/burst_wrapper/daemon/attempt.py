@@ -202,7 +202,7 @@ class Attempt:
                     if self._link.local:
                         self._delivery.made(self._blob(message.file), self._began_ns)
                 case m.Observed():
-                    self._judge.add(message.observation)
+                    self._judge.add(message.observation, last=message.last)
                 case m.Stdout():
                     self._stdout += message.data
                     if self._judged:

@@ -71,6 +71,8 @@ class Judge:
     """The target directory of the unit whose run this is, if that is another one than ours."""
     accesses: dict[tuple[str, bytes, bool], Access] = attrs.field(factory=dict)
     env_names: dict[bytes, None] = attrs.field(factory=dict)
+    early_names: set[bytes] = attrs.field(factory=set)
+    """Those of rustc and its macros for sure; the others may be the linker's."""
     programs: dict[bytes, None] = attrs.field(factory=dict)
     network: bool = False
     _judged: set[tuple[str, bytes, bool]] = attrs.field(factory=set)
@@ -94,8 +96,11 @@ class Judge:
             [self.plan.out_dir, *(p for p, kind in searched if kind not in (b"native", b"all"))]
         )
 
-    def add(self, observation: Observation) -> None:
+    def add(self, observation: Observation, *, last: bool = False) -> None:
+        """`last`: of the time since the dep-info line, when macros have run and links begin."""
         self.seen = True
+        if not last:
+            self.early_names.update(observation.env_names)
         self.complete = self.complete and observation.complete
         for access in observation.accesses:
             path = self.here(access.path)
@@ -150,13 +155,13 @@ class Judge:
         return verdict
 
     def _judge_env(self, verdict: Verdict, dep_info: DepInfo | None) -> None:
-        links = self.plan.call.links
+        late = self.env_names.keys() - self.early_names if self.plan.call.links else frozenset()
         judged = environ.judge(
-            () if links else self.env_names,
+            self.env_names.keys() - late,
             () if dep_info is None else dep_info.env,
             self.sent_env,
             self.plan.env,
-            linker_names=self.env_names if links else (),
+            linker_names=late,
             forward=self.plan.forward,
         )
         verdict.missing.env |= judged.missing
@@ -271,7 +276,8 @@ class Judge:
             return False
         if name in environ.HIDDEN or environ.is_declared(name, links=self.plan.call.links):
             return True
-        if self.plan.call.links and name in environ.LINKER_HIDDEN:
+        late = self.plan.call.links and name not in self.early_names
+        if late and name in environ.LINKER_HIDDEN:
             return True
         return any(name == declared for declared, _ in self.plan.declared)
 

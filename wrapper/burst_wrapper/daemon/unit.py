@@ -296,8 +296,9 @@ class Unit:
             self._client.stdout(result.stdout)
         for line in result.stderr:
             self._client.stderr(delivery.line(line, result.out_dir))
-        self._client.exit(0)
+        # Before the wrapper ends: `cargo build && cargo burst explain` shows the last unit too.
         self._record(where, executor_name, self._why(""), "hit")
+        self._client.exit(0)
         return True
 
     # -- running -----------------------------------------------------------------------------
@@ -438,17 +439,17 @@ class Unit:
         fallback = self._fallback if executor.local else ""
         where = "local" if fallback else "remote"
         if ended.result is None:
-            self._client.exit(ended.exit_code)
             self._record(where, executor.name, self._why("compile error"), fallback or "failed")
+            self._client.exit(ended.exit_code)
             executor.link.send(m.Release(attempt.identity))
             executor.forget(attempt.identity, attempt.digests())
             return
-        self._client.exit(0)
         if ended.coalesced:
             why, reason = self._why("the same was just being compiled"), "coalesced"
         else:
             why, reason = self._why("not in any store"), "executed"
         self._record(where, executor.name, why, fallback or reason, ended.wall_ms)
+        self._client.exit(0)
         await self._keep(executor, home, attempt, ended, gathered)
 
     async def _keep(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Whoever runs us in the background may have SIGINT ignored, which every cargo we start would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins: list[str] = ["fake_daemon", "native_client", "fake_plan"]
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import attrs
 
-from burst_agent import evict, sandbox
+from burst_agent import diskfile, evict, sandbox
 from burst_agent.actions import ActionCache
 from burst_agent.connection import Connection
 from burst_agent.execute import Execution, Workshop, missing_inputs
@@ -252,8 +252,12 @@ class Agent:
         """A name of our own for the tool: it stays, whatever is evicted."""
         if digest is None:
             return None
+        # A copy: what happens to the blob later must not happen to what runs everything.
         path = self._store.root.temp_path()
-        self._store.link(digest, path, executable=executable)
+        data = self._store.read(digest)
+        with diskfile.disk_errors("making our tools"), open(path, "xb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), 0o555 if executable else 0o444)
         return path
 
     async def _lookup(self, message: m.Lookup) -> None:

@@ -110,7 +110,9 @@ class Unit:
         except Home as home:
             self._at_home(home)
         except asyncio.CancelledError:
-            self._record("cancelled", "-", "the build was interrupted", "cancelled")
+            # A wrapper that still listens compiles it at home now, and writes that down.
+            if not self._client.listening:
+                self._record("cancelled", "-", "the build was interrupted", "cancelled")
             raise
         except BurstError as error:
             self._at_home(Home(error.code, str(error), failure=True))

@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Whoever runs us in the background may have SIGINT ignored, which every cargo we start would inherit.
+# Whoever runs us in the background may have SIGINT ignored; every cargo would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -49,12 +49,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the many cases of one slow test, the first and the last; those of `projects` are chosen
-    where they stand. Tests marked `thorough` wholly."""
+    """Of the many cases of one slow test, the first and the last (real projects are chosen where
+    they stand). Tests marked `thorough` wholly."""
     left_out = {item for item in items if item.get_closest_marker("thorough")}
     cases: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("slow") and not item.get_closest_marker("projects"):
+        if item.get_closest_marker("slow") and item.path.name != "test_projects.py":
             name = getattr(item, "originalname", item.name)
             cases.setdefault((item.path, name), []).append(item)
     left_out |= {item for same in cases.values() for item in same[1:-1]}

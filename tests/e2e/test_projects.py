@@ -22,7 +22,6 @@ DEFAULT = [
     ("codegen", "build"),
     ("macros", "clippy incremental"),
     ("native", "build"),
-    ("ripgrep", "build --workspace --release"),
 ]
 ALL = [
     *((name, f"build{more}") for name in NAMES for more in ("", " --release", " incremental")),
@@ -31,6 +30,7 @@ ALL = [
     *((name, f"clippy{more}") for name in NAMES for more in ("", " --release", " incremental")),
     *((name, "check --tests") for name in NAMES),
     *(("ripgrep", f"{verb} --workspace") for verb in ("build", "clippy", "test --no-run")),
+    ("ripgrep", "build --workspace --release"),
     ("ripgrep", "clippy --workspace --tests incremental"),
 ]
 

@@ -83,6 +83,7 @@ def test_programs_and_tests_built_there_run_here(shared: Space, host: TrixieHost
 
 
 @pytest.mark.projects
+@pytest.mark.thorough
 @pytest.mark.parametrize("arguments", [("build",), ("clippy", "--release")], ids=" ".join)
 def test_a_real_project(shared: Space, host: TrixieHost, arguments: tuple[str, ...]) -> None:
     """Code generation with build scripts and macros of real packages; the program runs here."""

@@ -69,6 +69,7 @@ def space() -> Iterator[Space]:
 # --- two cargos ---
 
 
+@pytest.mark.thorough
 def test_two_cargos_compile_equal_units_once(space: Space) -> None:
     """Two checkouts at once: what plain cargo makes equal in both is compiled once, the other cargo
     gets what the first one's run says while it runs, or what it stored. (The rest is serde_core,

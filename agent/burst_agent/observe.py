@@ -231,15 +231,11 @@ class Declared:
 
 def normalised(path: bytes) -> bytes:
     """Lexically: `..` is taken back without asking whether a link came before it."""
-    if not (
-        b"/../" in path
-        or b"/./" in path
-        or b"//" in path
-        or path.endswith((b"/", b"/.", b"/.."))
-        or not path.startswith(b"/")
-    ):
-        return path  # nearly all
-    return b"/" + os.path.normpath(path).lstrip(b"/") if path.startswith(b"/") else path
+    odd = b"/../" in path or b"/./" in path or b"//" in path
+    odd = odd or path.endswith((b"/", b"/.", b"/.."))
+    if odd and path.startswith(b"/"):
+        return b"/" + os.path.normpath(path).lstrip(b"/")
+    return path  # nearly all
 
 
 def undeclared(accesses: Iterable[Access], declared: Declared) -> tuple[Access, ...]:

@@ -51,11 +51,11 @@ class Callers:
         environ: dict[bytes, bytes] | None = None
         name = cwd = b""
         try:
-            cwd = os.readlink(b"/proc/%d/cwd" % parent_pid)
             with open(b"/proc/%d/environ" % parent_pid, "rb") as file:
                 environ = parse_environ(file.read())
             with open(b"/proc/%d/comm" % parent_pid, "rb") as file:
                 name = file.read().strip()
+            cwd = os.readlink(b"/proc/%d/cwd" % parent_pid)
         except OSError:
             pass
         caller = Caller(parent_pid, start, environ, name, cwd)

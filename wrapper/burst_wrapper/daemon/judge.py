@@ -76,6 +76,7 @@ class Judge:
     programs: dict[bytes, None] = attrs.field(factory=dict)
     network: bool = False
     _judged: set[tuple[str, bytes, bool]] = attrs.field(factory=set)
+    _externs: frozenset[bytes] = attrs.field(init=False)
     _searched: frozenset[bytes] = attrs.field(init=False)
     _searched_for_crates: frozenset[bytes] = attrs.field(init=False)
     _own: tuple[bytes, ...] = attrs.field(init=False)
@@ -87,6 +88,8 @@ class Judge:
         if self.plan.call.incremental is not None:
             places.append(os.path.join(self.plan.cwd, self.plan.call.incremental))
         self._own = tuple(os.path.realpath(place) + b"/" for place in places)
+        externs = self.plan.externs
+        self._externs = frozenset(file.path for file in (*externs.files, *externs.macros))
         searched = [
             (os.path.join(self.plan.cwd, search.path), search.kind)
             for search in self.plan.call.search_paths
@@ -121,17 +124,16 @@ class Judge:
     def uses_target(self, dep_info: DepInfo | None) -> bool:
         """Whether the run used what only its own target directory has: OUT_DIR, for example."""
         plan = self.plan
-        names = [*self.env_names, *(() if dep_info is None else (name for name, _ in dep_info.env))]
-        if any(plan.speaks_of_target(name) for name in names):
-            return True
         if not plan.shareable:
             return False
-        externs = {file.path for file in (*plan.externs.files, *plan.externs.macros)}
+        named = () if dep_info is None else dep_info.env
+        if any(plan.speaks_of_target(name) for name in (*self.env_names, *(n for n, _ in named))):
+            return True
         inside = plan.target_dir + b"/"
         return any(
             access.found
             and access.path.startswith(inside)
-            and access.path not in externs
+            and access.path not in self._externs
             and not _is_below(access.path, self._own)
             and not self._is_search_folder(access.path)
             for access in self.accesses.values()
@@ -246,7 +248,6 @@ class Judge:
         for name in (*self.env_names, *(name for name, _ in dep_info.env)):
             if not self._is_keyed(name):
                 entries.add((VARIABLE, name))
-        externs = {file.path for file in (*plan.externs.files, *plan.externs.macros)}
         # The platform's digest covers its directories whole, and so what is absent there.
         whole = (
             *_KERNEL,
@@ -255,7 +256,7 @@ class Judge:
         )
         for access in self.accesses.values():
             path = access.path
-            if path in externs or _is_below(path, whole) or self._is_search_folder(path):
+            if path in self._externs or _is_below(path, whole) or self._is_search_folder(path):
                 continue
             if not access.found:
                 entries.add((ABSENT, path))

@@ -70,7 +70,7 @@ async def _serve(services: Services, listener: socket.socket) -> None:
         services.embedded.slots = config.slots
         services.embedded.store_bytes = int(config.store_gb * 1e9)
     path = paths.socket_path(dict(os.environb))
-    server = Server(services, listener, idle_exit_s, lambda: _unlink_if_own(path, listener))
+    server = Server(services, listener, idle_exit_s, lambda: _unlink_own(path, listener))
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.abandon)
     loop.add_signal_handler(signal.SIGINT, server.abandon)
@@ -81,7 +81,6 @@ async def _serve(services: Services, listener: socket.socket) -> None:
         await server.serve()
     finally:
         warming.cancel()
-        _unlink_own(path, listener)
         await services.remotes.close()
         await services.embedded.close()
         services.index.flush(0)
@@ -89,8 +88,8 @@ async def _serve(services: Services, listener: socket.socket) -> None:
         services.journal.close()
 
 
-def _unlink_if_own(path: bytes, listener: socket.socket) -> None:
-    """Remove the socket's name while we still listen, if it still leads to us.
+def _unlink_own(path: bytes, listener: socket.socket) -> None:
+    """Remove the socket's name while we still listen, unless it leads to a newer daemon by now.
 
     Names of sockets say nothing of who listens, but the kernel tells the peer of a connection.
     """
@@ -108,20 +107,6 @@ async def _warm(services: Services) -> None:
     # The unit that needs the agent asks again, and has somebody to tell what is wrong.
     with contextlib.suppress(BurstError):
         await services.embedded.get()
-
-
-def _unlink_own(path: bytes, listener: socket.socket) -> None:
-    """Remove our socket's name, unless a newer daemon has taken it."""
-    with contextlib.suppress(OSError):
-        listener.close()
-    with contextlib.suppress(OSError):
-        probe = socket.socket(socket.AF_UNIX)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        finally:
-            probe.close()
 
 
 def _log_to(path: bytes) -> None:

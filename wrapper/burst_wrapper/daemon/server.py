@@ -84,7 +84,7 @@ class Server:
         idle_exit_s: float,
         unlink: Callable[[], None],
     ) -> None:
-        """`unlink` takes the socket's name away, so that nobody finds us any more."""
+        """`unlink` takes the socket's name away while we still listen; it may be asked twice."""
         self._services = services
         self._listener = listener
         self._idle_exit_s = idle_exit_s
@@ -107,6 +107,7 @@ class Server:
         try:
             await self._stop.wait()
         finally:
+            self._unlink()
             server.close()
             housekeeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -125,7 +126,7 @@ class Server:
 
     def begin(self, client: Client, request: Request) -> None:
         self._active_s = time.monotonic()
-        if self._stop.is_set() or self._services.cache_is_gone():
+        if self._services.cache_is_gone():
             # Its wrapper finds no socket and starts a daemon that begins anew.
             _log.info("the cache folder was removed: ending")
             self._unlink()

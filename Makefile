@@ -1,5 +1,5 @@
 # make demo       what burst does, on this machine, in a minute or two
-# make test       every test, in its most telling cases; as root it installs the Debian packages it uses
+# make test       every kind of test, in its most telling cases; as root it installs the Debian packages it uses
 # make test-all   every case: about two hours
 # make test-fast  what takes seconds
 # make lint       style, types, layers

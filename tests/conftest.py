@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tiers import EVERYTHING
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,8 +36,7 @@ FOREIGN_VARIABLES = (
 )
 
 
-EVERYTHING = os.environ.get("BURST_TEST_ALL", "0") not in {"", "0"}
-"""`make test-all`, as opposed to `make test`."""
+_LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -59,8 +60,14 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
             cases.setdefault((item.path, name), []).append(item)
     left_out |= {item for same in cases.values() for item in same[1:-1]}
     if left_out:
+        config.stash[_LEFT_OUT] = len(left_out)
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> str:
+    number = config.stash.get(_LEFT_OUT, 0)
+    return f"left out: {number} cases that `make test-all` has" if number else ""
 
 
 @pytest.fixture(autouse=True)

@@ -81,6 +81,22 @@ async def status(client: AgentClient) -> m.Status:
     return answer
 
 
+async def sleeping(client: AgentClient) -> m.Execute:
+    """A run of two processes that goes on until it is ended."""
+    request = client.request(shell("echo up >&2; sleep 60 & sleep 60"))
+    await client.send(request)
+    assert isinstance(await client.next(request.id), m.Started)
+    assert isinstance(await client.next(request.id), m.Stderr)
+    return request
+
+
+def gate_of(client: AgentClient) -> Path:
+    """The folder in which scripts wait for files."""
+    gate = client.root.parent / "gate"
+    gate.mkdir()
+    return gate
+
+
 def exit_code(outcome: Outcome) -> int:
     end = outcome.end
     assert isinstance(end, m.Exited), end
@@ -195,8 +211,7 @@ def test_rmeta_is_there_while_code_generation_goes_on(start: Start) -> None:
 
     async def scenario() -> None:
         async with await start() as client:
-            gate = client.root.parent / "gate"
-            gate.mkdir()
+            gate = gate_of(client)
             script = "; ".join(
                 [
                     "echo meta > /work/out/a.rmeta",
@@ -267,8 +282,7 @@ def test_a_changed_announced_file_is_sent_again(start: Start) -> None:
 
     async def scenario() -> None:
         async with await start() as client:
-            gate = client.root.parent / "gate"
-            gate.mkdir()
+            gate = gate_of(client)
             script = "; ".join(
                 [
                     "echo early > /work/out/a",
@@ -303,8 +317,7 @@ def test_a_linked_file_comes_with_the_end(start: Start) -> None:
 
     async def scenario() -> None:
         async with await start() as client:
-            gate = client.root.parent / "gate"
-            gate.mkdir()
+            gate = gate_of(client)
             script = "; ".join(
                 [
                     "echo before >&2",
@@ -559,8 +572,7 @@ def test_equal_actions_run_once_and_late_listeners_catch_up(start: Start) -> Non
 
     async def scenario() -> None:
         async with await start() as client:
-            gate = client.root.parent / "gate"
-            gate.mkdir()
+            gate = gate_of(client)
             action = shell(f"echo first >&2; {wait_for('go')}; echo x > /work/out/x", gate=gate)
             leader = client.request(action, action_key=b"k" * 32)
             await client.send(leader)
@@ -589,8 +601,7 @@ def test_a_cancelled_leader_leaves_the_run_to_the_others(start: Start) -> None:
 
     async def scenario() -> None:
         async with await start() as client:
-            gate = client.root.parent / "gate"
-            gate.mkdir()
+            gate = gate_of(client)
             action = shell(f"echo up >&2; {wait_for('go')}", gate=gate)
             leader, other = (client.request(action, action_key=b"k" * 32) for _ in range(2))
             await client.send(leader)
@@ -612,10 +623,7 @@ def test_cancel_leaves_no_process_and_no_file(start: Start) -> None:
 
     async def scenario() -> None:
         async with await start("--slots", "1") as client:
-            request = client.request(shell("echo up >&2; sleep 60 & sleep 60"))
-            await client.send(request)
-            assert isinstance(await client.next(request.id), m.Started)
-            assert isinstance(await client.next(request.id), m.Stderr)
+            request = await sleeping(client)
             assert len(sandbox_processes(client.root)) > 1
             await client.send(m.Cancel(request.id))
             end = (await client.collect(request.id)).end
@@ -635,10 +643,7 @@ def test_an_end_right_after_a_cancel_is_clean(start: Start) -> None:
 
     async def scenario() -> None:
         async with await start("--slots", "1") as client:
-            request = client.request(shell("echo up >&2; sleep 60 & sleep 60"))
-            await client.send(request)
-            assert isinstance(await client.next(request.id), m.Started)
-            assert isinstance(await client.next(request.id), m.Stderr)
+            request = await sleeping(client)
             await client.send(m.Cancel(request.id))
             await status(client)  # by now the cancel is under way
             await client.send(m.Shutdown())
@@ -654,8 +659,7 @@ def test_queued_actions_go_by_priority(start: Start) -> None:
 
     async def scenario() -> None:
         async with await start("--slots", "1") as client:
-            gate = client.root.parent / "gate"
-            gate.mkdir()
+            gate = gate_of(client)
             first = client.request(shell(wait_for("go"), gate=gate))
             await client.send(first)
             await client.next(first.id)
@@ -812,8 +816,7 @@ def test_incremental_state_is_kept_and_thrown_away_after_a_kill(start: Start) ->
 
             assert await shown("touch /work/incr/one", b"1" * 32) == b""
             assert await shown("touch /work/incr/two; exit 1", b"2" * 32) == b"one\n"
-            gate = client.root.parent / "gate"
-            gate.mkdir()
+            gate = gate_of(client)
             holder = client.request(
                 shell(f"echo up >&2; {wait_for('go')}", gate=gate, incremental=state)
             )

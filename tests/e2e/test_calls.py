@@ -26,11 +26,11 @@ from builds import (
     run_under,
     same_bits,
     same_failure,
-    thorough,
     with_env,
     with_project,
 )
 from space import BURST_RUSTC, Done, Space
+from tiers import thorough
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from builds import machine, same_bits, save_measurement, thorough, with_project
+from builds import machine, same_bits, save_measurement, with_project
 from space import Space
+from tiers import thorough
 
 pytestmark = [pytest.mark.slow, pytest.mark.projects, pytest.mark.timeout(3600)]
 

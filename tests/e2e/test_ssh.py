@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from builds import machine, same_bits, save_measurement, thorough, with_env, with_project
+from builds import machine, same_bits, save_measurement, with_env, with_project
 from space import Space
 from sshd import SSHD, Sshd
+from tiers import thorough
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

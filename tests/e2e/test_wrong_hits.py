@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from space import Space
 from sshd import Sshd
-from wrong_hits import APP, Twin, machines, package, stamp, twins, workspace
+from wrong_hits import APP, Twin, package, stamp, twins, workspace
 
-pytest_plugins = ("remote_hosts",)
+pytest_plugins = ("remote_hosts", "space_fixtures")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Space]:
-    with machines() as space:
-        yield space
-
-
-@pytest.fixture
-def twin(machine: Space, request: pytest.FixtureRequest) -> Iterator[Twin]:
-    with twins(machine, request.node.name) as project:
-        yield project
 
 
 def _says(text: str) -> str:
@@ -226,9 +213,10 @@ def test_an_edit_of_an_unpacked_registry_package(twin: Twin, tmp_path: Path) -> 
 
 
 def test_an_edit_of_an_unpacked_registry_package_for_another_machine(
-    machine: Space, sshd: Sshd, tmp_path: Path
+    twins_machine: Space, sshd: Sshd, tmp_path: Path
 ) -> None:
     """Another machine must be sent the edit, however immutable such packages usually are."""
+    machine = twins_machine
     with twins(machine, "elsewhere") as twin:
         shutil.copytree(Path.home() / ".ssh", machine.home / ".ssh", dirs_exist_ok=True)
         twin.space.env = {**machine.env, "BURST_HOST": sshd.address}

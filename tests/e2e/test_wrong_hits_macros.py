@@ -4,28 +4,20 @@ of it, so a careless cache replays what they made of another world."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
-from space import Space
-from wrong_hits import Twin, machines, macro_crate, package, twins, workspace
+from wrong_hits import Twin, macro_crate, package, workspace
 
+pytest_plugins = ("space_fixtures",)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Space]:
-    with machines() as space:
-        yield space
-
-
 @pytest.fixture
-def twin(machine: Space, request: pytest.FixtureRequest) -> Iterator[Twin]:
-    with twins(machine, request.node.name) as project:
-        project.write({"Cargo.toml": workspace("app", "m"), **macro_crate("m", _MACROS)})
-        project.write({"app/Cargo.toml": package("app", "m")})
-        yield project
+def twin(twin: Twin) -> Twin:
+    """With a program, and the macros it uses."""
+    twin.write({"Cargo.toml": workspace("app", "m"), **macro_crate("m", _MACROS)})
+    return twin.write({"app/Cargo.toml": package("app", "m")})
 
 
 _MACROS = """

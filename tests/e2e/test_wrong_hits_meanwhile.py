@@ -11,15 +11,16 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 import pytest
 
 from space import BURST_RUSTC, Space
-from wrong_hits import Twin, machines, macro_crate, package, twins, workspace
+from wrong_hits import Twin, macro_crate, package, workspace
 
+pytest_plugins = ("space_fixtures",)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 _PATIENCE_S = 120
@@ -44,18 +45,11 @@ extern "C" { fn raise(signal: i32) -> i32; }
 """
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Space]:
-    with machines() as space:
-        yield space
-
-
 @pytest.fixture
-def twin(machine: Space, request: pytest.FixtureRequest) -> Iterator[Twin]:
-    with twins(machine, request.node.name) as project:
-        project.write({"Cargo.toml": workspace("app", "m"), **macro_crate("m", _HOLD)})
-        project.write({"app/Cargo.toml": package("app", "m")})
-        yield project
+def twin(twin: Twin) -> Twin:
+    """With a program, and the macros it uses."""
+    twin.write({"Cargo.toml": workspace("app", "m"), **macro_crate("m", _HOLD)})
+    return twin.write({"app/Cargo.toml": package("app", "m")})
 
 
 def _main(expression: str, *, hold: bool, modules: str = "") -> str:

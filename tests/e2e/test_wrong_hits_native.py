@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from space import Space
-from wrong_hits import APP, Twin, machines, macro_crate, package, twins, workspace
+from wrong_hits import APP, Twin, macro_crate, package, workspace
 
+pytest_plugins = ("space_fixtures",)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Space]:
-    with machines() as space:
-        yield space
-
-
-@pytest.fixture
-def twin(machine: Space, request: pytest.FixtureRequest) -> Iterator[Twin]:
-    with twins(machine, request.node.name) as project:
-        yield project
 
 
 def _script(*lines: str, rerun: str = "build.rs") -> str:

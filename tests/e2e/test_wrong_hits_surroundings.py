@@ -5,28 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 
-from space import BURST_RUSTC, Space
-from wrong_hits import APP, Twin, machines, package, twins, workspace
+from space import BURST_RUSTC
+from wrong_hits import APP, Twin, package, workspace
 
+pytest_plugins = ("space_fixtures",)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Space]:
-    with machines() as space:
-        yield space
-
-
-@pytest.fixture
-def twin(machine: Space, request: pytest.FixtureRequest) -> Iterator[Twin]:
-    with twins(machine, request.node.name) as project:
-        yield project
 
 
 def _prints(expression: str) -> dict[str, str]:

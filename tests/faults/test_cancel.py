@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import os
 import signal
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,15 +18,8 @@ from sshd import SSHD, descendants
 if TYPE_CHECKING:
     from ssh_lab import Lab
 
-pytest_plugins = ("ssh_lab",)
+pytest_plugins = ("space_fixtures", "ssh_lab")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-def space() -> Iterator[Space]:
-    with Space.open(CARGO_INCREMENTAL="0") as opened:
-        opened.write(faults.SMALL)
-        yield opened
 
 
 def _childless(pid: int) -> bool:

@@ -12,7 +12,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -34,14 +33,8 @@ from faults import (
 )
 from space import BURST_RUSTC, Space
 
+pytest_plugins = ("space_fixtures",)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-def space() -> Iterator[Space]:
-    with Space.open(CARGO_INCREMENTAL="0") as opened:
-        opened.write(faults.SMALL)
-        yield opened
 
 
 def build(space: Space, **env: str) -> None:

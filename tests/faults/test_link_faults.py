@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -335,44 +335,42 @@ def test_damaged_blobs_on_the_host(lab: Lab, how: str) -> None:
     assert set(space.where().values()) == {"remote"}
 
 
-def version_file(lab: Lab) -> Path:
-    found = list(lab.sshd.remote_cache.glob("burst/agent/*/lib/python3*/burst_protocol/version.py"))
-    assert len(found) == 1
-    return found[0]
+@contextmanager
+def installed_differs(lab: Lab, name: str, ours: str, theirs: str) -> Iterator[None]:
+    """Somebody changed a file of burst_protocol in the agent that works on the host.
+
+    Its length must stay: one of another length is not complete, and is installed again.
+    """
+    assert len(ours) == len(theirs)
+    works(lab)
+    lab.space.stop()
+    found = lab.sshd.remote_cache.glob(f"burst/agent/*/lib/python3*/burst_protocol/{name}")
+    (path,) = found
+    text = path.read_text()
+    path.write_text(text.replace(ours, theirs))
+    assert path.read_text() != text
+    try:
+        yield
+    finally:
+        path.write_text(text)
+    works(lab)
 
 
 def test_an_agent_of_another_version_on_the_host(lab: Lab) -> None:
-    """Somebody changed the installed one: refused at the first word."""
-    works(lab)
-    lab.space.stop()
-    path = version_file(lab)
-    ours = path.read_text()
-    path.write_text(ours.replace('"0.', '"9.'))
-    assert path.read_text() != ours
-    try:
+    """Refused at the first word."""
+    with installed_differs(lab, "version.py", '"0.', '"9.'):
         falls_back(lab, "version")
         lab.space.fresh_target()
         refused(lab.space.cargo("build"), about="another version: it is 9.")
-    finally:
-        path.write_text(ours)
-    works(lab)
 
 
 def test_an_agent_that_talks_nonsense(lab: Lab) -> None:
     """Its frames are none: the link is given up."""
-    works(lab)
-    lab.space.stop()
-    path = version_file(lab).with_name("framing.py")
-    ours = path.read_text()
-    path.write_text(ours.replace('to_bytes(4, "little")', 'to_bytes(4, "big"   )'))
-    assert path.read_text() != ours
-    try:
+    little, big = 'to_bytes(4, "little")', 'to_bytes(4, "big"   )'
+    with installed_differs(lab, "framing.py", little, big):
         falls_back(lab, "protocol-remote")
         lab.space.fresh_target()
         refused(lab.space.cargo("build"), about="protocol misused by the peer")
-    finally:
-        path.write_text(ours)
-    works(lab)
 
 
 def test_what_came_from_the_host_is_at_home(lab: Lab) -> None:

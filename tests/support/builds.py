@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
@@ -25,12 +25,9 @@ from space import BURST_RUSTC, Done, Space
 
 # The machine's, also when a fixture has given the test another one: packages are fetched once.
 CARGO_HOME = os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo")
-# Read here: tests hide all of BURST_*.
-_ALL = bool(os.environ.get("BURST_TEST_ALL"))
 _MEASUREMENTS = os.environ.get("BURST_TEST_MEASUREMENTS")
 WRAPPED = {"RUSTC_WRAPPER": str(BURST_RUSTC)}
 
-T = TypeVar("T")
 Runner = Callable[..., Done]
 """`run_under`, or something like it."""
 
@@ -59,11 +56,6 @@ class Same:
         """Cold and warm, over all units."""
         cold, warm = (sum(u["sent_bytes"] for u in us) for us in (self.cold_units, self.warm_units))
         return cold, warm
-
-
-def thorough(usual: Sequence[T], more: Sequence[T]) -> list[T]:
-    """Cases of a test: the usual ones, and with BURST_TEST_ALL=1 those that take long as well."""
-    return list(dict.fromkeys([*usual, *more] if _ALL else usual))
 
 
 @contextmanager

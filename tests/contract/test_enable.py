@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burst_protocol.errors import BurstError
-from burst_wrapper import cargo_config
+from burst_wrapper import cargo_config, native_build
 from burst_wrapper.cargo_config import CannotEdit, NotToml
 from burst_wrapper.cli import enable as module
 from burst_wrapper.cli.cargo_burst import main
@@ -259,6 +259,7 @@ def test_native_launcher_becomes_python_where_the_compiler_is_gone(
     module.run([])
     assert launcher.read_bytes()[:4] == b"\x7fELF"
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(native_build, "SHIPPED", tmp_path / "nothing")
     module.run([])
     assert launcher.read_bytes()[:2] == b"#!"
     assert list(launcher.parent.iterdir()) == [launcher]

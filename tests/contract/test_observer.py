@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -556,64 +555,3 @@ def test_the_plain_launcher_observes(tools: NativeTools, tmp_path: Path) -> None
         seen = parse(log.read_bytes())
         assert seen.complete
         assert find(seen, tmp_path / "absent")
-
-
-# ---- building -------------------------------------------------------------------------------
-
-
-def test_tools_are_built_once_and_the_same(tools: NativeTools, tmp_path: Path) -> None:
-    """In another directory, by another call: equal bytes, and no second build in the same one."""
-    cc = os.fsencode(shutil.which("cc") or "cc")
-    first = build_native(cc, tmp_path / "cache")
-    assert first.sandbox is not None
-    assert first.observer is not None
-    assert tools.observer is not None
-    assert first.observer.read_bytes() == tools.observer.read_bytes()
-    stamp = first.sandbox.stat().st_ino
-    second = build_native(cc, tmp_path / "cache")
-    assert second == first
-    assert first.sandbox.stat().st_ino == stamp
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith("build-")]
-
-
-def test_without_a_compiler_there_is_a_reason(tmp_path: Path) -> None:
-    """Missing, not executable, or not able to compile: never an exception."""
-    broken = tmp_path / "cc"
-    broken.write_text("#!/bin/sh\ncase $1 in -*v*|-d*) echo x;; *) echo no >&2; exit 1;; esac\n")
-    broken.chmod(0o755)
-    for cc in (None, b"/nowhere/cc", os.fsencode(tmp_path), os.fsencode(broken)):
-        tools = build_native(cc, tmp_path / "cache")
-        assert tools.sandbox is None
-        assert tools.observer is None
-        assert tools.client is None
-        assert tools.reason
-
-
-def test_two_builds_at_once_do_no_harm(tmp_path: Path) -> None:
-    """Two daemons start together."""
-    script = """
-import shutil, os, sys
-from pathlib import Path
-from burst_wrapper.native_build import build_native
-tools = build_native(os.fsencode(shutil.which("cc")), Path(sys.argv[1]))
-assert tools.sandbox.is_file() and tools.observer.is_file() and tools.client.is_file(), tools
-"""
-    argv: list[str | Path] = [sys.executable, "-c", script, tmp_path / "cache"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    running = [subprocess.Popen(argv, env=env) for _ in range(3)]
-    assert [process.wait(PATIENCE_S) for process in running] == [0, 0, 0]
-    assert len(list((tmp_path / "cache").iterdir())) == 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("compiler", ["aarch64-linux-gnu-gcc", "musl-gcc", "clang"])
-def test_other_compilers_build_them_too(compiler: str, tmp_path: Path) -> None:
-    """The other architecture, the other libc, the other family of compilers."""
-    cc = shutil.which(compiler)
-    if cc is None:
-        pytest.skip(f"no {compiler}")
-    tools = build_native(os.fsencode(cc), tmp_path)
-    assert tools.reason == ""
-    assert tools.sandbox is not None
-    assert tools.observer is not None
-    assert tools.client is not None

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from burst_protocol.version import BUILD
-from burst_wrapper import hot, paths
+from burst_wrapper import hot, native_build, paths
 from burst_wrapper.daemon.tools import Tools
 from burst_wrapper.launcher import (
     X86_MARK,
@@ -101,7 +101,39 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
             for suffix in ("*.py", "*.c", "*.h", "*.S", "py.typed")
             for path in (root / package).rglob(suffix)
         }
-        assert sources == {name for name in names if name.startswith(f"{package}/")}
+        built = {name for name in names if "/native/built/" in name}
+        assert sources == {name for name in names if name.startswith(f"{package}/")} - built
+
+
+@pytest.mark.slow
+def test_wheel_holds_native_parts_of_the_machine_that_built_it(
+    wheel: Path, installed: Path, tmp_path: Path
+) -> None:
+    """Whoever installs it waits for the C compiler, not the first build."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    assert wheel.name.endswith(f"-py3-none-linux_{os.uname().machine}.whl")
+    script = f"""
+from pathlib import Path
+from burst_wrapper.native_build import build_native
+print(build_native(None, Path({str(tmp_path)!r})).reason or "complete")
+"""
+    packages = next((installed.parent / "lib").glob("python*/site-packages"))
+    sites = [str(packages), *(entry for entry in sys.path if entry.endswith("site-packages"))]
+    done = call(sys.executable, "-P", "-c", script, PYTHONPATH=os.pathsep.join(sites))
+    assert done.stdout == "complete\n", done.stderr
+
+
+@pytest.mark.slow
+def test_wheel_built_without_a_compiler_is_pure(tmp_path: Path) -> None:
+    """It can be installed everywhere, and home builds the native parts later."""
+    pytest.importorskip("hatchling", reason="building the wheel needs hatchling")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    env = {**os.environ, "PATH": str(tmp_path / "empty")}
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=env)
+    (path,) = tmp_path.glob("*.whl")
+    assert path.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(path).namelist() if "/native/built/" in name]
 
 
 @pytest.mark.slow
@@ -484,8 +516,9 @@ def test_daemon_refreshes_a_native_launcher(native_client: Path) -> None:
 def test_without_a_compiler_there_is_no_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then nothing is published, and the launcher is the Python one, as it always was."""
+    """And none installed: nothing is published, and the launcher is the Python one."""
     monkeypatch.setenv("PATH", programs(tmp_path / "bin", "sh", "tr"))
+    monkeypatch.setattr(native_build, "SHIPPED", tmp_path / "nothing")
     cache = paths.cache_dir(os.environb)
     tools = asyncio.run(Tools(cache).get())
     assert tools.client is None

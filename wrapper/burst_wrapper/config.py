@@ -43,6 +43,10 @@ class Config:
     pure_macros: tuple[bytes, ...] = ()
     stamp: tuple[int, int] = attrs.field(default=(0, 0), eq=False)
 
+    @property
+    def store_bytes(self) -> int:
+        return int(self.store_gb * 1e9)
+
     def rule(self, crate: bytes) -> Rule:
         """What holds for this crate: the global lists and its own `[crate.NAME]`."""
         own = dict(self.crates).get(crate, Rule())

@@ -584,7 +584,7 @@ def _ask(argv: list[bytes], environ: dict[bytes, bytes], begun: _Begun | None) -
             _relay(connection, request, silence_s, first_s, mark, begun=begun)
         except _Lost:
             connection.close()
-    connection = _connect_or_start(path, environ, silence_s)
+    connection = _connect_or_start(path, argv[0], environ, silence_s)
     try:
         _relay(connection, request, silence_s, silence_s, mark, starts=path + b".lock")
     except _Lost as problem:
@@ -811,7 +811,7 @@ def _pause() -> None:
 
 
 def _connect_or_start(
-    path: bytes, environ: dict[bytes, bytes], silence_s: float
+    path: bytes, rustc: bytes, environ: dict[bytes, bytes], silence_s: float
 ) -> "_socket.socket":
     """Of all wrappers that find no daemon, the first to get the lock starts one."""
     lock = posix.open(path + b".lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
@@ -820,7 +820,7 @@ def _connect_or_start(
         connection = _connect(path, silence_s)
         if connection is None:
             _count_start(lock, path)
-            _start(path, environ)
+            _start(path, rustc, environ)
             connection = _connect(path, silence_s)
         if connection is None:
             message = "the daemon's socket does not answer"
@@ -850,7 +850,7 @@ def _count_start(lock: int, path: bytes) -> None:
     posix.pwrite(lock, b"%d %.2f" % (count + 1, now_s), 0)
 
 
-def _start(path: bytes, environ: dict[bytes, bytes]) -> None:
+def _start(path: bytes, rustc: bytes, environ: dict[bytes, bytes]) -> None:
     """Listen, then start the daemon on that socket: whoever connects meanwhile waits in line."""
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     temporary = b"%b.%d" % (path, posix.getpid())
@@ -858,7 +858,7 @@ def _start(path: bytes, environ: dict[bytes, bytes]) -> None:
         listener.bind(temporary)
         listener.listen(4096)
         posix.rename(temporary, path)
-        _spawn(listener.fileno(), _daemon_environ(environ))
+        _spawn(listener.fileno(), rustc, _daemon_environ(environ))
     finally:
         listener.close()
 
@@ -871,7 +871,7 @@ def _daemon_environ(environ: dict[bytes, bytes]) -> dict[bytes, bytes]:
     }
 
 
-def _spawn(listener: int, environ: dict[bytes, bytes]) -> None:
+def _spawn(listener: int, rustc: bytes, environ: dict[bytes, bytes]) -> None:
     """Start the daemon with nothing of ours but its socket, as descriptor 3.
 
     A daemon that kept our stderr would keep cargo waiting for the end of that pipe. Forked twice:
@@ -907,7 +907,7 @@ def _spawn(listener: int, environ: dict[bytes, bytes]) -> None:
         _default_signal(SIGXFSZ)
         # With `site` (no -S), so that a virtual environment finds its packages; -P keeps `/`
         # off the module path.
-        command = [sys.executable, "-P", "-m", "burst_wrapper.daemon.main", "--fd", "3"]
-        posix.execve(sys.executable, command, environ)
+        command = [b"-P", b"-m", b"burst_wrapper.daemon.main", b"--fd", b"3", b"--rustc", rustc]
+        posix.execve(sys.executable, [sys.executable.encode(), *command], environ)
     finally:
         posix._exit(127)

@@ -1,9 +1,12 @@
-"""Builds our native parts once, with home's own `cc`.
+"""Builds our native parts with home's own `cc`: when burst is installed, else once per cache.
 
 Sandbox and client are freestanding and static, so they run on any Linux of this architecture. The
 observer is a shared library built against home's libc, which is the libc it meets in the sandbox.
 All are kept under a name that says what they were made from; a second daemon that builds at the
 same time makes the same bytes, and whose rename comes second is simply dropped.
+
+Who installs (`build_hook.py`) pays for the compiler, not the first build of all. A wheel that was
+built on another system may not fit: then its name does not, and home's `cc` is asked as before.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from typing import Final
 import attrs
 
 SOURCES: Final = Path(__file__).resolve().parent / "native"
+SHIPPED: Final = SOURCES / "built"
+"""What came with the installation."""
 BUILD_TIMEOUT_S: Final = 120.0
 
 # The first build of all waits for the compiler, and what these do is mostly system calls: -O2 would
@@ -36,6 +41,14 @@ class _Recipe:
     product: str
     flags: tuple[str, ...]
     libraries: tuple[str, ...] = ()
+    needs_libc: bool = False
+
+    def name(self, *origin: bytes) -> str:
+        """What it is made from. OSError if the source cannot be read."""
+        source = (SOURCES / self.source).read_bytes()
+        parts = (source, *origin, "\0".join(self.flags + self.libraries).encode())
+        joined = b"".join(hashlib.blake2b(part).digest() for part in parts)
+        return hashlib.blake2b(joined, digest_size=20).hexdigest()
 
 
 _FREESTANDING: Final = (
@@ -62,7 +75,9 @@ _OBSERVER: Final = _Recipe(
     ),
     # dlsym lives in libdl before glibc 2.34; behind the source, or --as-needed drops it.
     ("-Wl,--as-needed", "-ldl"),
+    needs_libc=True,
 )
+_ALL: Final = (_SANDBOX, _OBSERVER, _CLIENT)
 
 
 @attrs.frozen
@@ -75,33 +90,77 @@ class NativeTools:
     reason: str
 
 
-def build_native(cc: bytes | None, cache_dir: Path) -> NativeTools:
-    """All tools from `cache_dir`, built there first if need be. Never raises for want of a cc."""
-    products, reason = _build_all(cc, cache_dir, (_SANDBOX, _OBSERVER, _CLIENT))
+def build_native(cc: bytes | None, cache_dir: Path, shipped: Path | None = None) -> NativeTools:
+    """All tools, built in `cache_dir` if need be. Never raises for want of a cc."""
+    products, reason = _build_all(cc, cache_dir, _ALL, shipped or SHIPPED)
     sandbox, observer, client = products
     return NativeTools(sandbox, observer, client, reason)
 
 
 def build_client(cc: bytes | None, cache_dir: Path) -> Path | None:
     """The native client alone; None if it cannot be built."""
-    return _build_all(cc, cache_dir, (_CLIENT,))[0][0]
+    return _build_all(cc, cache_dir, (_CLIENT,), SHIPPED)[0][0]
+
+
+def ship(cc: bytes, folder: Path) -> list[Path]:
+    """Build what goes along with an installation on this very system into `folder`; what could be.
+
+    Never raises for a compiler that does not work.
+    """
+    recipes = [(recipe, name) for recipe in _ALL if (name := _shipped_name(recipe))]
+    with ThreadPoolExecutor(len(_ALL)) as pool:
+        jobs = [pool.submit(_build, cc, recipe, folder / name, []) for recipe, name in recipes]
+    return [path for job in jobs if (path := job.result()) is not None]
+
+
+def _shipped_name(recipe: _Recipe) -> str:
+    """Of the product that fits this system; empty where it is no use to ship one."""
+    libc = ""
+    if recipe.needs_libc:
+        with contextlib.suppress(ValueError, OSError):
+            libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+        if not libc:
+            return ""
+    return recipe.name(os.uname().machine.encode(), libc.encode())
+
+
+def _shipped(recipe: _Recipe, folder: Path) -> Path | None:
+    try:
+        name = _shipped_name(recipe)
+    except OSError:
+        return None
+    path = folder / name / recipe.product
+    return path if name and os.access(path, os.X_OK) else None
 
 
 def _build_all(
-    cc: bytes | None, cache_dir: Path, recipes: Sequence[_Recipe]
+    cc: bytes | None, cache_dir: Path, recipes: Sequence[_Recipe], shipped: Path
 ) -> tuple[list[Path | None], str]:
-    nothing: list[Path | None] = [None] * len(recipes)
+    products = [_shipped(recipe, shipped) for recipe in recipes]
+    missing = [recipe for recipe, product in zip(recipes, products, strict=True) if not product]
+    if not missing:
+        return products, ""
     if cc is None:
-        return nothing, "no C compiler found"
+        return products, "no C compiler found"
     try:
         identity = _identity(cc)
     except (OSError, subprocess.SubprocessError, ValueError) as problem:
-        return nothing, f"{os.fsdecode(cc)} does not work: {problem}"
+        return products, f"{os.fsdecode(cc)} does not work: {problem}"
     reasons: list[str] = []
+
+    def build(recipe: _Recipe) -> Path | None:
+        try:
+            return _build(cc, recipe, cache_dir / recipe.name(identity), reasons)
+        except OSError as problem:
+            reasons.append(f"{recipe.source}: {problem}")
+            return None
+
     # Side by side: a first build waits for this.
-    with ThreadPoolExecutor(len(recipes)) as pool:
-        jobs = [pool.submit(_build, cc, identity, cache_dir, it, reasons) for it in recipes]
-    return [job.result() for job in jobs], "; ".join(reasons)
+    with ThreadPoolExecutor(len(missing)) as pool:
+        built = dict(zip(missing, pool.map(build, missing), strict=True))
+    return [product or built[it] for it, product in zip(recipes, products, strict=True)], "; ".join(
+        reasons
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -127,24 +186,18 @@ def _identity(cc: bytes) -> bytes:
     return b"\0".join(answers)
 
 
-def _build(
-    cc: bytes, identity: bytes, cache_dir: Path, recipe: _Recipe, reasons: list[str]
-) -> Path | None:
-    source = SOURCES / recipe.source
-    flags, libraries = recipe.flags, recipe.libraries
+def _build(cc: bytes, recipe: _Recipe, final: Path, reasons: list[str]) -> Path | None:
+    """The product in the folder `final`; appends to `reasons` why there is none."""
+    product = final / recipe.product
     temporary: Path | None = None
     try:
-        parts = (source.read_bytes(), identity, "\0".join(flags + libraries).encode())
-        name = hashlib.blake2b(b"".join(hashlib.blake2b(p).digest() for p in parts), digest_size=20)
-        final = cache_dir / name.hexdigest()
-        product = final / recipe.product
         if product.is_file():
             return product
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix="build-", dir=cache_dir))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix="build-", dir=final.parent))
         target = temporary / recipe.product
         done = subprocess.run(
-            [cc, *flags, "-o", target, source, *libraries],
+            [cc, *recipe.flags, "-o", target, SOURCES / recipe.source, *recipe.libraries],
             check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -16,6 +16,7 @@ import attrs
 from burst_protocol.errors import BurstError, ConfigError
 from burst_wrapper import paths
 from burst_wrapper.config import Config, config_path, load
+from burst_wrapper.daemon.agent_process import Place
 from burst_wrapper.daemon.embedded import Embedded
 from burst_wrapper.daemon.tools import Tools
 from burst_wrapper.toolchain import resolve
@@ -105,7 +106,7 @@ async def _agent(cache_dir: bytes) -> Sequence[Check]:
     ]
     with tempfile.TemporaryDirectory(prefix="burst-doctor-") as folder:
         root = os.fsencode(folder)
-        embedded = Embedded(os.path.join(root, b"store"), os.path.join(root, b"agent.log"), tools)
+        embedded = Embedded(Place.of(root, root), tools)
         try:
             ready = (await embedded.get()).link.ready
             assert ready is not None

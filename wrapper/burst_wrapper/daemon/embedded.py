@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import errno
 import os
-import socket
-import sys
 import time
 from typing import Final
 
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
 from burst_protocol.errors import AgentGone, BurstError, DiskFull
+from burst_wrapper.daemon.agent_process import AgentProcess, Place
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.link import AgentLink
 from burst_wrapper.daemon.tools import Tools
@@ -22,9 +21,6 @@ _DEATHS: Final = 3
 _WINDOW_S: Final = 60.0
 _SILENCE_S: Final = 60.0
 """A local agent is silent only when it hangs; a busy disk may take its time."""
-
-
-_NAME: Final = "burst-agent: "
 
 
 def identity(path: bytes) -> tuple[int, int] | None:
@@ -75,12 +71,13 @@ class SocketStream:
 class Embedded:
     """Keeps one agent. `get` fails with the reason while it cannot be had."""
 
-    def __init__(self, root: bytes, log: bytes, tools: Tools) -> None:
-        self._root = root
-        self._log = log
+    def __init__(self, where: Place, tools: Tools, started: AgentProcess | None = None) -> None:
+        self._where = where
         self._tools = tools
         self._executor: Executor | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._started = started
+        """Nobody has spoken to this one yet."""
+        self._process: AgentProcess | None = None
         self._lock = asyncio.Lock()
         self._deaths: list[float] = []
         self._failure: BurstError | None = None
@@ -107,73 +104,30 @@ class Embedded:
                 if self._failure is not None:
                     raise self._failure
                 raise AgentGone(f"it ended {len(self._deaths)} times within a minute")
-            said_before = self._log_size()
             try:
                 self._executor = await self._start()
             except (OSError, BurstError) as error:
                 self._deaths.append(now_s)
+                process = self._process
                 await self._end()
-                self._failure = _failure(error, self._said(said_before))
+                self._failure = _failure(error, "" if process is None else process.said())
                 raise self._failure from error
             self._failure = None
-            self._place = identity(self._root)
+            self._place = identity(self._where.root)
             return self._executor
 
     @property
     def lost(self) -> bool:
         """Whether the running agent's store was removed or replaced."""
-        return self._place is not None and self._place != identity(self._root)
-
-    def _log_size(self) -> int:
-        try:
-            return os.stat(self._log).st_size
-        except OSError:
-            return 0
-
-    def _said(self, start: int) -> str:
-        """Its last line since then: why it could not start."""
-        try:
-            with open(self._log, "rb") as file:
-                file.seek(start)
-                lines = file.read(4096).decode("utf-8", "replace").split("\n")
-        except OSError:
-            return ""
-        said = [line for line in lines if line.startswith(_NAME)]
-        return said[-1].removeprefix(_NAME) if said else ""
+        return self._place is not None and self._place != identity(self._where.root)
 
     async def _start(self) -> Executor:
-        ours, theirs = socket.socketpair()
-        argv = [
-            sys.executable,
-            *(["-I"] if sys.flags.isolated else []),
-            "-m",
-            "burst_agent.main",
-            "--fd",
-            str(theirs.fileno()),
-            "--root",
-            os.fsdecode(self._root),
-            "--local",
-        ]
-        if self.slots:
-            argv += ["--slots", str(self.slots)]
-        if self.store_bytes:
-            argv += ["--store-bytes", str(self.store_bytes)]
-        os.makedirs(os.path.dirname(self._log), mode=0o700, exist_ok=True)
-        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(theirs.fileno(),),
-                cwd="/",
-                start_new_session=True,
-            )
-        finally:
-            os.close(log)
-            theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=4 * 1024 * 1024)
+        self._process, self._started = self._started, None
+        if self._process is None:
+            self._process = AgentProcess.start(self._where, self.slots, self.store_bytes)
+        reader, writer = await asyncio.open_connection(
+            sock=self._process.stream, limit=4 * 1024 * 1024
+        )
         link = AgentLink(SocketStream(reader, writer), "embedded", silence_s=_SILENCE_S, local=True)
         try:
             await asyncio.wait_for(link.start(self._bring_tools), 60)
@@ -200,14 +154,10 @@ class Embedded:
         if self._executor is not None:
             await self._executor.link.close()
             self._executor = None
-        process, self._process = self._process, None
-        if process is not None and process.returncode is None:
-            try:
-                await asyncio.wait_for(process.wait(), 5)
-            except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+        process, self._process = self._process or self._started, None
+        self._started = None
+        if process is not None:
+            await asyncio.to_thread(process.end)
 
     async def close(self) -> None:
         async with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -111,6 +112,8 @@ class Platforms:
         self._memory: dict[tuple[object, ...], Platform] = {}
         self._building: dict[tuple[object, ...], asyncio.Future[Platform]] = {}
         self._toolchain_inputs: dict[tuple[object, ...], tuple[tuple[Input, ...], Sources]] = {}
+        self._asking = threading.Lock()
+        self._hashing = threading.Lock()
         self.helpers: tuple[bytes, ...] = ()
         """Our own shared libraries that rustc loads (the observer)."""
 
@@ -150,6 +153,18 @@ class Platforms:
             self._memory[key] = platform
         return platform
 
+    def warm(self, rustc: bytes, env: dict[bytes, bytes]) -> None:
+        """Hash that compiler's toolchain, for whoever asks `of` meanwhile or later. Blocking.
+
+        ToolchainProblem.
+        """
+        toolchain = self._resolve(rustc, b"/", env)
+        self._known_toolchain(toolchain, None)
+
+    def _resolve(self, driver: bytes, cwd: bytes, env: Mapping[bytes, bytes]) -> Toolchain:
+        with self._asking:
+            return self._toolchains.resolve(driver, cwd, env)
+
     def _build(
         self,
         call: RustcCall,
@@ -157,7 +172,7 @@ class Platforms:
         env: dict[bytes, bytes],
         request: LinkRequest | None,
     ) -> Platform:
-        toolchain = self._toolchains.resolve(call.driver, cwd, env)
+        toolchain = self._resolve(call.driver, cwd, env)
         if call.is_clippy and toolchain.clippy_driver is None:
             raise ToolchainProblem("it has no clippy-driver")
         programs: tuple[bytes, ...] = ()
@@ -202,11 +217,13 @@ class Platforms:
         watched += [entry.path for entry in toolchain.entries]
         watched += [os.path.join(entry.path, b"lib") for entry in toolchain.entries]
         key = (toolchain.sysroot, toolchain.entries, target, *map(signature, watched))
-        known = self._toolchain_inputs.get(key)
-        if known is None:
-            known = self._toolchain(toolchain, target)
-            self._toolchain_inputs[key] = known
-        return known
+        # Two at once would read the same half gigabyte twice.
+        with self._hashing:
+            known = self._toolchain_inputs.get(key)
+            if known is None:
+                known = self._toolchain(toolchain, target)
+                self._toolchain_inputs[key] = known
+            return known
 
     def _toolchain(
         self, toolchain: Toolchain, target: bytes | None

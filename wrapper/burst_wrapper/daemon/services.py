@@ -9,8 +9,10 @@ import attrs
 from burst_wrapper.callers import Callers
 from burst_wrapper.closures import Closures
 from burst_wrapper.config import Config, config_path, load
+from burst_wrapper.daemon.agent_process import AgentProcess, Place
 from burst_wrapper.daemon.embedded import Embedded, identity
 from burst_wrapper.daemon.gather import Gatherer
+from burst_wrapper.daemon.ground import Ground
 from burst_wrapper.daemon.platform import Platforms
 from burst_wrapper.daemon.remote import Remotes
 from burst_wrapper.daemon.tools import Tools
@@ -46,27 +48,25 @@ class Services:
     _config_stamp: tuple[int, int] | None = None
 
     @classmethod
-    def create(cls, cache_dir: bytes, state_dir: bytes) -> Services:
-        index = Index(os.path.join(cache_dir, b"home.db"))
-        stats = StatCache(index)
+    def create(cls, ground: Ground, agent: AgentProcess | None = None) -> Services:
+        """`agent`: the embedded one, if it was started already. OSError."""
+        cache_dir, state_dir = ground.cache_dir, ground.state_dir
         tools = Tools(cache_dir)
-        closures = Closures(index, stats)
+        closures = Closures(ground.index, ground.stats)
         os.makedirs(os.path.join(cache_dir, b"tmp"), mode=0o700, exist_ok=True)
         return cls(
             place=identity(os.path.join(cache_dir, b"tmp")),
             cache_dir=cache_dir,
             state_dir=state_dir,
-            index=index,
-            stats=stats,
+            index=ground.index,
+            stats=ground.stats,
             closures=closures,
             callers=Callers(),
-            platforms=Platforms(stats, cache_dir),
-            gatherer=Gatherer(stats, closures),
+            platforms=ground.platforms,
+            gatherer=Gatherer(ground.stats, closures),
             placer=Placer(),
             tools=tools,
-            embedded=Embedded(
-                os.path.join(cache_dir, b"store"), os.path.join(state_dir, b"agent.log"), tools
-            ),
+            embedded=Embedded(Place.of(cache_dir, state_dir), tools, agent),
             remotes=Remotes(cache_dir, tools),
             pools=TokenPools(),
             journal=Journal(os.path.join(state_dir, b"builds")),

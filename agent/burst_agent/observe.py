@@ -83,6 +83,13 @@ class Observation:
         return frozenset(read.name for read in self.env_reads)
 
 
+_IDLE: Final[dict[frozenset[bytes], set[bytes]]] = {}
+"""Records of no interest that were met, by the places that are quiet: nearly all are in every
+run's log."""
+_IDLE_KINDS: Final = 8
+_IDLE_RECORDS: Final = 10_000
+
+
 class LogReader:
     """Reads a growing log: what was fed once is not looked at again.
 
@@ -94,6 +101,9 @@ class LogReader:
     def __init__(self, quiet: tuple[bytes, ...] = (), private: tuple[bytes, ...] = ()) -> None:
         self._quiet = quiet
         self._private = private
+        if len(_IDLE) > _IDLE_KINDS:
+            _IDLE.clear()
+        self._idle = _IDLE.setdefault(frozenset(quiet), set())
         self.accesses: dict[Access, None] = {}
         self.env_reads: dict[EnvironmentRead, None] = {}
         self.programs: dict[Program, None] = {}
@@ -109,10 +119,11 @@ class LogReader:
         records = log.split(b"\0")
         if records.pop():
             self._lacks("the log ends within a record")
-        known = self._records
+        known, idle = self._records, self._idle
         for record in records:
-            if record in known:
-                continue  # the processes of one run look at the same things
+            # The processes of one run look at the same things, and so do all compilers.
+            if record in idle or record in known:
+                continue
             kind = record[:1]
             if kind in _PATH_OPS:
                 known.add(record)
@@ -124,11 +135,16 @@ class LogReader:
 
     def _is_idle(self, kind: bytes, record: bytes) -> bool:
         start = record.find(b" ") + 1
+        if b"/.." in record:
+            return False
+        if record.startswith(self._private, start):
+            return True
         found = start == _FOUND_BYTES and record[1:start] == b"-0 " and kind in _LOOKS
-        return (
-            record.startswith(self._private, start)
-            or (found and record.startswith(self._quiet, start))
-        ) and b"/.." not in record
+        if not found or not record.startswith(self._quiet, start):
+            return False
+        if len(self._idle) < _IDLE_RECORDS:
+            self._idle.add(record)
+        return True
 
     def _lacks(self, gap: str) -> None:
         self._gap = self._gap or gap

@@ -8,6 +8,7 @@ judged in the middle of a run: `parse` takes any prefix of it.
 from __future__ import annotations
 
 import enum
+import functools
 import os.path
 from collections import Counter
 from collections.abc import Iterable
@@ -33,6 +34,8 @@ class Op(enum.Enum):
 
 
 _PATH_OPS: Final = {op.value: op for op in Op}
+_REMEMBERED: Final = 10_000
+"""Records, or paths, that are likely to come again in the next run."""
 _FOUND_BYTES: Final = len(b"o-0 ")
 _LOOKS: Final = frozenset(op.value for op in (Op.OPEN, Op.STAT, Op.ACCESS, Op.LINK, Op.LIST))
 
@@ -83,11 +86,20 @@ class Observation:
         return frozenset(read.name for read in self.env_reads)
 
 
+@functools.lru_cache(_REMEMBERED)
+def _access(record: bytes) -> Access | None:
+    """The use of a path that a record tells of, if it does. Every link looks at the same places."""
+    head, _, text = record.partition(b" ")
+    op, flag, digits = _PATH_OPS.get(head[:1]), head[1:2], head[2:]
+    if op is None or flag not in {b"-", b"w"} or not digits.isdigit():
+        return None
+    return Access(op, text, int(digits), flag == b"w")
+
+
 _IDLE: Final[dict[frozenset[bytes], set[bytes]]] = {}
 """Records of no interest that were met, by the places that are quiet: nearly all are in every
 run's log."""
 _IDLE_KINDS: Final = 8
-_IDLE_RECORDS: Final = 10_000
 
 
 class LogReader:
@@ -142,7 +154,7 @@ class LogReader:
         found = start == _FOUND_BYTES and record[1:start] == b"-0 " and kind in _LOOKS
         if not found or not record.startswith(self._quiet, start):
             return False
-        if len(self._idle) < _IDLE_RECORDS:
+        if len(self._idle) < _REMEMBERED:
             self._idle.add(record)
         return True
 
@@ -150,18 +162,19 @@ class LogReader:
         self._gap = self._gap or gap
 
     def _record(self, record: bytes) -> None:
+        access = _access(record)
+        if access is not None:
+            if not access.path.startswith(b"/") and access.op is not Op.LIBRARY:
+                self._lacks("a path relative to an unknown directory")
+            self.accesses[access] = None
+            return
         head, _, text = record.partition(b" ")
         kind, flag, digits = head[:1], head[1:2], head[2:]
-        if flag not in {b"-", b"w"} or not digits.isdigit():
+        if flag not in {b"-", b"w"} or not digits.isdigit() or kind in _PATH_OPS:
             self._lacks("a record is not understood")
             return
         errno = int(digits)
-        op = _PATH_OPS.get(kind)
-        if op is not None:
-            if not text.startswith(b"/") and op is not Op.LIBRARY:
-                self._lacks("a path relative to an unknown directory")
-            self.accesses[Access(op, text, errno, flag == b"w")] = None
-        elif kind == b"e":
+        if kind == b"e":
             self.env_reads[EnvironmentRead(text, errno == 0)] = None
         elif kind == b"n":
             self.network[text] = None
@@ -245,6 +258,7 @@ class Declared:
         return any(place.startswith(prefix) for place in (*self.files, *self.directories))
 
 
+@functools.lru_cache(_REMEMBERED)
 def normalised(path: bytes) -> bytes:
     """Lexically: `..` is taken back without asking whether a link came before it."""
     odd = b"/../" in path or b"/./" in path or b"//" in path

@@ -82,12 +82,14 @@ class Judge:
     _own: tuple[bytes, ...] = attrs.field(init=False)
     """Where the run's own outputs lie, if a link leads there: the agent names them by the other
     path and leaves those out."""
+    _never_news: tuple[bytes, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         places = [self.plan.out_dir]
         if self.plan.call.incremental is not None:
             places.append(os.path.join(self.plan.cwd, self.plan.call.incremental))
         self._own = tuple(os.path.realpath(place) + b"/" for place in places)
+        self._never_news = (*_KERNEL, *self._own)
         externs = self.plan.externs
         self._externs = frozenset(file.path for file in (*externs.files, *externs.macros))
         searched = [
@@ -107,7 +109,8 @@ class Judge:
         self.complete = self.complete and observation.complete
         for access in observation.accesses:
             path = self.here(access.path)
-            self.accesses[access.op, path, access.found] = attrs.evolve(access, path=path)
+            here = access if path is access.path else attrs.evolve(access, path=path)
+            self.accesses[access.op, path, access.found] = here
         for name in observation.env_names:
             self.env_names[name] = None
         for program in observation.programs:
@@ -174,7 +177,7 @@ class Judge:
     def _judge_access(self, access: Access, verdict: Verdict) -> bool:
         """True if this access was like home's; else the verdict says what to do."""
         path = access.path
-        if self._is_search_folder(path) or _is_below(path, (*_KERNEL, *self._own)):
+        if self._is_search_folder(path) or _is_below(path, self._never_news):
             return True
         if access.op in _WRITES:
             verdict.home = f"the unit writes {os.fsdecode(path)}"
@@ -250,8 +253,7 @@ class Judge:
                 entries.add((VARIABLE, name))
         # The platform's digest covers its directories whole, and so what is absent there.
         whole = (
-            *_KERNEL,
-            *self._own,
+            *self._never_news,
             *(item.path + b"/" for item in plan.platform.inputs if item.local),
         )
         for access in self.accesses.values():

@@ -323,6 +323,9 @@ class Agent:
         run = self._runs.get(request.action_key)
         if run is None:
             return False
+        if run.ended and self._store.missing(run.output_digests()):
+            self._forget(run)  # what it made was lost before anybody kept it
+            return False
         self._listen(run, request)
         return True
 

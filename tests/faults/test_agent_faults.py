@@ -330,6 +330,22 @@ def test_a_lost_output_blob_is_a_miss(start: Start) -> None:
     asyncio.run(scenario())
 
 
+def test_an_output_lost_before_it_was_accepted_is_made_again(start: Start) -> None:
+    """Who asks for the same meanwhile must not be told of a file that is gone."""
+
+    async def scenario() -> None:
+        async with await start() as client:
+            request = client.request(shell("echo x > /work/out/x"))
+            outcome = await client.execute(request)
+            digest = outcome.result(request.action).outputs[0].digest
+            (client.root / "cas" / digest.hex[:2] / digest.hex).unlink()
+            outcome = await client.execute(attrs.evolve(request, id=client.new_id()))
+            assert isinstance(outcome.end, m.Exited)
+            assert await client.fetch(digest) == b"x\n"
+
+    asyncio.run(scenario())
+
+
 def test_a_local_input_that_changed_size_is_missing(start: Start, tmp_path: Path) -> None:
     """The hint no longer leads to the bytes that were hashed: the client must send them."""
 

@@ -125,6 +125,7 @@ def cases(bin_folder: Path, folder: Path) -> dict[str, Case]:
 
 
 LAUNCHER = "import os; from burst_wrapper.launcher import write_launcher as w; w(os.environb)"
+WITHOUT_CC = "from burst_wrapper import native_build as n; n.SHIPPED = n.SHIPPED / 'none'; "
 PUBLISH = """
 import asyncio, os
 from burst_wrapper.daemon.tools import Tools
@@ -136,7 +137,10 @@ assert asyncio.run(Tools(cache_dir(os.environb)).get()).client, "needs a C compi
 def launcher(python: str, home: str, path: str | None) -> str:
     """The launcher that `cargo burst enable` writes; with this PATH if it is not None."""
     environ = {"XDG_DATA_HOME": home, "XDG_CACHE_HOME": home, **FOUND}
-    run(python, "-c", LAUNCHER, **environ, **({} if path is None else {"PATH": path}))
+    if path is None:
+        run(python, "-c", LAUNCHER, **environ)
+    else:
+        run(python, "-c", WITHOUT_CC + LAUNCHER, **environ, PATH=path)
     return f"{home}/burst/bin/burst-rustc"
 
 

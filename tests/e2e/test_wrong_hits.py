@@ -226,9 +226,10 @@ def test_an_edit_of_an_unpacked_registry_package_for_another_machine(
 
 def _edit_in_the_registry(twin: Twin, folder: Path) -> None:
     home = _own_cargo_home(folder, "itoa")
-    source = next(home.glob("registry/src/*/itoa-1.*/src/lib.rs"))
+    (source,) = home.glob("registry/src/*/itoa-1.*/src/lib.rs")
+    version = source.parents[1].name.removeprefix("itoa-")
     published = source.read_text()
-    twin.write({"Cargo.toml": package("app", 'itoa = "1"')})
+    twin.write({"Cargo.toml": package("app", f'itoa = "={version}"')})
     twin.write({"src/main.rs": 'fn main() { println!("{}", itoa::Buffer::new().format(7)); }\n'})
     twin.agree("7", CARGO_HOME=str(home))
     for value in (8, 9):
@@ -240,16 +241,16 @@ def _edit_in_the_registry(twin: Twin, folder: Path) -> None:
 
 
 def _own_cargo_home(folder: Path, crate: str) -> Path:
-    """A copy of the user's cargo home with one crate in it, that a test may edit."""
+    """A copy of the user's cargo home with one version of one crate in it, for a test to edit."""
     user = Path(os.environ.get("RUSTUP_HOME", "")).with_name(".cargo")
     sources = sorted(user.glob(f"registry/src/*/{crate}-1.*"))
     if not sources:
         pytest.skip(f"{crate} is not in this machine's cargo home")
     home = folder / "cargo"
-    for found in sources:
-        for part in (found, user / "registry/cache" / found.parent.name / f"{found.name}.crate"):
-            copy = home / part.relative_to(user)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(part, copy) if part.is_dir() else shutil.copy2(part, copy)
+    found = sources[-1]
+    for part in (found, user / "registry/cache" / found.parent.name / f"{found.name}.crate"):
+        copy = home / part.relative_to(user)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(part, copy) if part.is_dir() else shutil.copy2(part, copy)
     shutil.copytree(user / "registry/index", home / "registry/index")
     return home

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 SSHD: Final = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 PLAIN_UID: Final = 47311
@@ -143,10 +143,12 @@ class Sshd:
         if process is None:
             return
         self._process = None
-        for pid in [process.pid, *self._sessions(process.pid)]:
+        sessions = self._sessions(process.pid)
+        for pid in [process.pid, *sessions]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+        _wait_for_end(sessions, 20)  # orphans by now; a mount that they use must be free
         if self._drain is not None:
             self._drain.join()
         assert process.stderr is not None
@@ -176,16 +178,7 @@ class Sshd:
 
     def wait_sessions_end(self, timeout_s: float = 20) -> None:
         """Block until no process of any session is left."""
-        deadline = time.monotonic() + timeout_s
-        for pid in self.session_pids():
-            with contextlib.suppress(ProcessLookupError):
-                handle = os.pidfd_open(pid)
-                try:
-                    ended, _, _ = select.select([handle], [], [], deadline - time.monotonic())
-                finally:
-                    os.close(handle)
-                if not ended:
-                    raise TimeoutError(f"process {pid} of a session goes on")
+        _wait_for_end(self.session_pids(), timeout_s)
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -268,6 +261,19 @@ SetEnv {set_env}
         process.wait()
         process.stderr.close()
         return False
+
+
+def _wait_for_end(pids: Iterable[int], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            try:
+                ended, _, _ = select.select([handle], [], [], max(0, deadline - time.monotonic()))
+            finally:
+                os.close(handle)
+            if not ended:
+                raise TimeoutError(f"process {pid} of a session goes on")
 
 
 class Proxy:

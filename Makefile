@@ -13,10 +13,6 @@ RUN := $(VENV)/bin/python
 
 SYSTEM_PACKAGES := bubblewrap openssh-server systemd-container debootstrap iproute2 build-essential
 
-# Half of the time a test waits for something. By files, since a file shares machines; the small
-# tests of single modules come last and fill the gaps.
-SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
-
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check --no-input
 
 .PHONY: demo test test-all test-fast lint format bench system-packages clean
@@ -26,7 +22,7 @@ demo: $(VENV)/.bench
 	@$(RUN) benchmarks/demo.py
 
 test: $(VENV)/.dev system-packages
-	@$(RUN) -m pytest --durations=15 $(SIDE_BY_SIDE)
+	@$(RUN) -m pytest --durations=15
 
 test-all: export BURST_TEST_ALL := 1
 test-all: test

@@ -295,7 +295,12 @@ def agent_pid(space: Space) -> int:
 
 
 def rustcs(crate: str, *, below: int | None = None) -> list[int]:
-    """Processes that are rustc itself (no wrapper, no launcher) and compile that crate."""
+    """Processes that are rustc itself (no wrapper, no launcher) and compile that crate.
+
+    `below` 0 is a process that is not there, and has none.
+    """
+    if below == 0:
+        return []
     found = []
     pids = descendants(below) if below is not None else _pids()
     for pid in pids:

@@ -13,7 +13,14 @@ import pytest
 
 from burst_protocol.errors import ToolchainProblem
 from burst_wrapper.processes import Completed, run_program
-from burst_wrapper.toolchain import Toolchain, ToolchainCache, TreeSource, driver_libraries, resolve
+from burst_wrapper.toolchain import (
+    Toolchain,
+    ToolchainCache,
+    TreeSource,
+    driver_libraries,
+    is_proxy,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,6 +131,8 @@ def test_proxy_and_real_rustc_give_the_same_toolchain(default: Toolchain) -> Non
     if default.clippy_driver is not None:
         assert resolve(default.clippy_driver, b"/", ENV) == default
         assert resolve(b"clippy-driver", b"/", ENV) == default
+    assert is_proxy(os.fsencode(shutil.which("rustc") or ""))
+    assert not is_proxy(default.rustc)
 
 
 @needs_rustup

@@ -907,7 +907,7 @@ def _spawn(listener: int, rustc: bytes, environ: dict[bytes, bytes]) -> None:
         _default_signal(SIGXFSZ)
         # With `site` (no -S), so that a virtual environment finds its packages; -P keeps `/`
         # off the module path.
-        command = [b"-P", b"-m", b"burst_wrapper.daemon.main", b"--fd", b"3", b"--rustc", rustc]
-        posix.execve(sys.executable, [sys.executable.encode(), *command], environ)
+        command: list[str | bytes] = [sys.executable, "-P", "-m", "burst_wrapper.daemon.main"]
+        posix.execve(sys.executable, [*command, "--fd", "3", "--rustc", rustc], environ)
     finally:
         posix._exit(127)

@@ -127,7 +127,7 @@ class _Call:
         if program is None:
             raise ToolchainProblem(f"{os.fsdecode(argv0)} is not found")
         real = os.path.realpath(program)
-        proxy = _is_rustup(real) and _role(program) is not None
+        proxy = is_proxy(program)
         if not proxy and (_role(real) is None or not _loads_driver(real)):
             raise ToolchainProblem(
                 f"{os.fsdecode(program)} is no rustc or clippy-driver (loads no librustc_driver)"
@@ -182,6 +182,11 @@ def _role(path: bytes) -> Literal["rustc", "clippy-driver"] | None:
     if name == b"clippy-driver" or name.startswith(b"clippy-driver-"):
         return "clippy-driver"
     return None
+
+
+def is_proxy(program: bytes) -> bool:
+    """Whether rustup decides, by folder and environment, which toolchain this program is."""
+    return _is_rustup(os.path.realpath(program)) and _role(program) is not None
 
 
 def _is_rustup(real: bytes) -> bool:

@@ -12,6 +12,7 @@ from burst_protocol.errors import BurstError
 from burst_wrapper.daemon.platform import Platforms
 from burst_wrapper.index import Index
 from burst_wrapper.statcache import StatCache
+from burst_wrapper.toolchain import is_proxy
 
 
 @attrs.frozen
@@ -35,7 +36,7 @@ class Ground:
         Whoever needs it waits for that instead of doing it. Does nothing if it cannot be told
         without knowing more of the caller which toolchain is meant.
         """
-        if os.path.isabs(rustc):
+        if os.path.isabs(rustc) and not is_proxy(rustc):
             threading.Thread(target=self._warm, args=(rustc,), daemon=True).start()
 
     def _warm(self, rustc: bytes) -> None:

@@ -137,10 +137,9 @@ assert asyncio.run(Tools(cache_dir(os.environb)).get()).client, "needs a C compi
 def launcher(python: str, home: str, path: str | None) -> str:
     """The launcher that `cargo burst enable` writes; with this PATH if it is not None."""
     environ = {"XDG_DATA_HOME": home, "XDG_CACHE_HOME": home, **FOUND}
-    if path is None:
-        run(python, "-c", LAUNCHER, **environ)
-    else:
-        run(python, "-c", WITHOUT_CC + LAUNCHER, **environ, PATH=path)
+    if path is not None:
+        environ["PATH"] = path
+    run(python, "-c", LAUNCHER if path is None else WITHOUT_CC + LAUNCHER, **environ)
     return f"{home}/burst/bin/burst-rustc"
 
 

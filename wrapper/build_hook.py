@@ -37,13 +37,13 @@ class NativeParts(BuildHookInterface[Any]):
             return
         if version == "editable":
             # There the sources themselves are what is installed.
-            folder = native_build.SHIPPED
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            self._scratch = tempfile.TemporaryDirectory(prefix="burst-native-")
-            folder = Path(self._scratch.name)
+            shutil.rmtree(native_build.SHIPPED, ignore_errors=True)
+            native_build.ship(cc.encode(), native_build.SHIPPED)
+            return
+        self._scratch = tempfile.TemporaryDirectory(prefix="burst-native-")
+        folder = Path(self._scratch.name)
         built = native_build.ship(cc.encode(), folder)
-        if built and version != "editable":
+        if built:
             inside = native_build.SHIPPED.relative_to(_HERE)
             build_data["force_include"].update(
                 {str(path): str(inside / path.relative_to(folder)) for path in built}

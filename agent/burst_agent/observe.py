@@ -86,20 +86,30 @@ class Observation:
         return frozenset(read.name for read in self.env_reads)
 
 
+def _fields(record: bytes) -> tuple[bool, int, bytes] | None:
+    """Whether it was for writing, errno, and the rest; None if this is no record."""
+    head, _, text = record.partition(b" ")
+    flag, digits = head[1:2], head[2:]
+    if flag not in {b"-", b"w"} or not digits.isdigit():
+        return None
+    return flag == b"w", int(digits), text
+
+
 @functools.lru_cache(_REMEMBERED)
 def _access(record: bytes) -> Access | None:
-    """The use of a path that a record tells of, if it does. Every link looks at the same places."""
-    head, _, text = record.partition(b" ")
-    op, flag, digits = _PATH_OPS.get(head[:1]), head[1:2], head[2:]
-    if op is None or flag not in {b"-", b"w"} or not digits.isdigit():
+    """The use of a path that a record of that kind tells of. Every link looks at the same ones."""
+    fields = _fields(record)
+    if fields is None:
         return None
-    return Access(op, text, int(digits), flag == b"w")
+    write, errno, path = fields
+    return Access(_PATH_OPS[record[:1]], path, errno, write)
 
 
-_IDLE: Final[dict[frozenset[bytes], set[bytes]]] = {}
-"""Records of no interest that were met, by the places that are quiet: nearly all are in every
-run's log."""
-_IDLE_KINDS: Final = 8
+@functools.lru_cache(8)
+def _idle(quiet: frozenset[bytes]) -> set[bytes]:  # noqa: ARG001 - the key
+    """Records of no interest that were met where these places are quiet; filled by readers. Nearly
+    all are in every run's log."""
+    return set()
 
 
 class LogReader:
@@ -113,9 +123,7 @@ class LogReader:
     def __init__(self, quiet: tuple[bytes, ...] = (), private: tuple[bytes, ...] = ()) -> None:
         self._quiet = quiet
         self._private = private
-        if len(_IDLE) > _IDLE_KINDS:
-            _IDLE.clear()
-        self._idle = _IDLE.setdefault(frozenset(quiet), set())
+        self._idle = _idle(frozenset(quiet))
         self.accesses: dict[Access, None] = {}
         self.env_reads: dict[EnvironmentRead, None] = {}
         self.programs: dict[Program, None] = {}
@@ -162,18 +170,21 @@ class LogReader:
         self._gap = self._gap or gap
 
     def _record(self, record: bytes) -> None:
-        access = _access(record)
-        if access is not None:
+        kind = record[:1]
+        if kind in _PATH_OPS:
+            access = _access(record)
+            if access is None:
+                self._lacks("a record is not understood")
+                return
             if not access.path.startswith(b"/") and access.op is not Op.LIBRARY:
                 self._lacks("a path relative to an unknown directory")
             self.accesses[access] = None
             return
-        head, _, text = record.partition(b" ")
-        kind, flag, digits = head[:1], head[1:2], head[2:]
-        if flag not in {b"-", b"w"} or not digits.isdigit() or kind in _PATH_OPS:
+        fields = _fields(record)
+        if fields is None:
             self._lacks("a record is not understood")
             return
-        errno = int(digits)
+        _, errno, text = fields
         if kind == b"e":
             self.env_reads[EnvironmentRead(text, errno == 0)] = None
         elif kind == b"n":

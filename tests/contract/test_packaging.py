@@ -38,15 +38,20 @@ UNIT = ["rustc", "--crate-name", "x", "--json=artifacts", "src/lib.rs"]
 ANSWER = frame(b"E", b"answered\n") + exit_frame(5)
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built once from this tree."""
+def build_wheel(folder: Path, **variables: str) -> Path:
+    """From this tree."""
     pytest.importorskip("hatchling", reason="building the wheel needs hatchling")
-    folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    env = {**os.environ, **variables}
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=env)
     (path,) = folder.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built once."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +132,7 @@ print(build_native(None, Path({str(tmp_path)!r})).reason or "complete")
 @pytest.mark.slow
 def test_wheel_built_without_a_compiler_is_pure(tmp_path: Path) -> None:
     """It can be installed everywhere, and home builds the native parts later."""
-    pytest.importorskip("hatchling", reason="building the wheel needs hatchling")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    env = {**os.environ, "PATH": str(tmp_path / "empty")}
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=env)
-    (path,) = tmp_path.glob("*.whl")
+    path = build_wheel(tmp_path, PATH=str(tmp_path / "empty"))
     assert path.name.endswith("-py3-none-any.whl")
     assert not [name for name in zipfile.ZipFile(path).namelist() if "/native/built/" in name]
 

@@ -216,10 +216,9 @@ def test_an_edit_of_an_unpacked_registry_package_for_another_machine(
     twins_machine: Space, sshd: Sshd, tmp_path: Path
 ) -> None:
     """Another machine must be sent the edit, however immutable such packages usually are."""
-    machine = twins_machine
-    with twins(machine, "elsewhere") as twin:
-        shutil.copytree(Path.home() / ".ssh", machine.home / ".ssh", dirs_exist_ok=True)
-        twin.space.env = {**machine.env, "BURST_HOST": sshd.address}
+    with twins(twins_machine, "elsewhere") as twin:
+        shutil.copytree(Path.home() / ".ssh", twins_machine.home / ".ssh", dirs_exist_ok=True)
+        twin.space.env = {**twins_machine.env, "BURST_HOST": sshd.address}
         _edit_in_the_registry(twin, tmp_path)
         twin.space.stop()
 

@@ -107,60 +107,51 @@ def ship(cc: bytes, folder: Path) -> list[Path]:
 
     Never raises for a compiler that does not work.
     """
-    recipes = [(recipe, name) for recipe in _ALL if (name := _shipped_name(recipe))]
+    origins = [(recipe, _system(recipe)) for recipe in _ALL]
     with ThreadPoolExecutor(len(_ALL)) as pool:
-        jobs = [pool.submit(_build, cc, recipe, folder / name, []) for recipe, name in recipes]
+        jobs = [pool.submit(_build, cc, it, folder, origin, []) for it, origin in origins if origin]
     return [path for job in jobs if (path := job.result()) is not None]
 
 
-def _shipped_name(recipe: _Recipe) -> str:
-    """Of the product that fits this system; empty where it is no use to ship one."""
+def _system(recipe: _Recipe) -> tuple[bytes, ...]:
+    """What of this system a product depends on; empty where it is no use to ship one."""
     libc = ""
     if recipe.needs_libc:
         with contextlib.suppress(ValueError, OSError):
             libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
         if not libc:
-            return ""
-    return recipe.name(os.uname().machine.encode(), libc.encode())
+            return ()
+    return (os.uname().machine.encode(), libc.encode())
 
 
 def _shipped(recipe: _Recipe, folder: Path) -> Path | None:
+    origin = _system(recipe)
     try:
-        name = _shipped_name(recipe)
+        path = folder / recipe.name(*origin) / recipe.product
     except OSError:
         return None
-    path = folder / name / recipe.product
-    return path if name and os.access(path, os.X_OK) else None
+    return path if origin and os.access(path, os.X_OK) else None
 
 
 def _build_all(
     cc: bytes | None, cache_dir: Path, recipes: Sequence[_Recipe], shipped: Path
 ) -> tuple[list[Path | None], str]:
-    products = [_shipped(recipe, shipped) for recipe in recipes]
-    missing = [recipe for recipe, product in zip(recipes, products, strict=True) if not product]
+    products = {recipe: _shipped(recipe, shipped) for recipe in recipes}
+    missing = [recipe for recipe, product in products.items() if product is None]
     if not missing:
-        return products, ""
+        return list(products.values()), ""
     if cc is None:
-        return products, "no C compiler found"
+        return list(products.values()), "no C compiler found"
     try:
-        identity = _identity(cc)
+        origin = (_identity(cc),)
     except (OSError, subprocess.SubprocessError, ValueError) as problem:
-        return products, f"{os.fsdecode(cc)} does not work: {problem}"
+        return list(products.values()), f"{os.fsdecode(cc)} does not work: {problem}"
     reasons: list[str] = []
-
-    def build(recipe: _Recipe) -> Path | None:
-        try:
-            return _build(cc, recipe, cache_dir / recipe.name(identity), reasons)
-        except OSError as problem:
-            reasons.append(f"{recipe.source}: {problem}")
-            return None
-
     # Side by side: a first build waits for this.
     with ThreadPoolExecutor(len(missing)) as pool:
-        built = dict(zip(missing, pool.map(build, missing), strict=True))
-    return [product or built[it] for it, product in zip(recipes, products, strict=True)], "; ".join(
-        reasons
-    )
+        jobs = {it: pool.submit(_build, cc, it, cache_dir, origin, reasons) for it in missing}
+    products |= {recipe: job.result() for recipe, job in jobs.items()}
+    return list(products.values()), "; ".join(reasons)
 
 
 def _environment() -> dict[str, str]:
@@ -186,15 +177,18 @@ def _identity(cc: bytes) -> bytes:
     return b"\0".join(answers)
 
 
-def _build(cc: bytes, recipe: _Recipe, final: Path, reasons: list[str]) -> Path | None:
-    """The product in the folder `final`; appends to `reasons` why there is none."""
-    product = final / recipe.product
+def _build(
+    cc: bytes, recipe: _Recipe, folder: Path, origin: tuple[bytes, ...], reasons: list[str]
+) -> Path | None:
+    """The product, in `folder`; appends to `reasons` why there is none."""
     temporary: Path | None = None
     try:
+        final = folder / recipe.name(*origin)
+        product = final / recipe.product
         if product.is_file():
             return product
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix="build-", dir=final.parent))
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
         target = temporary / recipe.product
         done = subprocess.run(
             [cc, *recipe.flags, "-o", target, SOURCES / recipe.source, *recipe.libraries],

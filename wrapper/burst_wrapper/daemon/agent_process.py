@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, cache_dir: bytes, state_dir: bytes) -> Place:
-        """The daemon's."""
+        """As the daemon lays them out."""
         return cls(os.path.join(cache_dir, b"store"), os.path.join(state_dir, b"agent.log"))
 
 

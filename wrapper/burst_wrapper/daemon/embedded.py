@@ -75,9 +75,8 @@ class Embedded:
         self._where = where
         self._tools = tools
         self._executor: Executor | None = None
-        self._started = started
-        """Nobody has spoken to this one yet."""
-        self._process: AgentProcess | None = None
+        self._process = started
+        """Without an executor: nobody has spoken to it yet."""
         self._lock = asyncio.Lock()
         self._deaths: list[float] = []
         self._failure: BurstError | None = None
@@ -122,7 +121,6 @@ class Embedded:
         return self._place is not None and self._place != identity(self._where.root)
 
     async def _start(self) -> Executor:
-        self._process, self._started = self._started, None
         if self._process is None:
             self._process = AgentProcess.start(self._where, self.slots, self.store_bytes)
         reader, writer = await asyncio.open_connection(
@@ -154,8 +152,7 @@ class Embedded:
         if self._executor is not None:
             await self._executor.link.close()
             self._executor = None
-        process, self._process = self._process or self._started, None
-        self._started = None
+        process, self._process = self._process, None
         if process is not None:
             await asyncio.to_thread(process.end)
 

@@ -74,7 +74,7 @@ def _unlink_own(path: bytes, listener: socket.socket) -> None:
         probe.settimeout(1)
         probe.connect(path)
         pid = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        # The listener was made by the wrapper that started us: its own peer names that process.
+        # For a listener that is who made it listen last, the wrapper that started us or we.
         own = listener.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         if pid == struct.unpack("3i", own)[0]:
             os.unlink(path)

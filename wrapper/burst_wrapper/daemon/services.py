@@ -48,8 +48,8 @@ class Services:
     _config_stamp: tuple[int, int] | None = None
 
     @classmethod
-    def create(cls, ground: Ground, agent: AgentProcess | None = None) -> Services:
-        """`agent`: the embedded one, if it was started already. OSError."""
+    def create(cls, ground: Ground, agent: AgentProcess | None) -> Services:
+        """`agent`: the embedded one, if it could be started. OSError."""
         cache_dir, state_dir = ground.cache_dir, ground.state_dir
         tools = Tools(cache_dir)
         closures = Closures(ground.index, ground.stats)

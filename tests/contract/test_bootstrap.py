@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from burst_lifecycle.remote import bootstrap, remote_bundle, remote_stub
+from burst_lifecycle.remote.bootstrap import CACHE_PLACE, RemoteFacts, start_agent_with_facts
+from burst_lifecycle.remote.ssh_transport import SshTarget, connect
 from burst_protocol import messages as m
 from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD
-from burst_wrapper.daemon import bootstrap, remote_bundle, remote_stub
-from burst_wrapper.daemon.bootstrap import CACHE_PLACE, RemoteFacts, start_agent_with_facts
-from burst_wrapper.daemon.ssh_transport import SshTarget, connect
 from fake_bundle import make_bundle, provider
 from sshd import SSHD, Sshd
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from burst_wrapper.daemon.remote_bundle import Bundle
+    from burst_lifecycle.remote.remote_bundle import Bundle
     from trixie import TrixieHost
 
 pytest_plugins = ("remote_hosts",)

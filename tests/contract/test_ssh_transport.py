@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from burst_lifecycle.remote.known_hosts import KnownHosts
+from burst_lifecycle.remote.ssh_transport import AgentChannel, SshConnection, SshTarget, connect
 from burst_protocol.errors import (
     AgentGone,
     AuthenticationFailed,
@@ -17,8 +19,6 @@ from burst_protocol.errors import (
     HostKeyProblem,
     LinkLost,
 )
-from burst_wrapper.daemon.known_hosts import KnownHosts
-from burst_wrapper.daemon.ssh_transport import AgentChannel, SshConnection, SshTarget, connect
 from sshd import SSHD, Proxy, Sshd, keygen
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from burst_lifecycle.remote.bootstrap import start_agent
+from burst_lifecycle.remote.ssh_transport import SshTarget, connect
 from burst_protocol.errors import (
     BurstError,
     DiskFull,
@@ -19,8 +21,6 @@ from burst_protocol.errors import (
     RemoteTooOld,
     Unreachable,
 )
-from burst_wrapper.daemon.bootstrap import start_agent
-from burst_wrapper.daemon.ssh_transport import SshTarget, connect
 from fake_bundle import make_bundle, provider
 from sshd import SSHD, Proxy, Sshd
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from burst_wrapper.daemon.remote_bundle import Bundle
+    from burst_lifecycle.remote.remote_bundle import Bundle
 
 pytest_plugins = ("remote_hosts",)
 pytestmark = pytest.mark.skipif(SSHD is None, reason="openssh-server is not installed")

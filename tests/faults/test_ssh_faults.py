@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from burst_lifecycle.remote.ssh_transport import SshConnection, SshTarget, connect
 from burst_protocol.errors import (
     AuthenticationFailed,
     BurstError,
@@ -16,7 +17,6 @@ from burst_protocol.errors import (
     LinkLost,
     Unreachable,
 )
-from burst_wrapper.daemon.ssh_transport import SshConnection, SshTarget, connect
 from sshd import SSHD, Proxy, Sshd, blackhole, closed_port, keygen
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import os
 import tarfile
 from typing import TYPE_CHECKING
 
-from burst_wrapper.daemon.remote_bundle import Bundle
+from burst_lifecycle.remote.remote_bundle import Bundle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

@@ -1,4 +1,4 @@
-"""burst_wrapper.daemon.bootstrap: the talk with the stub, however it is cut into portions."""
+"""burst_lifecycle.remote.bootstrap: the talk with the stub, however it is cut into portions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from burst_wrapper.daemon.bootstrap import start_agent_with_facts
-from burst_wrapper.daemon.remote_stub import MARKER
+from burst_lifecycle.remote.bootstrap import start_agent_with_facts
+from burst_lifecycle.remote.remote_stub import MARKER
 from fake_bundle import make_bundle, provider
 
 FACTS = json.dumps({"python": "3.12", "arch": "x86_64"}).encode()

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from burst_lifecycle.remote.elf import is_elf, library_closure, read_mapped
 from burst_protocol.errors import PlatformProblem
-from burst_wrapper.elf import is_elf, library_closure, read_mapped
 from burst_wrapper.linkenv import (
     DECIDING_VARIABLES,
     LinkTools,

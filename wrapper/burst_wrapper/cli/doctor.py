@@ -136,7 +136,7 @@ async def _agent(cache_dir: bytes) -> Sequence[Check]:
 
 async def _host(host: str, config: Config) -> Check:
     """Log in as a build would; nothing is installed."""
-    from burst_wrapper.daemon import ssh_transport  # noqa: PLC0415 - 0.2 s only with a host
+    from burst_lifecycle.remote import ssh_transport  # noqa: PLC0415 - 0.2 s only with a host
 
     try:
         connection = await ssh_transport.connect(

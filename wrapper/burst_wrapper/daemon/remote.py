@@ -33,7 +33,7 @@ from burst_wrapper.daemon.spool import Spool
 from burst_wrapper.daemon.tools import Tools
 
 if TYPE_CHECKING:
-    from burst_wrapper.daemon.ssh_transport import SshConnection
+    from burst_lifecycle.remote.ssh_transport import SshConnection
 
 _REST_S: Final = 20.0
 """A host that failed is tried again after this time (doubling up to ten minutes)."""
@@ -156,7 +156,7 @@ class Host:
 
     async def _connect(self, config: Config, auth_sock: str | None) -> Executor:
         # asyncssh costs 0.2 s to import: only who has a host pays for it.
-        from burst_wrapper.daemon import bootstrap, remote_bundle, ssh_transport  # noqa: PLC0415
+        from burst_lifecycle.remote import bootstrap, remote_bundle, ssh_transport  # noqa: PLC0415
 
         target = ssh_transport.SshTarget.parse(self.name)
         connection = await ssh_transport.connect(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import asyncssh
 import attrs
 
+from burst_lifecycle.remote.known_hosts import KnownHosts, KnownKey
 from burst_protocol.errors import (
     AgentGone,
     AuthenticationFailed,
@@ -30,7 +31,6 @@ from burst_protocol.errors import (
     LinkLost,
     Unreachable,
 )
-from burst_wrapper.daemon.known_hosts import KnownHosts, KnownKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 from blake3 import blake3
 
+from burst_lifecycle.remote import elf
 from burst_protocol.errors import DiskFull, PlatformProblem
 from burst_protocol.version import BUILD
-from burst_wrapper import elf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
 
+from burst_lifecycle.remote import remote_stub
 from burst_protocol.errors import (
     AgentGone,
     BurstError,
@@ -23,11 +24,10 @@ from burst_protocol.errors import (
     RemoteTooOld,
     Unreachable,
 )
-from burst_wrapper.daemon import remote_stub
 
 if TYPE_CHECKING:
-    from burst_wrapper.daemon.remote_bundle import Bundle
-    from burst_wrapper.daemon.ssh_transport import AgentChannel
+    from burst_lifecycle.remote.remote_bundle import Bundle
+    from burst_lifecycle.remote.ssh_transport import AgentChannel
 
 _VERSIONS: Final = " ".join(f"python3.{minor}" for minor in range(16, 10, -1))
 

@@ -1,0 +1,1 @@
+"""Another machine over SSH: the connection, and how an agent gets there."""

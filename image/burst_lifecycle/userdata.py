@@ -46,10 +46,10 @@ class Deadlines:
     def as_config(self) -> str:
         """For a shell to read."""
         return (
-            f"BURST_KEEP_ALIVE_S={self.keep_alive_s}\n"
-            f"BURST_HARD_END_S={self.hard_end_s}\n"
-            f"BURST_FIRST_SIGN_S={self.first_sign_s}\n"
-            f"BURST_EDGE_MINUTE={self.edge_minute}\n"
+            f"KEEP_ALIVE_S={self.keep_alive_s}\n"
+            f"HARD_END_S={self.hard_end_s}\n"
+            f"FIRST_SIGN_S={self.first_sign_s}\n"
+            f"EDGE_MINUTE={self.edge_minute}\n"
         )
 
 

@@ -7,8 +7,8 @@ operation is in the ledger and its expiry in its labels.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Final
 
 import attrs
@@ -21,21 +21,22 @@ from burst_lifecycle import (
     hostkey,
     labels,
     placement,
+    records,
     removal,
     situation,
     userdata,
     volumes,
 )
+from burst_lifecycle.budget import Tariff
 from burst_lifecycle.cloud.model import (
     Image,
     ImageState,
     Inventory,
     Kind,
-    Prices,
+    PrimaryIp,
     Server,
     ServerSpec,
     ServerState,
-    ServerType,
 )
 from burst_lifecycle.context import Context, Login
 from burst_lifecycle.errors import (
@@ -48,13 +49,21 @@ from burst_lifecycle.errors import (
     QuotaExceeded,
     ServerProblem,
 )
-from burst_lifecycle.guard import Ground, Guard, boot_by_s, is_ready
+from burst_lifecycle.events import How, Ready
+from burst_lifecycle.guard import Ground, Guard, boot_by_s, is_booting, is_ready
 from burst_lifecycle.host import Host
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.placement import Candidate
+from burst_lifecycle.pricing import Rate
 from burst_lifecycle.situation import Move
 from burst_lifecycle.turn import Turn, turn
-from burst_protocol.errors import AuthenticationFailed, HostKeyProblem, LinkLost, Unreachable
+from burst_protocol.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    HostKeyProblem,
+    LinkLost,
+    Unreachable,
+)
 
 ROUNDS: Final = 40
 """Moves until one is USE: each removal or wait is one."""
@@ -62,14 +71,8 @@ WRONG_KEY_S: Final = 120.0
 """For so long after its boot began a server may still show another key (its image's)."""
 _CREATE_S: Final = 900.0
 _POLL_S: Final = 1.5
+_OFF_POLLS: Final = 10
 _GONE_POLL_S: Final = 3.0
-
-
-class How(StrEnum):
-    COLD = "cold"
-    WARM = "warm"
-    """Powered on again."""
-    FOUND = "found"
 
 
 @attrs.frozen
@@ -81,7 +84,8 @@ class Booted:
     """Of user `burst`; its `known_hosts` are complete."""
     store: volumes.Store
     agent: str
-    how: How
+    how: How | None
+    """None: it ran already."""
 
 
 @attrs.define(eq=False)
@@ -90,14 +94,16 @@ class Boot:
 
     context: Context
     guard: Guard
-    how: How = How.FOUND
-    _waited_s: float = 0.0
+    how: How | None = None
+    began_s: float = 0.0
+    _addresses: set[int] = attrs.field(factory=set)
 
     async def run(self) -> Booted:
         """A server that is ready for the project. Raises CloudProblem, ServerProblem, OverBudget, …
 
         Whatever it raises, what was begun carries its expiry, and the next `run` carries on.
         """
+        self.began_s = self.context.time.monotonic()
         async with self.context.lock():
             for _ in range(ROUNDS):
                 booted = await self._move(await self._servers(), held=None)
@@ -155,12 +161,14 @@ class Boot:
         """First the labels: from then on nobody takes `off` for the end of it."""
         context = self.context
         fresh = await context.cloud.server(server.id)
-        boot_by = int(context.cloud.now_s() + context.wishes.boot_deadline_s)
-        told = labels.merged(
-            fresh.labels, **{labels.BOOT_BY: str(boot_by), labels.READY: None}
-        )
-        with context.effect("label the boot"):
-            await context.cloud.set_labels(Kind.SERVER, server.id, told)
+        now_s = context.cloud.now_s()
+        if not is_booting(fresh, now_s):
+            boot_by = int(now_s + context.wishes.boot_deadline_s)
+            told = labels.merged(
+                fresh.labels, **{labels.BOOT_BY: str(boot_by), labels.READY: None}
+            )
+            with context.effect("label the boot"):
+                await context.cloud.set_labels(Kind.SERVER, server.id, told)
         with context.effect("power on"):
             await context.cloud.power_on(server.id)
         self.how = How.WARM
@@ -194,8 +202,8 @@ class Boot:
         context, cloud = self.context, self.context.cloud
         deadline_s = boot_by_s(server)
         tolerant_until_s = deadline_s - context.wishes.boot_deadline_s + WRONG_KEY_S
-        host = Host(context.ssh, access.login_unless_addressless(context, server), server.id)
         last = "it was not powered on"
+        off_polls = 0
         while True:
             now = await cloud.server(server.id)
             if now.state is ServerState.RUNNING:
@@ -210,12 +218,14 @@ class Boot:
                     if cloud.now_s() > tolerant_until_s:
                         await removal.abandon(context, self.guard, now)
                         raise
-            elif now.state in {ServerState.OFF, ServerState.DELETING}:
-                # Its dead man, or somebody else. Not taken for the off before the start: that has
-                # been waited for.
-                if now.state is ServerState.DELETING:
-                    raise NotFound(what=f"server {now.name}")
-                last = "it is off"
+            elif now.state is ServerState.DELETING:
+                raise NotFound(what=f"server {now.name}")
+            elif now.state is ServerState.OFF:
+                # Before its start, or its boot was cut off between the label and the power.
+                last, off_polls = "it is off", off_polls + 1
+                if off_polls % _OFF_POLLS == 0:
+                    with context.effect("power on again"):
+                        await cloud.power_on(server.id)
             if cloud.now_s() > deadline_s:
                 await removal.abandon(context, self.guard, now)
                 raise ServerProblem(f"was not ready in time: {last}", what=now.name)
@@ -244,7 +254,14 @@ class Boot:
             with context.effect("label ready"):
                 await cloud.set_labels(Kind.SERVER, server.id, told)
             server = attrs.evolve(server, labels=told)
-        await context.ledger.write("ready", id=server.id, how=str(self.how))
+            await context.ledger.record(
+                Ready(
+                    at_s=cloud.now_s(),
+                    id=server.id,
+                    how=self.how or How.COLD,
+                    took_s=context.time.monotonic() - self.began_s,
+                )
+            )
         return Booted(server, attrs.evolve(host.login, user="burst"), store, agent, self.how)
 
     async def _narrow(self, server: Server, host: Host, until_s: float) -> None:
@@ -266,7 +283,7 @@ class Boot:
         server = await cloud.server(server_id)
         shown = hostkey.pin(host.login.host_key)
         next_pin = server.labels.get(labels.NEXT_PIN)
-        if next_pin is None and (is_ready(server) or self.how is How.WARM):
+        if next_pin is None and is_ready(server):
             return host
         if next_pin is None or shown != next_pin:
             with context.effect("prepare the host key"):
@@ -294,9 +311,8 @@ class Boot:
         """Only if nobody has made one meanwhile."""
         context, wishes = self.context, self.context.wishes
         everything = await context.cloud.inventory(labels.selector(wishes.owner))
-        types = await context.cloud.server_types()
-        prices = await context.cloud.prices()
-        plan = self._plan(everything, types, prices)
+        tariff = Tariff(await context.cloud.server_types(), await context.cloud.prices())
+        plan = await self._plan(everything, tariff)
         async with turn(context, self.guard) as held:
             servers = await self._servers()
             found = situation.assess(
@@ -304,31 +320,43 @@ class Boot:
             )
             if found.move is not Move.CREATE:
                 return
-            await self._search(plan, everything, held)
+            await self._search(plan, everything, tariff, held)
 
-    def _plan(
-        self, everything: Inventory, types: Sequence[ServerType], prices: Prices
-    ) -> placement.Plan:
-        wishes = self.context.wishes
+    async def _plan(self, everything: Inventory, tariff: Tariff) -> placement.Plan:
+        """What may be tried. OverBudget or ConfigError if that is nothing."""
+        context, wishes = self.context, self.context.wishes
         mine = volumes.of_project(everything.volumes, wishes.owner, wishes.project)
-        where = mine[0].location if wishes.project and mine else ""
+        good = [volume for volume in mine if volumes.is_good(volume)] if wishes.project else []
         plan = placement.plan(
             wishes.server_types,
             wishes.locations,
-            types,
+            tariff.types,
             architecture=wishes.architecture,
             max_eur_per_hour=wishes.max_eur_per_hour,
-            ipv4_hourly=None,
-            volume_location=where,
+            volume_location=good[0].location if good else "",
         )
-        plan = budget.affordable(
-            plan, everything, types, prices, wishes, self.context.cloud.now_s()
-        )
+        if wishes.budget_eur_per_month is not None:
+            now_s = context.cloud.now_s()
+            history = await asyncio.to_thread(context.ledger.read)
+            plan = budget.affordable(
+                plan,
+                everything,
+                wishes.owner,
+                tariff,
+                wishes.budget_eur_per_month,
+                budget.spent(history.events, now_s),
+                now_s,
+                0 if good or not wishes.project else wishes.volume_gb,
+            )
         if not plan.candidates:
-            raise OverBudget(plan.why_nothing())
+            if any(one.money for one in plan.refused):
+                raise OverBudget(plan.why_nothing())
+            raise ConfigError(plan.why_nothing(), path="server_type, location")
         return plan
 
-    async def _search(self, plan: placement.Plan, everything: Inventory, held: Turn) -> None:
+    async def _search(
+        self, plan: placement.Plan, everything: Inventory, tariff: Tariff, held: Turn
+    ) -> None:
         context = self.context
         keys = await access.owner_keys(context)
         access_wall = await firewall.of_owner(context)
@@ -338,7 +366,7 @@ class Boot:
         for candidate in search:
             await held.extend()
             try:
-                server = await self._create(candidate, keys, access_wall.id, image, held)
+                await self._create(candidate, keys, access_wall.id, image, tariff, held)
             except (NoCapacity, QuotaExceeded, ActionFailed) as error:
                 last = error
                 if not search.failed(candidate, error) and not isinstance(error, ActionFailed):
@@ -346,12 +374,9 @@ class Boot:
                 continue
             finally:
                 for text in search.notices:
-                    context.notices.tell(text)
+                    context.tell("quota", text)
                 search.notices.clear()
             self.how = How.COLD
-            await context.ledger.write(
-                "server", id=server.id, type=candidate.type, location=candidate.location
-            )
             return
         if isinstance(last, QuotaExceeded | ActionFailed):
             raise last
@@ -363,6 +388,7 @@ class Boot:
         keys: access.OwnerKeys,
         firewall_id: int,
         image: Image,
+        tariff: Tariff,
         held: Turn,
     ) -> Server:
         context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
@@ -405,37 +431,47 @@ class Boot:
                     user_data=user_data,
                 )
             ),
-            type=candidate.type,
             location=candidate.location,
+            rate=Rate(candidate.eur_per_hour, candidate.eur_per_month),
         )
-        await self._label_addresses(server, claim)
+        await self._label_addresses(server, claim, tariff)
         try:
             await cloud.wait(actions, _CREATE_S)
         except ActionFailed:
             await removal.abandon(context, self.guard, server)
             raise
         server = await cloud.server(server.id)
-        await self._label_addresses(server, claim)
+        await self._label_addresses(server, claim, tariff)
         return server
 
-    async def _label_addresses(self, server: Server, claim: Claim) -> None:
+    async def _label_addresses(self, server: Server, claim: Claim, tariff: Tariff) -> None:
         """They come with the server and go with it; should they stay, they are found."""
-        for address_id in (server.ipv4_id, server.ipv6_id):
-            if address_id is None:
+        context = self.context
+        for address_id, version in ((server.ipv4_id, 4), (server.ipv6_id, 6)):
+            if address_id is None or address_id in self._addresses:
                 continue
-            await self.context.ledger.write("address", id=address_id, server=server.id)
+            found = PrimaryIp(
+                id=address_id,
+                name="",
+                labels=claim.labels(),
+                created_s=server.created_s,
+                address="",
+                version=version,
+                location=server.location,
+                assignee_id=server.id,
+                auto_delete=True,
+            )
+            rate = Rate.of_ipv4(tariff.prices, server.location) if version == 4 else records.FREE
+            await context.ledger.record(records.created(context, Kind.PRIMARY_IP, found, rate))
             try:
-                with self.context.effect("label the address"):
-                    await self.context.cloud.set_labels(
-                        Kind.PRIMARY_IP, address_id, claim.labels()
-                    )
+                with context.effect("label the address"):
+                    await context.cloud.set_labels(Kind.PRIMARY_IP, address_id, claim.labels())
             except (Busy, NotFound):
-                pass  # the reaper labels it: it knows the server
+                continue  # the reaper labels it: it finds it by its server
+            self._addresses.add(address_id)
 
     async def _image(self, images: Sequence[Image]) -> Image:
         context, wishes = self.context, self.context.wishes
-        if context.image is not None:
-            return context.image
         baked = choose_image(images, wishes.owner, wishes.recipe, wishes.architecture)
         return baked or await context.cloud.system_image(wishes.stock_image, wishes.architecture)
 

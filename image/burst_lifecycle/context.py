@@ -15,8 +15,12 @@ from typing import Final, Protocol
 
 import attrs
 
-from burst_lifecycle.cloud.model import Image, Server
+from burst_lifecycle.books import Account
+from burst_lifecycle.cloud.model import Server
 from burst_lifecycle.cloud.port import Cloud
+from burst_lifecycle.events import Event
+from burst_lifecycle.ledger import History
+from burst_lifecycle.notices import Level, Notice
 
 HOUR_S: Final = 3600
 MONTH_S: Final = 30 * 24 * HOUR_S
@@ -31,15 +35,19 @@ class Time(Protocol):
 
 
 class Ledger(Protocol):
-    """What was begun and what became of it. `write` returns when the line is on the disk."""
+    """What was begun and what became of it; see `ledger.Ledger`."""
 
-    async def write(self, event: str, **facts: str | int | float) -> None: ...
+    async def record(self, *events: Event) -> None:
+        """Returns when the lines are on the disk."""
+        ...
+
+    def read(self) -> History: ...
 
 
 class Notices(Protocol):
-    """What people are told at the next opportunity; the same text twice is told once."""
+    """What people are told at the next opportunity; see `notices.Notices`."""
 
-    def tell(self, text: str) -> None: ...
+    def post(self, notice: Notice) -> object: ...
 
 
 @attrs.frozen
@@ -122,7 +130,7 @@ class Wishes:
     server_types: tuple[str, ...]
     locations: tuple[str, ...]
     max_eur_per_hour: Decimal
-    """With VAT and the address: nothing dearer is created."""
+    """Of the server, without VAT: nothing dearer is created."""
     project: str = ""
     """Empty: no volume."""
     architecture: str = "x86"
@@ -130,7 +138,7 @@ class Wishes:
     recipe: str = ""
     """Of the image to boot from; empty: the stock image."""
     stock_image: str = "ubuntu-24.04"
-    keep_alive_s: float = 600
+    keep_alive_s: float = 300
     at_once: bool = False
     """Idle servers are deleted as soon as they are idle, not at the edge of the paid hour."""
     volume_keep_alive_s: float = 7 * 24 * HOUR_S
@@ -182,8 +190,8 @@ class Context:
     step: Callable[[str], None] = _no_step
     """Called around every effect, for tests that stop us there."""
     address: Callable[[Server], tuple[str, int]] = _public_address
-    image: Image | None = None
-    """To boot from whatever the recipe says: the baker's."""
+    account: Account = Account("", "")
+    """Whose resources these are, for the ledger."""
 
     @contextlib.contextmanager
     def effect(self, name: str) -> Iterator[None]:
@@ -191,3 +199,7 @@ class Context:
         self.step(f"before {name}")
         yield
         self.step(f"after {name}")
+
+    def tell(self, key: str, text: str, *, level: Level = Level.WARNING, hint: str = "") -> None:
+        """A notice; a newer one of the same key replaces it."""
+        self.notices.post(Notice(text, key, level, hint))

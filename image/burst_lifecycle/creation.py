@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar, cast
 
-from burst_lifecycle import labels
+from burst_lifecycle import labels, records
 from burst_lifecycle.cloud.model import Created, Kind, Resource
 from burst_lifecycle.context import Context
-from burst_lifecycle.errors import Ambiguous, NameTaken
+from burst_lifecycle.errors import Ambiguous, CloudProblem, DeadlinePassed, NameTaken
+from burst_lifecycle.events import Settled
 from burst_lifecycle.labels import Claim
+from burst_lifecycle.pricing import Rate
 
 R = TypeVar("R", bound=Resource)
 
@@ -35,14 +37,15 @@ async def create(
     post: Callable[[str], Awaitable[R | Created[R]]],
     *,
     name: str = "",
-    **facts: str | int | float,
+    location: str = "",
+    rate: Rate = records.FREE,
 ) -> R:
     """The new resource, or the one that an earlier, unanswered try of this call made.
 
     `post(name)` sends the request. NameTaken is raised when something that is not of this operation
     has the name (or the key); Ambiguous when it stays unknown: its labels carry an expiry.
     """
-    made, _ = await create_with_actions(context, kind, claim, post, name=name, **facts)
+    made, _ = await create_with_actions(context, kind, claim, post, name=name, location=location, rate=rate)
     return made
 
 
@@ -53,28 +56,19 @@ async def create_with_actions(
     post: Callable[[str], Awaitable[R | Created[R]]],
     *,
     name: str = "",
-    **facts: str | int | float,
+    location: str = "",
+    rate: Rate = records.FREE,
 ) -> tuple[R, tuple[int, ...]]:
     """As `create`, with the actions to wait for (none when an earlier try had made it)."""
     noun = kind.name.lower().replace("_", " ")
     shared = bool(name) or kind is Kind.SSH_KEY  # others may have that name or that key: no wonder
     name = name or name_of(claim)
-    await context.ledger.write(
-        "intent",
-        kind=kind.value,
-        op=claim.operation,
-        name=name,
-        owner=claim.owner,
-        role=str(claim.role),
-        project=claim.project,
-        expires=claim.expires_s,
-        **facts,
-    )
+    await context.ledger.record(records.intent(context, kind, claim, name, location))
     for attempt in range(_TRIES):
         try:
             with context.effect(f"create {noun}"):
                 answer = await post(name)
-        except Ambiguous:
+        except (Ambiguous, DeadlinePassed):
             if (found := await _made_before(context, kind, claim)) is None:
                 if attempt == _TRIES - 1:
                     raise
@@ -86,13 +80,22 @@ async def create_with_actions(
             if (found := await look(context, kind, claim)) is None:
                 raise
             made, actions = cast("R", found), ()
+        except CloudProblem as error:
+            # A clear no: nothing came of it, and nobody needs to look for it.
+            await context.ledger.record(
+                Settled(
+                    at_s=context.cloud.now_s(),
+                    operation=claim.operation,
+                    kind=kind,
+                    reason=error.code,
+                )
+            )
+            raise
         else:
             made, actions = (
                 (answer.resource, answer.actions) if isinstance(answer, Created) else (answer, ())
             )
-        await context.ledger.write(
-            "created", kind=kind.value, op=claim.operation, id=made.id, name=name
-        )
+        await context.ledger.record(records.created(context, kind, made, rate))
         return made, actions
     raise AssertionError("unreachable")
 

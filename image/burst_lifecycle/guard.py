@@ -8,12 +8,11 @@ is another owner's, is never touched. What is gone already is a success.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import Final
 
 import attrs
 
-from burst_lifecycle import labels
+from burst_lifecycle import labels, records
 from burst_lifecycle.cloud.model import (
     Firewall,
     Image,
@@ -42,6 +41,9 @@ class Ground(enum.Enum):
     OFF = "it is off"
     HARD_END = "its hard end has passed"
     NEVER_READY = "it was not ready by its boot deadline"
+
+
+_CASES: Final = {"DRAINED": "a", "OFF": "b", "HARD_END": "c", "NEVER_READY": "d"}
 
 
 class VolumeGround(enum.Enum):
@@ -123,7 +125,7 @@ class Guard:
             holds = ground_of(server, now_s) is not None
         if not holds:
             raise Busy(f"it is {server.state.value} by now", what=f"server {server.name}")
-        await self._delete(Kind.SERVER, server)
+        await self._delete(Kind.SERVER, server, ground.value, ground.name)
 
     async def learn_time(self, server_id: int) -> None:
         """Make sure that the API's time is known before it decides about a server.
@@ -161,7 +163,7 @@ class Guard:
         if volume.delete_protected:
             with self.context.effect("unprotect the volume"):
                 await cloud.protect(Kind.VOLUME, volume_id, delete=False)
-        await self._delete(Kind.VOLUME, volume)
+        await self._delete(Kind.VOLUME, volume, ground.value)
 
     # -- what costs little or nothing --------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class Guard:
         if isinstance(resource, Image | PrimaryIp) and resource.delete_protected:
             with self.context.effect(f"unprotect {kind.value}"):
                 await self.context.cloud.protect(kind, resource_id, delete=False)
-        await self._delete(kind, resource)
+        await self._delete(kind, resource, "expired")
 
     async def delete_image(self, image_id: int) -> None:
         """An image that a newer one replaced. NotOurs for the cloud's own."""
@@ -196,7 +198,7 @@ class Guard:
         if image.delete_protected:
             with self.context.effect("unprotect the image"):
                 await self.context.cloud.protect(Kind.IMAGE, image_id, delete=False)
-        await self._delete(Kind.IMAGE, image)
+        await self._delete(Kind.IMAGE, image, "replaced")
 
     async def delete_lock(self, firewall_id: int) -> None:
         """The firewall that is a mutex (`turn`): ours to give back, or expired."""
@@ -236,15 +238,15 @@ class Guard:
         found = await self.context.cloud.find(kind, labels.selector())
         return next((one for one in found if one.id == resource_id), None)
 
-    async def _delete(self, kind: Kind, resource: Resource) -> None:
+    async def _delete(
+        self, kind: Kind, resource: Resource, reason: str = "", case: str = ""
+    ) -> None:
         noun = kind.name.lower().replace("_", " ")
-        facts: Mapping[str, str] = {"name": resource.name}
-        await self.context.ledger.write("deleting", kind=kind.value, id=resource.id, **facts)
         with self.context.effect(f"delete {noun}"):
             await self.context.cloud.delete(kind, resource.id)
-        await self._gone(kind, resource.id)
+        await self.context.ledger.record(
+            records.deleted(self.context, kind, resource.id, reason, _CASES.get(case, ""))
+        )
 
     async def _gone(self, kind: Kind, resource_id: int) -> None:
-        await self.context.ledger.write("gone", kind=kind.value, id=resource_id)
-
-
+        await self.context.ledger.record(records.gone(self.context, kind, resource_id))

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import attrs
 
-from burst_lifecycle.cloud.model import Price, ServerType
+from burst_lifecycle.cloud.model import ServerType
 from burst_lifecycle.errors import NoCapacity, QuotaExceeded
 
 
@@ -23,7 +23,9 @@ class Candidate:
     location: str
     cores: int
     eur_per_hour: Decimal
-    """With VAT, with its IPv4 address."""
+    """Without VAT and address."""
+    eur_per_month: Decimal
+    """The most for a calendar month."""
 
 
 @attrs.frozen
@@ -32,6 +34,8 @@ class Refused:
 
     what: str
     why: str
+    money: bool = False
+    """It is a question of price, not of what is possible."""
 
 
 @attrs.frozen
@@ -51,7 +55,6 @@ def plan(
     *,
     architecture: str,
     max_eur_per_hour: Decimal,
-    ipv4_hourly: Price | None = None,
     volume_location: str = "",
 ) -> Plan:
     """All candidates in order. An existing volume's location goes first, with all types."""
@@ -80,12 +83,14 @@ def plan(
         if offer is None or offer.deprecated:
             refused.append(Refused(what, "not offered there"))
             continue
-        eur = offer.hourly.gross_eur + (ipv4_hourly.gross_eur if ipv4_hourly else Decimal(0))
+        eur = offer.hourly.net_eur
         if eur > max_eur_per_hour:
             why = f"{eur:.4f} euros per hour, and {max_eur_per_hour} are the limit"
-            refused.append(Refused(what, why))
+            refused.append(Refused(what, why, money=True))
             continue
-        one = Candidate(server_type.name, place, server_type.cores, eur)
+        one = Candidate(
+            server_type.name, place, server_type.cores, eur, offer.monthly.net_eur
+        )
         (available if offer.available else rest).append(one)
     if volume_location:
         # A hint does not move a build away from its warm volume: all types there come first.

@@ -22,6 +22,8 @@ from burst_lifecycle.guard import Guard
 from burst_lifecycle.labels import Claim, Role
 
 TURN_S: Final = 180
+LONGEST_S: Final = 1800
+"""Whatever its label says: it may have been written by a wrong clock."""
 _POLL_S: Final = 3.0
 
 
@@ -31,11 +33,17 @@ class Turn:
 
     _context: Context
     _firewall: Firewall
+    _skew_s: float
+
+    def now_s(self) -> float:
+        """API time: this very create has shown it, should it not have been known before."""
+        cloud = self._context.cloud
+        return cloud.now_s() + (self._skew_s if cloud.offset_s is None else 0.0)
 
     async def extend(self) -> None:
         """Busy if it was lost: then nothing may be created."""
         cloud = self._context.cloud
-        until_s = int(cloud.now_s() + TURN_S)
+        until_s = int(self.now_s() + TURN_S)
         try:
             fresh = await cloud.firewall(self._firewall.id)
         except NotFound as error:
@@ -43,7 +51,7 @@ class Turn:
         if fresh.labels.get(labels.CLIENT) != self._context.key.client:
             raise Busy("another machine of yours took over", what="creating a server")
         claim = Claim.of(fresh.labels)
-        if claim is None or claim.expires_s < until_s - TURN_S / 2:
+        if claim is None or abs(claim.expires_s - until_s) > TURN_S / 2:
             with self._context.effect("extend the turn"):
                 await cloud.set_labels(
                     Kind.FIREWALL,
@@ -57,7 +65,7 @@ async def turn(context: Context, guard: Guard) -> AsyncIterator[Turn]:
     """Wait for it, at most its whole time. Busy if another machine still has it then."""
     held = await _take(context, guard)
     try:
-        yield Turn(context, held)
+        yield Turn(context, held, held.created_s - context.cloud.now_s())
     finally:
         # When this fails it expires. When we are killed, too.
         with contextlib.suppress(CloudProblem):
@@ -94,8 +102,10 @@ async def _take(context: Context, guard: Guard) -> Firewall:
             theirs = Claim.of(one.labels)
             if theirs is None:
                 continue
-            if one.labels.get(labels.CLIENT) == context.key.client:
-                return one  # of a process of ours that was killed: this machine has one boot lock
-            if theirs.expires_s <= cloud.now_s():
-                await guard.delete_lock(one.id)
+            # This machine boots one at a time, so its own is of a process that was killed.
+            mine = one.labels.get(labels.CLIENT) == context.key.client
+            now_s = cloud.now_s()
+            if mine or theirs.expires_s <= now_s or one.created_s + LONGEST_S <= now_s:
+                with contextlib.suppress(Busy):
+                    await guard.delete_lock(one.id)
         await context.time.sleep(_POLL_S)

@@ -21,6 +21,7 @@ from burst_lifecycle.context import Context
 from burst_lifecycle.errors import Busy, CloudProblem, NotFound, NotOurs, ServerProblem
 from burst_lifecycle.host import Host
 from burst_lifecycle.labels import Claim, Role
+from burst_lifecycle.pricing import Rate
 from burst_protocol.errors import EnvironmentProblem
 
 SLOTS: Final = 16
@@ -90,6 +91,12 @@ def of_project(volumes: Sequence[Volume], owner: str, project: str) -> tuple[Vol
     return tuple(sorted(mine, key=order))
 
 
+def is_good(volume: Volume) -> bool:
+    """Not known to be damaged."""
+    found = FileSystem.of(volume)
+    return found is not None and found.content is not Content.BAD
+
+
 def pick(
     volumes: Sequence[Volume], owner: str, project: str, location: str
 ) -> tuple[Volume | None, str]:
@@ -126,8 +133,9 @@ async def mount_project(context: Context, server: Server, host: Host) -> Store:
 
 
 def _local(context: Context, why: str) -> Store:
-    context.notices.tell(
-        f"the store of this project is on the server's own disk and goes with it: {why}"
+    context.tell(
+        f"local-disk:{context.wishes.project}",
+        f"the store of this project is on the server's own disk and goes with it: {why}",
     )
     return Store(None, why)
 
@@ -161,7 +169,7 @@ async def _find_or_make(context: Context, server: Server) -> Volume | str:
             VolumeSpec(name, wishes.volume_gb, server.location, told)
         ),
         location=server.location,
-        size_gb=wishes.volume_gb,
+        rate=Rate.of_volume(await cloud.prices()),
     )
 
 
@@ -282,9 +290,11 @@ async def _mount(
         return Store(volume.id)
     if mount.is_bad:
         await _mark(context, volume, attrs.evolve(file_system, content=Content.BAD))
-        context.notices.tell(
-            f"volume {volume.name} does not hold what it should ({mount.why}). Nothing on it was "
-            "touched; `burst-admin volume rm` deletes it, the next boot makes another."
+        context.tell(
+            f"bad-volume:{volume.id}",
+            f"volume {volume.name} does not hold what it should ({mount.why}); "
+            "nothing on it was touched",
+            hint="`burst-admin volume rm` deletes it; the next boot makes another",
         )
     raise ServerProblem(f"volume {volume.name} cannot be mounted: {mount.why}", what=host.login.host)
 

@@ -28,7 +28,9 @@ AGENT = "/usr/local/bin/burst-agent"
 def make_key(number: int) -> tuple[str, str]:
     """Looks like an ed25519 pair in OpenSSH's format; the private half is nobody's."""
     name = b"ssh-ed25519"
-    blob = len(name).to_bytes(4, "big") + name + (32).to_bytes(4, "big") + number.to_bytes(32, "big")
+    blob = (
+        len(name).to_bytes(4, "big") + name + (32).to_bytes(4, "big") + number.to_bytes(32, "big")
+    )
     public = f"ssh-ed25519 {base64.b64encode(blob).decode()}"
 
     def string(data: bytes) -> bytes:
@@ -37,9 +39,7 @@ def make_key(number: int) -> tuple[str, str]:
     body = b"openssh-key-v1\0" + string(b"none") * 2 + string(b"") + (1).to_bytes(4, "big")
     body += string(blob) + string(b"secret")
     text = base64.b64encode(body).decode()
-    private = (
-        f"-----BEGIN OPENSSH PRIVATE KEY-----\n{text}\n-----END OPENSSH PRIVATE KEY-----\n"
-    )
+    private = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{text}\n-----END OPENSSH PRIVATE KEY-----\n"
     return private, public
 
 
@@ -332,5 +332,3 @@ class MemoryAgent:
         answer = await self.ssh.run(login, ["true"])
         assert answer.status == 0
         return "test-agent"
-
-

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import asyncssh
 import attrs
 
+from burst_lifecycle.hostkey import bare, pin
 from burst_lifecycle.remote.known_hosts import KnownHosts, KnownKey
 from burst_protocol.errors import (
     AgentGone,
@@ -317,14 +318,20 @@ class SshConnection:
         connection: asyncssh.SSHClientConnection,
         jumps: Sequence[asyncssh.SSHClientConnection],
         wire: _Wire | None,
+        host_key: str = "",
     ) -> None:
         self.target = target
+        self.host_key = host_key
+        """`ssh-ed25519 AAAA…`, where it was known by its pin only."""
         self._wire = wire
         self._connection = connection
         self._jumps = tuple(jumps)
 
     async def run(self, fixed_command: str) -> AgentChannel:
-        """Start a command. It must be a constant: no input of ours may ever become part of it."""
+        """Start a command. It must be a constant, or one word after another quoted by `argv_line`.
+
+        SSH has no argv: what it carries is a line for the login's shell (RFC 4254, 6.5).
+        """
         channel = AgentChannel(str(self.target), self._wire)
         try:
             await self._connection.create_session(
@@ -405,6 +412,103 @@ async def connect(
         login.abort()
         raise
     return SshConnection(target, connection, login.jumps, login.wire)
+
+
+async def connect_pinned(
+    target: SshTarget,
+    *,
+    pins: Sequence[str],
+    key_path: Path,
+    connect_timeout_s: float = 10.0,
+    silence_s: float = 15.0,
+) -> SshConnection:
+    """Log in to a server of our own: with this one key, if it shows one of these host keys.
+
+    `pins` are `hostkey.pin`s, never empty. Nobody's ssh configuration, agent or known_hosts counts
+    here: they are for hosts that people know. Raises as `connect`, and ConfigError for a key that
+    cannot be read.
+    """
+    if not pins:
+        raise HostKeyProblem("nothing says which host key is right", host=str(target))
+    try:
+        keys = await asyncio.to_thread(asyncssh.load_keypairs, str(key_path))
+    except (OSError, ValueError, asyncssh.Error) as error:
+        raise ConfigError(_reason(error), path=str(key_path)) from error
+    judge = _PinJudge(target, frozenset(pins))
+    dialer = _Dialer(socket.AF_UNSPEC, None)
+    try:
+        async with asyncio.timeout(connect_timeout_s):
+            connection = await asyncssh.connect(
+                target.host,
+                target.port or 22,
+                username=target.user or "root",
+                tunnel=cast("Any", dialer),
+                config=None,
+                client_factory=lambda: judge,
+                # A list of no keys: asked for each one it shows, the judge decides alone.
+                known_hosts=([], [], []),
+                server_host_key_algs=["ssh-ed25519"],
+                client_keys=keys,
+                agent_path=None,
+                agent_forwarding=False,
+                pkcs11_provider=None,
+                preferred_auth="publickey",
+                password_auth=False,
+                kbdint_auth=False,
+                host_based_auth=False,
+                gss_kex=False,
+                gss_auth=False,
+                x509_trusted_certs=None,
+                x509_trusted_cert_paths=[],
+                kex_algs=_KEX,
+                encryption_algs=_CIPHERS,
+                mac_algs=_MACS,
+                compression_algs=["none"],
+                connect_timeout=None,
+                login_timeout=0,
+                keepalive_interval=silence_s / _KEEPALIVES_PER_SILENCE,
+                keepalive_count_max=_KEEPALIVES_PER_SILENCE - 1,
+            )
+    except TimeoutError as error:
+        raise Unreachable(f"no answer within {connect_timeout_s:g} s", host=str(target)) from error
+    except asyncssh.HostKeyNotVerifiable as error:
+        raise HostKeyProblem(judge.verdict or _reason(error), host=str(target)) from error
+    except asyncssh.PermissionDenied as error:
+        detail = f"it does not accept the key {key_path}"
+        raise AuthenticationFailed(detail, host=str(target)) from error
+    except asyncssh.KeyExchangeFailed as error:
+        raise Unreachable(f"no common algorithm: {error.reason}", host=str(target)) from error
+    except (asyncssh.Error, OSError, ValueError) as error:
+        raise Unreachable(_reason(error), host=str(target)) from error
+    return SshConnection(target, connection, (), dialer.wire, host_key=judge.shown)
+
+
+class _PinJudge(asyncssh.SSHClient):
+    """Knows host keys by their hashes only."""
+
+    def __init__(self, target: SshTarget, pins: frozenset[str]) -> None:
+        self._target = target
+        self._pins = pins
+        self.verdict = ""
+        self.shown = ""
+
+    def validate_host_public_key(
+        self, host: str, addr: str, port: int, key: asyncssh.SSHKey
+    ) -> bool:
+        del host, addr, port
+        line = key.export_public_key("openssh").decode().strip()
+        if pin(line) in self._pins:
+            self.shown = bare(line)
+            return True
+        self.verdict = (
+            f"it shows {key.get_algorithm()} {key.get_fingerprint()}, which is not the one it was "
+            "given at its birth"
+        )
+        return False
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        del host, addr, port, key
+        return False
 
 
 class _Wire(asyncio.Protocol):

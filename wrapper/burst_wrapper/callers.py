@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
 from burst_wrapper.environ import parse_environ
+
+
+_WITH_VALUE: Final = frozenset((b"--config", b"-Z", b"--color", b"-C"))
+"""Options of cargo itself, before the verb, whose value is the next word."""
 
 
 @attrs.frozen
@@ -21,10 +26,23 @@ class Caller:
     cwd: bytes = attrs.field(default=b"", eq=False)
     """Where cargo was called; empty if that is not to be seen. (rustc itself is called in the
     package's folder.)"""
+    arguments: tuple[bytes, ...] = attrs.field(default=(), eq=False)
+    """Of cargo, without its own name."""
 
     @property
     def is_cargo(self) -> bool:
         return self.name == b"cargo"
+
+    @property
+    def verb(self) -> bytes:
+        """`build`, `check`, an alias …; empty if there is none to be seen."""
+        words = iter(self.arguments)
+        for word in words:
+            if word in _WITH_VALUE:
+                next(words, None)
+            elif not word.startswith((b"-", b"+")):
+                return word
+        return b""
 
 
 class Callers:
@@ -50,15 +68,18 @@ class Callers:
             return known
         environ: dict[bytes, bytes] | None = None
         name = cwd = b""
+        arguments: tuple[bytes, ...] = ()
         try:
             with open(b"/proc/%d/environ" % parent_pid, "rb") as file:
                 environ = parse_environ(file.read())
             with open(b"/proc/%d/comm" % parent_pid, "rb") as file:
                 name = file.read().strip()
+            with open(b"/proc/%d/cmdline" % parent_pid, "rb") as file:
+                arguments = tuple(file.read().split(b"\0")[1:-1])
             cwd = os.readlink(b"/proc/%d/cwd" % parent_pid)
         except OSError:
             pass
-        caller = Caller(parent_pid, start, environ, name, cwd)
+        caller = Caller(parent_pid, start, environ, name, cwd, arguments)
         if len(self._known) > 256:
             self._known.clear()
         if len(self._by_wrapper) > 4096:

@@ -483,6 +483,15 @@ async def connect_pinned(
     return SshConnection(target, connection, (), dialer.wire, host_key=judge.shown)
 
 
+def generate_key() -> tuple[str, str]:
+    """A fresh ed25519 pair: private half in OpenSSH's format, public half in one line."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    return (
+        key.export_private_key("openssh").decode(),
+        key.export_public_key("openssh").decode().strip(),
+    )
+
+
 class _PinJudge(asyncssh.SSHClient):
     """Knows host keys by their hashes only."""
 

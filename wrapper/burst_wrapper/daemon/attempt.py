@@ -122,7 +122,10 @@ class Attempt:
         executor: Executor,
         gathered: Gathered,
         delivery: Delivery,
+        *,
+        prolongs: bool = True,
     ) -> None:
+        self._prolongs = prolongs
         self._plan = plan
         self._client = client
         self._executor = executor
@@ -167,7 +170,8 @@ class Attempt:
             lists_tried,
             self._gathered.action_key,
             self._gathered.action,
-            not self._link.local,
+            push=not self._link.local,
+            prolongs=self._prolongs,
         )
         finished = False
         try:

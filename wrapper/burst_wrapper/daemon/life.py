@@ -58,6 +58,7 @@ async def _serve(services: Services, listener: socket.socket) -> None:
         await server.serve()
     finally:
         warming.cancel()
+        await services.servers.close()
         await services.remotes.close()
         await services.embedded.close()
         services.index.flush(0)

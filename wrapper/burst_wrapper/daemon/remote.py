@@ -11,7 +11,8 @@ import contextlib
 import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from burst_protocol import messages as m
 from burst_protocol.action import Action
@@ -25,23 +26,18 @@ from burst_protocol.errors import (
 )
 from burst_wrapper.config import Config
 from burst_wrapper.daemon.attempt import ASKED_IN_VAIN, error_of, unkept
+from burst_wrapper.daemon.dial import Dial, KnownHost
 from burst_wrapper.daemon.executor import Executor
-from burst_wrapper.daemon.link import AgentLink, Stream
+from burst_wrapper.daemon.link import AgentLink
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.platform import Platform, Sources
 from burst_wrapper.daemon.spool import Spool
 from burst_wrapper.daemon.tools import Tools
 
-if TYPE_CHECKING:
-    from burst_lifecycle.remote.ssh_transport import SshConnection
-
 _REST_S: Final = 20.0
 """A host that failed is tried again after this time (doubling up to ten minutes)."""
 _REST_MAX_S: Final = 600.0
 _PROBE: Final = b"/.burst-probe"
-_PATIENCE: Final = 4
-"""The agent's patience with our silence, as a multiple of ours: a busy home may be slow."""
-_AGENT_ARGS: Final = ("--stdio", "--root", "{cache}/burst/store")
 
 
 class NotYet(EnvironmentProblem):
@@ -51,26 +47,14 @@ class NotYet(EnvironmentProblem):
     hint = "units run at home until it is"
 
 
-class _WithConnection:
-    """A channel that takes its connection along when it is closed."""
-
-    def __init__(self, channel: Stream, connection: SshConnection) -> None:
-        self._channel = channel
-        self._connection = connection
-        self.read = channel.read
-        self.write = channel.write
-        self.drain = channel.drain
-
-    def close(self) -> None:
-        self._channel.close()
-        self._connection.close()
-
-
 class Host:
     """Everything about one host: connection, what failed last, which platforms are there."""
 
-    def __init__(self, name: str, cache_dir: bytes, tools: Tools) -> None:
-        self.name = name
+    def __init__(self, dial: Dial, cache_dir: bytes, tools: Tools) -> None:
+        self.name = dial.name
+        self.on_notice: Callable[[str], None] | None = None
+        """What its agent wants the user to know."""
+        self._dial = dial
         self._cache_dir = cache_dir
         self._tools = tools
         self._executor: Executor | None = None
@@ -155,37 +139,15 @@ class Host:
         self._rest_s = min(self._rest_s * 2, _REST_MAX_S)
 
     async def _connect(self, config: Config, auth_sock: str | None) -> Executor:
-        # asyncssh costs 0.2 s to import: only who has a host pays for it.
-        from burst_lifecycle.remote import bootstrap, remote_bundle, ssh_transport  # noqa: PLC0415
-
-        target = ssh_transport.SshTarget.parse(self.name)
-        connection = await ssh_transport.connect(
-            target,
-            connect_timeout_s=config.connect_timeout_s,
-            silence_s=config.silence_s,
-            auth_sock=auth_sock,
-        )
+        stream = await self._dial.open(config, auth_sock)
+        link = AgentLink(stream, self.name, silence_s=config.silence_s, local=False)
+        link.on_notice = self.on_notice
+        spool = Spool(os.path.join(self._cache_dir, b"spool", _safe(self.name)))
+        executor = Executor(self.name, link, spool)
         try:
-            bundle = remote_bundle.HomeBundle(os.path.join(self._cache_dir, b"bundle"))
-            patience = ("--patience", f"{_PATIENCE * config.silence_s:g}")
-            channel = await bootstrap.start_agent(
-                connection, bundle, agent_args=(*_AGENT_ARGS, *patience)
-            )
-            link = AgentLink(
-                _WithConnection(channel, connection),
-                self.name,
-                silence_s=config.silence_s,
-                local=False,
-            )
-            spool = Spool(os.path.join(self._cache_dir, b"spool", _safe(self.name)))
-            executor = Executor(self.name, link, spool)
-            try:
-                ready = await link.start(lambda _: self._bring_tools(executor))
-            except BaseException:
-                await link.close()
-                raise
+            ready = await link.start(lambda _: self._bring_tools(executor))
         except BaseException:
-            connection.close()
+            await link.close()
             raise
         if ready.launcher in ("", "none"):
             await link.close()
@@ -196,6 +158,7 @@ class Host:
         return executor
 
     async def _bring_tools(self, executor: Executor) -> m.UseTools:
+        await self._dial.settle(executor.link)
         tools = await self._tools.get()
         digests: list[Digest | None] = []
         sources = Sources()
@@ -286,7 +249,7 @@ class Remotes:
     async def get(self, host: str, config: Config, plan: Plan, *, required: bool) -> Executor:
         known = self._hosts.get(host)
         if known is None:
-            known = Host(host, self._cache_dir, self._tools)
+            known = Host(KnownHost(host, self._cache_dir), self._cache_dir, self._tools)
             self._hosts[host] = known
         # The agent of whoever builds now: the daemon outlives the login that started it.
         auth_sock = plan.env.get(b"SSH_AUTH_SOCK")

@@ -191,6 +191,8 @@ class Server:
                 self._cancel_orphans()
                 continue
             idle_s = time.monotonic() - self._active_s
+            if self._services.servers.needs_us and _code_stamp() == self._stamp:
+                continue  # somebody has to look after it; see `server_keeper`
             if idle_s > self._idle_exit_s or _code_stamp() != self._stamp:
                 self._stop.set()
 

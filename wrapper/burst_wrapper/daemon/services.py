@@ -15,6 +15,7 @@ from burst_wrapper.daemon.gather import Gatherer
 from burst_wrapper.daemon.ground import Ground
 from burst_wrapper.daemon.platform import Platforms
 from burst_wrapper.daemon.remote import Remotes
+from burst_wrapper.daemon.servers import Servers
 from burst_wrapper.daemon.tools import Tools
 from burst_wrapper.index import Index
 from burst_wrapper.jobs import TokenPools
@@ -37,6 +38,7 @@ class Services:
     tools: Tools
     embedded: Embedded
     remotes: Remotes
+    servers: Servers
     pools: TokenPools
     journal: Journal
     lists: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
@@ -68,6 +70,7 @@ class Services:
             tools=tools,
             embedded=Embedded(Place.of(cache_dir, state_dir), tools, agent),
             remotes=Remotes(cache_dir, tools),
+            servers=Servers(cache_dir, tools, ground.index),
             pools=TokenPools(),
             journal=Journal(os.path.join(state_dir, b"builds")),
         )

@@ -39,6 +39,7 @@ from burst_wrapper.daemon.gather import CannotGather, Gathered, Learned
 from burst_wrapper.daemon.judge import expected, pin, wide_list
 from burst_wrapper.daemon.plan import Plan, make_plan
 from burst_wrapper.daemon.request import Request
+from burst_wrapper.daemon.servers import Build, Made
 from burst_wrapper.daemon.services import Services
 from burst_wrapper.environ import parse_environ
 from burst_wrapper.inputlist import VARIABLE, InputList, World, strong_key, variant
@@ -83,6 +84,10 @@ class Unit:
         self._lists_tried = 0
         self._fallback = ""
         self._no_agent: BurstError | None = None
+        self._build: Build | None = None
+        """Where servers are configured: the build that this is a part of."""
+        self._rustc_ms = 0
+        self._prolongs = True
 
     # -- the way of a unit -------------------------------------------------------------------
 
@@ -122,6 +127,8 @@ class Unit:
         finally:
             if self._delivery is not None:
                 self._delivery.drop()
+            if self._build is not None and self._call is not None:
+                self._services.servers.ended(self._build, self, self._call, self._rustc_ms)
             if self._pool is not None and self._caller is not None:
                 if self._donated:
                     self._pool.finished()
@@ -144,12 +151,23 @@ class Unit:
         if plan.externs.missing:
             raise Home("extern-missing", "a dependency's file does not exist", failure=False)
         embedded = await self._embedded()
-        if embedded is not None and await self._look(embedded, None):
-            return
         host = os.fsdecode(self._env.get(b"BURST_HOST", b"")) or config.host
-        if host:
+        if not host:
+            config = services.servers.config(config, self._caller, plan.cwd)
+            if config.hetzner is not None:
+                self._build = services.servers.build(self._caller, plan)
+        if embedded is not None and await self._look(embedded, None):
+            if self._build is not None:
+                services.servers.hit(self._build, plan.call)
+            return
+        if self._build is not None:
+            services.servers.missed(self._build, self, plan.call)
+            self._prolongs = not self._build.metadata_only or (
+                config.hetzner is not None and config.hetzner.boot_for_check
+            )
+        if host or self._build is not None:
             try:
-                remote = await services.remotes.get(host, config, plan, required=self._required)
+                remote = await self._away(host, config)
                 if not await self._look(remote, embedded):
                     await self._execute(remote, embedded)
             except BurstError as error:
@@ -168,6 +186,17 @@ class Unit:
             raise Home(self._fallback or cause.code, str(cause), failure=True)
         await self._take_token_back()
         await self._execute(embedded, None)
+
+    async def _away(self, host: str, config: Config) -> Executor:
+        """The machine that compiles for this user; BurstError says why there is none (now)."""
+        plan = self._plan
+        assert plan is not None
+        if host:
+            return await self._services.remotes.get(host, config, plan, required=self._required)
+        assert self._build is not None
+        return await self._services.servers.executor(
+            self._build, plan, config, required=self._required
+        )
 
     async def _make_plan(self, config: Config) -> None:
         request, call = self._request, self._call
@@ -255,7 +284,11 @@ class Unit:
         try:
             while True:
                 question = m.Lookup(
-                    link.new_id(), plan.weak_key, self._strong_keys(), push=not executor.local
+                    link.new_id(),
+                    plan.weak_key,
+                    self._strong_keys(),
+                    push=not executor.local,
+                    prolongs=self._prolongs,
                 )
                 future, sent_bytes = link.begin(question)
                 answer = await future
@@ -324,7 +357,9 @@ class Unit:
                     )
                 except CannotGather as error:
                     raise Home("inputs", str(error), failure=False) from error
-                attempt = Attempt(plan, self._client, executor, gathered, delivery)
+                attempt = Attempt(
+                    plan, self._client, executor, gathered, delivery, prolongs=self._prolongs
+                )
                 keys = () if doubted else self._strong_keys()
                 try:
                     ended = await attempt.run(keys, self._lists_tried)
@@ -440,7 +475,10 @@ class Unit:
         # configured, and then its runs are fallbacks with a reason.
         fallback = self._fallback if executor.local else ""
         where = "local" if fallback else "remote"
+        self._rustc_ms = ended.wall_ms
         if ended.result is None:
+            if self._build is not None:
+                self._build.failed = True
             self._record(where, executor.name, self._why("compile error"), fallback or "failed")
             self._client.exit(ended.exit_code)
             executor.link.send(m.Release(attempt.identity))
@@ -505,6 +543,9 @@ class Unit:
             )[:8]
             if not executor.local:
                 await self._fill_home(executor, home, key, result)
+            elif self._build is not None:
+                made = Made(plan.weak_key, encoded, key, result)
+                self._services.servers.made_at_home(self._build, made)
         finally:
             executor.forget(attempt.identity, attempt.digests())
 

@@ -1,0 +1,90 @@
+"""How an agent on another machine is reached. The end is one byte stream that speaks its protocol.
+
+A host that the user knows is here; a server of our own is in `own_server`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
+
+from burst_wrapper.config import Config
+from burst_wrapper.daemon.link import AgentLink, Stream
+
+if TYPE_CHECKING:
+    from burst_lifecycle.remote.ssh_transport import SshConnection
+
+_PATIENCE: Final = 4
+"""The agent's patience with our silence, as a multiple of ours: a busy home may be slow."""
+_AGENT_ARGS: Final = ("--stdio", "--root", "{cache}/burst/store")
+
+
+class Dial(Protocol):
+    """One machine. `name` is what journals and messages call it."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def open(self, config: Config, auth_sock: str | None) -> Stream:
+        """To its agent, which is brought there if need be. Errors of the tree."""
+        ...
+
+    async def settle(self, link: AgentLink) -> None:
+        """What has to be said before anything else is asked."""
+        ...
+
+
+class _WithConnection:
+    """A channel that takes its connection along when it is closed."""
+
+    def __init__(self, channel: Stream, connection: SshConnection) -> None:
+        self._channel = channel
+        self._connection = connection
+        self.read = channel.read
+        self.write = channel.write
+        self.drain = channel.drain
+
+    def close(self) -> None:
+        self._channel.close()
+        self._connection.close()
+
+
+@attrs.frozen
+class KnownHost:
+    """`user@host[:port]`, reached as `ssh` would."""
+
+    name: str
+    cache_dir: bytes
+
+    async def open(self, config: Config, auth_sock: str | None) -> Stream:
+        # asyncssh costs 0.2 s to import: only who has a host pays for it.
+        from burst_lifecycle.remote import ssh_transport  # noqa: PLC0415
+
+        connection = await ssh_transport.connect(
+            ssh_transport.SshTarget.parse(self.name),
+            connect_timeout_s=config.connect_timeout_s,
+            silence_s=config.silence_s,
+            auth_sock=auth_sock,
+        )
+        try:
+            channel = await bring_agent(connection, self.cache_dir, _AGENT_ARGS, config)
+        except BaseException:
+            connection.close()
+            raise
+        return _WithConnection(channel, connection)
+
+    async def settle(self, link: AgentLink) -> None:
+        """Its agent has one store."""
+
+
+async def bring_agent(
+    connection: SshConnection, cache_dir: bytes, arguments: Sequence[str], config: Config
+) -> Stream:
+    from burst_lifecycle.remote import bootstrap, remote_bundle  # noqa: PLC0415
+
+    bundle = remote_bundle.HomeBundle(os.path.join(cache_dir, b"bundle"))
+    patience = ("--patience", f"{_PATIENCE * config.silence_s:g}")
+    return await bootstrap.start_agent(connection, bundle, agent_args=(*arguments, *patience))

@@ -1,0 +1,333 @@
+"""Looks after the server of one project: finds it, boots it, reaches its agent, reaps it.
+
+Everything here that asks a cloud runs in tasks of its own; a unit only ever looks at what they
+found. What is to be said while plain cargo runs becomes a notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+from burst_lifecycle.assembly import Request, open_lifecycle
+from burst_lifecycle.boot import Booted
+from burst_lifecycle.cloud.model import ServerState
+from burst_lifecycle.decision import (
+    Ask,
+    Course,
+    Decision,
+    Reason,
+    Situation,
+    Threshold,
+    Work,
+    decide,
+)
+from burst_lifecycle.notices import Level, Notice, Notices
+from burst_lifecycle.places import Places
+from burst_lifecycle.project import Project
+from burst_lifecycle.remote.pinned import PinnedSsh
+from burst_lifecycle.session import Lifecycle
+from burst_lifecycle.settings import Hetzner
+from burst_protocol.errors import BurstError, Draining, EnvironmentProblem
+from burst_wrapper.config import Config
+from burst_wrapper.daemon.executor import Executor
+from burst_wrapper.daemon.offers import offer
+from burst_wrapper.daemon.own_server import OwnServer
+from burst_wrapper.daemon.plan import Plan
+from burst_wrapper.daemon.remote import Host, NotYet
+from burst_wrapper.daemon.servers import Made
+from burst_wrapper.daemon.tools import Tools
+from burst_wrapper.forecast import Forecast
+
+_LOOK_S: Final = 60.0
+"""A server that was not there is looked for again after this time, while units come."""
+_REAP_S: Final = 60.0
+_GRACE_S: Final = 5.0
+
+_log: Final = logging.getLogger("burst")
+
+
+class Keeper:
+    def __init__(
+        self,
+        project: Project,
+        cache_dir: bytes,
+        tools: Tools,
+        made: dict[bytes, Made],
+        home: Callable[[], Executor | None],
+    ) -> None:
+        self._project = project
+        self._cache_dir = cache_dir
+        self._tools = tools
+        self._made = made
+        self._home = home
+        self._hetzner: Hetzner | None = None
+        self._lifecycle: Lifecycle | None = None
+        self._closing = contextlib.AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._host: Host | None = None
+        self._looked_s = -_LOOK_S
+        self._looking: asyncio.Task[None] | None = None
+        self._booting: asyncio.Task[None] | None = None
+        self._reaping: asyncio.Task[None] | None = None
+        self._offering: asyncio.Task[None] | None = None
+        self._closing_host: asyncio.Task[None] | None = None
+        self._failure: BurstError | None = None
+        """Why there is no server, last."""
+        self._exists = False
+        self.decision: Decision | None = None
+        """The last one, for whoever asks why."""
+
+    # -- units -------------------------------------------------------------------------------
+
+    async def executor(
+        self,
+        config: Config,
+        plan: Plan,
+        left: Forecast,
+        *,
+        metadata_only: bool,
+        required: bool,
+    ) -> Executor:
+        """See `Servers.executor`."""
+        hetzner = config.hetzner
+        assert hetzner is not None
+        await self._configure(hetzner)
+        if self._host is None:
+            self._look_around(config)
+            if required or hetzner.wait:
+                await _settled(self._looking)
+        if self._host is None:
+            self._decide(config, hetzner, left, metadata_only=metadata_only, required=required)
+            if required or (hetzner.wait and self._booting is not None):
+                await _settled(self._booting)
+        host = self._host
+        if host is None:
+            raise self._why_not()
+        try:
+            executor = await host.get(config, plan.platform, None, required=required)
+        except NotYet:
+            raise
+        except BurstError as error:
+            self._lost(error)
+            raise
+        self._begin_offers(executor)
+        return executor
+
+    def lost(self, error: BurstError) -> None:
+        """A unit saw that this server does not work for us any more."""
+        self._lost(error)
+
+    def _decide(
+        self,
+        config: Config,
+        hetzner: Hetzner,
+        left: Forecast,
+        *,
+        metadata_only: bool,
+        required: bool,
+    ) -> None:
+        if self._looking is not None and not self._looking.done():
+            return  # first it must be known what there is
+        lifecycle = self._lifecycle
+        decision = decide(
+            Work(
+                ask=Ask.UP if required else Ask.UNITS,
+                unit_s=(left.left_s,),
+                metadata_only=metadata_only,
+            ),
+            Situation(
+                configured=True,
+                trusted=not config.untrusted,
+                home_cores=os.cpu_count() or 1,
+                running=False,
+                booting=self._booting is not None,
+                retry_in_s=0.0 if lifecycle is None else lifecycle.retry_in_s,
+            ),
+            Threshold(hetzner.boot_after_s, hetzner.boot_for_check),
+        )
+        self.decision = decision
+        if decision.course is Course.BOOT and self._booting is None:
+            _log.info("a server is booted: %s; %s", decision.reason.value, left.text)
+            self._booting = self._task(self._boot(config, f"{decision.reason.value}: {left.text}"))
+
+    def _why_not(self) -> BurstError:
+        if self._booting is not None:
+            return NotYet("it boots", host="server")
+        if self._looking is not None and not self._looking.done():
+            return NotYet("it is looked for", host="server")
+        if self._failure is not None:
+            return self._failure
+        reason = self.decision.reason if self.decision is not None else Reason.NOTHING_TO_DO
+        return NoServer(reason.value)
+
+    # -- the cloud ---------------------------------------------------------------------------
+
+    async def _configure(self, hetzner: Hetzner) -> None:
+        """A changed configuration is another lifecycle; servers keep their labels."""
+        if self._hetzner != hetzner and self._lifecycle is not None:
+            await self.close()
+            self._closing = contextlib.AsyncExitStack()
+        self._hetzner = hetzner
+
+    async def _open(self, config: Config) -> Lifecycle:
+        async with self._opening:
+            if self._lifecycle is None:
+                request = Request(
+                    settings=config,
+                    places=Places.of(),
+                    environ=dict(os.environ),
+                    daemon=True,
+                    project=self._project,
+                )
+                lifecycle = await self._closing.enter_async_context(open_lifecycle(request))
+                lifecycle.watched = True
+                self._lifecycle = lifecycle
+            return self._lifecycle
+
+    def _look_around(self, config: Config) -> None:
+        if self._looking is not None or self._booting is not None:
+            return
+        if time.monotonic() - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = time.monotonic()
+        self._looking = self._task(self._look(config))
+
+    async def _look(self, config: Config) -> None:
+        """Is there a server that works? Nothing is changed for it."""
+        try:
+            booted = await (await self._open(config)).current()
+            if booted is not None:
+                self._found(config, booted)
+        except (BurstError, OSError) as error:
+            self._failed(error)
+        finally:
+            self._looking = None
+
+    async def _boot(self, config: Config, reason: str) -> None:
+        self._exists = True
+        self._begin_reaping(config)
+        try:
+            self._found(config, await (await self._open(config)).up(reason))
+        except (BurstError, OSError) as error:
+            self._failed(error)
+        finally:
+            self._booting = None
+
+    def _found(self, config: Config, booted: Booted) -> None:
+        lifecycle = self._lifecycle
+        assert lifecycle is not None
+        ssh = lifecycle.context.ssh
+        assert isinstance(ssh, PinnedSsh)
+        self._failure = None
+        self._exists = True
+        self._host = Host(OwnServer(booted, ssh, self._cache_dir), self._cache_dir, self._tools)
+        self._host.on_notice = lambda text: _tell(config, text)
+        self._begin_reaping(config)
+        _log.info("server %s is used (%s)", booted.server.name, booted.server.type)
+
+    def _failed(self, error: BurstError | OSError) -> None:
+        self._failure = error if isinstance(error, BurstError) else EnvironmentProblem(str(error))
+        _log.warning("no server: %s", self._failure)
+
+    def _lost(self, error: BurstError) -> None:
+        """Its connection, or it: look for it anew soon. One that drains is not ours any more."""
+        host, self._host = self._host, None
+        self._failure = error
+        self._looked_s = time.monotonic() - (0.0 if isinstance(error, Draining) else _LOOK_S)
+        if host is not None:
+            self._closing_host = self._task(host.close())
+
+    # -- reaping -----------------------------------------------------------------------------
+
+    @property
+    def needs_us(self) -> bool:
+        return self._exists or self._booting is not None
+
+    def _begin_reaping(self, config: Config) -> None:
+        if self._reaping is None or self._reaping.done():
+            self._reaping = self._task(self._reap_for_ever(config))
+
+    async def _reap_for_ever(self, config: Config) -> None:
+        while self._exists:
+            await asyncio.sleep(_REAP_S)
+            await self._reap_once(config)
+
+    async def _reap_once(self, config: Config) -> None:
+        try:
+            lifecycle = await self._open(config)
+            await lifecycle.reap()
+            status = await lifecycle.status(ask=False)
+        except (BurstError, OSError) as error:
+            _log.warning("not reaped: %s", error)
+            return
+        mine = [verdict.resource for verdict in status.of_owner()]
+        servers = [one for one in mine if getattr(one, "state", None) in set(ServerState)]
+        self._exists = bool(servers) or self._booting is not None
+        if not servers and self._host is not None:
+            self._lost(Draining("it was deleted"))
+
+    async def before_sleep(self) -> None:
+        """Nobody can come by while this machine sleeps: what is idle goes now."""
+        if self._lifecycle is None or not self._exists:
+            return
+        with contextlib.suppress(BurstError, OSError, TimeoutError):
+            async with asyncio.timeout(_GRACE_S):
+                await self._lifecycle.down()
+
+    # -- offers ------------------------------------------------------------------------------
+
+    def _begin_offers(self, executor: Executor) -> None:
+        if self._made and (self._offering is None or self._offering.done()):
+            home = self._home()
+            if home is not None:
+                self._offering = self._task(offer(self._made, home, executor))
+
+    # -- life --------------------------------------------------------------------------------
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(_log_failure)
+        return task
+
+    async def close(self) -> None:
+        tasks = (self._looking, self._booting, self._reaping, self._offering)
+        for task in tasks:
+            if task is not None:
+                task.cancel()
+        for task in tasks:
+            if task is not None:
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+        if self._host is not None:
+            await self._host.close()
+            self._host = None
+        await self._closing.aclose()
+        self._lifecycle = None
+
+
+class NoServer(EnvironmentProblem):
+    """no server: {detail}"""
+
+    code = "no-server"
+    hint = "units run at home; `burst-admin up` boots one"
+
+
+async def _settled(task: Awaitable[None] | None) -> None:
+    if task is not None:
+        await asyncio.shield(task)
+
+
+def _tell(config: Config, text: str) -> None:
+    notices = Notices(Places.of().cloud, config.notify)
+    notices.post(Notice(text, key="server", level=Level.WARNING))
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("looking after a server failed", exc_info=error)

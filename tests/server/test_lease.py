@@ -229,9 +229,7 @@ def test_what_a_dead_writer_left_is_in_nobodys_way(folder: str, lease: Lease) ->
     assert lease.notice("still here") == {"noticed": True}
 
 
-def test_the_heartbeat_is_written_at_most_every_five_seconds(
-    folder: str, clock: Clock
-) -> None:
+def test_the_heartbeat_is_written_at_most_every_five_seconds(folder: str, clock: Clock) -> None:
     """It holds the same clock's seconds: what sets the wall clock does not age it."""
     heartbeat = Path(folder, "heartbeat")
     share = share_of(folder, clock)
@@ -280,9 +278,7 @@ def test_durations_become_points_of_this_machines_clock(
 # The command
 
 
-def test_every_answer_is_one_json_document(
-    folder: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_answer_is_one_json_document(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With a status that scripts can use."""
     assert ask(folder, "status", capsys=capsys)[0] == 0
     assert ask(folder, "notice", "hello", capsys=capsys) == (0, {"noticed": True})

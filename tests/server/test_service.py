@@ -27,6 +27,7 @@ from burst_protocol.errors import AgentGone
 WEAK = b"w" * 32
 STRONG = b"s" * 32
 PATIENCE_S = 60
+COUNT = "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done"
 Start = Callable[..., AbstractAsyncContextManager[AgentService]]
 
 
@@ -60,13 +61,17 @@ async def remote_shell(client: ServiceClient, script: str, **changes: Any) -> m.
     return client.request(await portable(client, script, **changes))
 
 
-async def portable(client: ServiceClient, script: str, **changes: Any) -> Action:
-    """`shell`, with the interpreter and its libraries sent as blobs."""
+def interpreter() -> list[tuple[str, bytes]]:
+    """/bin/sh and its libraries."""
     linked = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True).stdout
     paths = {word for word in linked.split() if word.startswith("/")} | {"/bin/sh"}
+    return [(path, Path(path).read_bytes()) for path in sorted(paths)]
+
+
+async def portable(client: ServiceClient, script: str, **changes: Any) -> Action:
+    """`shell`, with the interpreter and its libraries sent as blobs."""
     inputs = []
-    for path in sorted(paths):
-        data = Path(path).read_bytes()
+    for path, data in interpreter():
         await client.put(data)
         inputs.append(Input(path.encode(), KIND_EXECUTABLE, Digest.of(data)))
     return attrs.evolve(shell(script), inputs=tuple(inputs), **changes)
@@ -81,11 +86,10 @@ def code_of(outcome: Outcome) -> int:
 async def accept(client: ServiceClient, request: m.Execute, outcome: Outcome) -> None:
     result = outcome.result(request.action)
     await client.send(m.Accept(request.id, WEAK, b"a list", STRONG, result))
-    # Accept has no answer: the next question comes after it.
-    while not isinstance(
-        await client.ask(m.Lookup(client.new_id(), WEAK, (STRONG,))), m.Hit
-    ):
-        await asyncio.sleep(0.01)
+    # Accept has no answer; sooner or later it is a hit.
+    kept = False
+    while not kept:
+        kept = isinstance(await client.ask(m.Lookup(client.new_id(), WEAK, (STRONG,))), m.Hit)
 
 
 async def started(client: ServiceClient, request: m.Execute) -> m.Started:
@@ -253,7 +257,9 @@ def test_the_end_of_a_detached_run_waits_for_its_heir(start: Start) -> None:
     async def scenario() -> None:
         async with start("--orphan", "0") as server:
             client = await server.connect()
-            action = await portable(client, "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done; echo x >&2")
+            action = await portable(
+                client, "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done; echo x >&2"
+            )
             await started(client, attrs.evolve(client.request(action), detached=True))
             await client.close()
             await server.status(clients=0, detached=0)

@@ -7,7 +7,7 @@
       lease.json           the agents: pid, start time, runs, clients, last activity; notices
       draining             exists: no new client and no new run, for good. Its text is the reason
       ending               exists: unmounting or power-off has begun, `cancel` comes too late
-      heartbeat            last sign of life: seconds of the clock below; replaced, so its mtime is too
+      heartbeat            when there was a last sign of life (replaced, so its mtime says it too)
       hard-end, keep-alive, created, armed    one number each, for the dead man (a shell script)
 
 All times are seconds of CLOCK_BOOTTIME, which is what /proc/uptime shows: no wall clock, and nobody
@@ -67,6 +67,7 @@ class Entry:
         self,
         pid: int,
         start: int,
+        *,
         running: int = 0,
         detached: int = 0,
         clients: int = 0,
@@ -117,10 +118,10 @@ class State:
                 Entry(
                     int(one["pid"]),
                     int(one["start"]),
-                    int(one["running"]),
-                    int(one["detached"]),
-                    int(one["clients"]),
-                    float(one["active_s"]),
+                    running=int(one["running"]),
+                    detached=int(one["detached"]),
+                    clients=int(one["clients"]),
+                    active_s=float(one["active_s"]),
                 )
                 for one in raw["agents"]
             ]

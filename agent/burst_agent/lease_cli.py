@@ -40,9 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     extend = verbs.add_parser("extend", help="how long it may live, from now on")
     extend.add_argument("--hard-end-in", type=seconds, metavar="S")
     extend.add_argument("--keep-alive", type=seconds, metavar="S", help="idle for so long is idle")
-    extend.add_argument(
-        "--age", type=seconds, metavar="S", help="of the server, since its creation"
-    )
+    extend.add_argument("--age", type=seconds, metavar="S", help="since its creation")
     notice = verbs.add_parser("notice", help="told to every client")
     notice.add_argument("text", metavar="TEXT")
     return parser.parse_args(argv)

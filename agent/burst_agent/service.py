@@ -170,9 +170,8 @@ def listen(path: bytes) -> socket.socket:
 def welcome(client: socket.socket) -> bool:
     """Whether the process at the other end is root's or our own user's (unix(7), SO_PEERCRED)."""
     size = struct.calcsize("3i")
-    pid, uid, _ = struct.unpack(
-        "3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    )
+    peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, _ = struct.unpack("3i", peer)
     if uid in (0, os.geteuid()):
         return True
     _log.warning("refused process %d of user %d", pid, uid)

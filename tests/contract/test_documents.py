@@ -19,6 +19,7 @@ PACKAGES = {
     "wrapper/burst_wrapper": "burst_wrapper",
     "image/burst_lifecycle": "burst_lifecycle",
 }
+VARIABLE = re.compile(r"\b(?:BURST|HCLOUD)_[A-Z]+(?:_[A-Z]+)*\b")
 # Between our own processes, not for people.
 INTERNAL = {"BURST_OBSERVER_FD", "BURST_RESUME"}
 

@@ -1,4 +1,4 @@
-"""burst_lifecycle.ledger, books, events, jsonlines: no line is lost, and what is open stays known."""
+"""burst_lifecycle.ledger, books, events, jsonlines: no line is lost, what is open stays known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burst_lifecycle import jsonlines
-from burst_lifecycle.books import Account, Books, add_up
+from burst_lifecycle.books import Account, Books, add_up, still_billing
 from burst_lifecycle.cloud.model import Kind
 from burst_lifecycle.events import (
     CLASSES,
@@ -30,8 +30,8 @@ from burst_lifecycle.events import (
     How,
     Intent,
     Part,
-    Reap,
     Ready,
+    Reap,
     Refusal,
     Resized,
     Seen,
@@ -206,6 +206,32 @@ def test_what_bills_under_another_token() -> None:
     assert [thing.id for thing in books.elsewhere(None)] == [1, 2, 3]
 
 
+def test_what_every_command_says_of_it() -> None:
+    """What, where, how much an hour; exit code not zero; nothing once it was seen deleted."""
+    mine = Account("https://a/v1", "t1")
+    server = born(
+        2,
+        name="burst-build-x",
+        type="ccx63",
+        location="fsn1",
+        token="t2",
+        endpoint="https://a/v1",
+        eur_per_hour=Decimal("1.3678"),
+    )
+    volume = born(3, Kind.VOLUME, token="t2", endpoint="https://a/v1")
+    error = still_billing(add_up([server, volume]), mine, 0.0)
+    assert error is not None
+    assert error.exit_code != 0
+    assert str(error) == (
+        "something still costs money: server burst-build-x (ccx63 in fsn1), volume 3, made with "
+        "another token; at least €1.3678 an hour until it is deleted in the console of its project"
+    )
+    refused = still_billing(add_up([attrs.evolve(server, token="t1")]), None, 0.0)
+    assert "not accepted" in str(refused)
+    ends = [Gone(at_s=9.0, kind=thing.kind, id=thing.id) for thing in (server, volume)]
+    assert still_billing(add_up([server, volume, *ends]), mine, 0.0) is None
+
+
 def test_equal_ids_at_two_endpoints_are_two_things() -> None:
     """A deletion here does not end the other; one without endpoint (an old line) ends both."""
     pair = [born(1, endpoint="https://a/v1"), born(1, endpoint="https://b/v1")]
@@ -251,7 +277,7 @@ def test_what_is_open_does_not_depend_on_the_order_of_lines(
 
 
 def test_rotation_keeps_what_is_open(tmp_path: Path) -> None:
-    """However many files went: open things, unanswered intents and the last good reap stay known."""
+    """However many files went: open things, pending intents, the last good reap."""
     folder = tmp_path / "cloud"
     ledger = Ledger(str(folder), by="m", rotate_bytes=2000, keep_files=2)
     open_volume = born(1, Kind.VOLUME, size_gb=Decimal(10), token="t", endpoint="e", project="p")

@@ -218,9 +218,7 @@ def plant_foreign(machine: Machine) -> dict[tuple[Kind, int], Resource]:
             volume, id=account.new_id(), name="data", labels={}, server_id=None
         )
         account.held[Kind.VOLUME][other_volume.id] = other_volume
-    return {
-        (kind, one.id): one for kind in Kind for one in account.held[kind].values()
-    }
+    return {(kind, one.id): one for kind in Kind for one in account.held[kind].values()}
 
 
 def foreign_now(
@@ -403,6 +401,8 @@ def test_the_foreign_things_are_there() -> None:
     planted = plant_foreign(machine)
     kinds = {kind for kind, _ in planted}
     assert {Kind.SERVER, Kind.VOLUME, Kind.FIREWALL, Kind.SSH_KEY, Kind.PRIMARY_IP} <= kinds
-    assert make_key(77)[1] in {key.public_key for key in machine.account.held[Kind.SSH_KEY].values()}
+    assert make_key(77)[1] in {
+        key.public_key for key in machine.account.held[Kind.SSH_KEY].values()
+    }
     assert machine.account.world.now_s >= START_S
     assert machine.wishes.max_eur_per_hour == Decimal(2)

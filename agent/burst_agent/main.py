@@ -26,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from burst_agent.host import volume  # noqa: PLC0415
 
             return volume.main(words[1:])
+        case ["adopt"]:
+            from burst_agent.host import adopt  # noqa: PLC0415
+
+            return adopt.main(words[1:])
         case ["hostkey"]:
             from burst_agent.host import hostkey  # noqa: PLC0415
 

@@ -14,15 +14,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from burst_lifecycle import access, machine
+from burst_lifecycle import access, machine, server
 from burst_lifecycle.books import Account
-from burst_lifecycle.context import Context, Scripts, Wishes
+from burst_lifecycle.context import Context, ServerFiles, Wishes
 from burst_lifecycle.errors import NotConfigured
 from burst_lifecycle.ledger import Ledger
 from burst_lifecycle.notices import Notices
@@ -80,7 +79,7 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
         hetzner.token, endpoint=hetzner.endpoint, environ=request.environ, daemon=request.daemon
     )
     secret = await asyncio.to_thread(machine.machine_key, places.cloud)
-    key_path = Path(hetzner.ssh_key_path or places.ssh_key).expanduser()
+    key_path = Path(os.path.expanduser(hetzner.ssh_key_path or places.ssh_key))  # noqa: ASYNC240
     key = await asyncio.to_thread(access.load_or_make, key_path, new_key)
     from burst_lifecycle.cloud.hetzner import HetznerCloud  # noqa: PLC0415 - 0.2 s
     from burst_lifecycle.remote.installer import Installer  # noqa: PLC0415
@@ -99,13 +98,15 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
             time=RealTime(),
             wishes=wishes(hetzner, hetzner.owner or access.default_owner(key), request.project),
             key=key,
-            scripts=server_scripts(),
+            server_files=ServerFiles({name: server.text(name) for name in server.FILES}),
             new_host_key=new_key,
             lock=lambda: boot_lock(places.cloud),
             account=Account(token.endpoint, token.fingerprint(secret)),
-            **({} if request.step is None else {"step": request.step}),
-            **_test_address(request.environ),
         )
+        if request.step is not None:
+            context = attrs.evolve(context, step=request.step)
+        if address := _test_address(request.environ):
+            context = attrs.evolve(context, address=address)
         yield Lifecycle(context)
 
 
@@ -137,14 +138,6 @@ def new_key() -> tuple[str, str]:
     return generate_key()
 
 
-def server_scripts() -> Scripts:
-    """What a server is given with its user data."""
-    folder = resources.files("burst_lifecycle") / "server"
-    return Scripts(
-        deadman=(folder / "deadman.sh").read_text(), setup=(folder / "setup.sh").read_text()
-    )
-
-
 @contextlib.asynccontextmanager
 async def boot_lock(folder: str) -> AsyncIterator[None]:
     """One boot at a time on this machine; ends with its holder, however that ends."""
@@ -166,13 +159,11 @@ def _bytes(environ: Mapping[str, str]) -> dict[bytes, bytes]:
     return {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
 
 
-def _test_address(
-    environ: Mapping[str, str],
-) -> dict[str, Callable[[Server], tuple[str, int]]]:
+def _test_address(environ: Mapping[str, str]) -> Callable[[Server], tuple[str, int]] | None:
     """A local cloud without root has its sshds on ports of its own; `address port` per line."""
     path = environ.get(_TEST_PORTS)
     if not path:
-        return {}
+        return None
 
     def address(server: Server) -> tuple[str, int]:
         with open(path) as file:
@@ -180,7 +171,7 @@ def _test_address(
         host = server.ipv4 or ""
         return host, int(ports.get(host, "22"))
 
-    return {"address": address}
+    return address
 
 
 Opener = Callable[[Request], AbstractAsyncContextManager[Lifecycle]]

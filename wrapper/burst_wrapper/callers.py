@@ -10,7 +10,6 @@ import attrs
 
 from burst_wrapper.environ import parse_environ
 
-
 _WITH_VALUE: Final = frozenset((b"--config", b"-Z", b"--color", b"-C"))
 """Options of cargo itself, before the verb, whose value is the next word."""
 

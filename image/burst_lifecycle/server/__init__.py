@@ -23,6 +23,7 @@ SETUP_FILES: Final = (
     "burst-metadata.service",
     "burst.nft",
 )
+FILES: Final = (*DEADMAN_FILES, *SETUP_FILES)
 SETUP_COMMAND: Final = ("sh", f"{FOLDER}/setup.sh", FOLDER)
 """Idempotent; its last line is `burst-setup ok`."""
 _UNITS: Final = "/etc/systemd/system"

@@ -70,7 +70,7 @@ class KnownHost:
             auth_sock=auth_sock,
         )
         try:
-            channel = await bring_agent(connection, self.cache_dir, _AGENT_ARGS, config)
+            channel = await _bring(connection, self.cache_dir, _AGENT_ARGS, config)
         except BaseException:
             connection.close()
             raise
@@ -80,7 +80,7 @@ class KnownHost:
         """Its agent has one store."""
 
 
-async def bring_agent(
+async def _bring(
     connection: SshConnection, cache_dir: bytes, arguments: Sequence[str], config: Config
 ) -> Stream:
     from burst_lifecycle.remote import bootstrap, remote_bundle  # noqa: PLC0415

@@ -5,50 +5,45 @@ Loaded only by who has one: what looks after servers is as large as the rest of 
 
 from __future__ import annotations
 
-from typing import Final
-
 import attrs
 
 from burst_lifecycle.boot import Booted
+from burst_lifecycle.remote.installer import Installer
 from burst_lifecycle.remote.pinned import PinnedSsh
 from burst_protocol import messages as m
 from burst_protocol.errors import LinkLost, RemoteProtocolError
-from burst_protocol.version import BUILD
 from burst_wrapper.config import Config
-from burst_wrapper.daemon.dial import bring_agent
 from burst_wrapper.daemon.link import AgentLink, Stream
-
-_SOCKET: Final = "/run/burst/agent.sock"
-_LEASE: Final = "/run/burst"
 
 
 @attrs.frozen(eq=False)
 class OwnServer:
-    """A server that the lifecycle has booted and verified, whose connection it keeps."""
+    """A verified server; the lifecycle keeps the connection to it."""
 
     booted: Booted
     ssh: PinnedSsh
-    cache_dir: bytes
+    installer: Installer
 
     @property
     def name(self) -> str:
         return self.booted.server.name
 
     async def open(self, config: Config, auth_sock: str | None) -> Stream:
-        """Its agent is a service; another version's is left alone and ours is sent along."""
-        del auth_sock
-        connection = await self.ssh.connect(self.booted.login)
-        if self.booted.agent == BUILD:
-            return await connection.open_socket(_SOCKET)
-        folder = self.booted.store.folder
-        root = f"{folder}/store" if folder else "{cache}/burst/store"
-        arguments = ("--stdio", "--root", root, "--lease", _LEASE)
-        return await bring_agent(connection, self.cache_dir, arguments, config)
+        """To the service of our version there; it is brought if there is none (any more)."""
+        del config, auth_sock
+        login = self.booted.login
+        connection = await self.ssh.connect(login)
+        identity = await self.installer.identity()
+        try:
+            return await connection.open_socket(f"/run/burst/agent-{identity}.sock")
+        except LinkLost:
+            serving = await self.installer.serve(attrs.evolve(login, user="root"))
+        return await connection.open_socket(serving.socket)
 
     async def settle(self, link: AgentLink) -> None:
         """Work in the project's own store."""
         volume_id = self.booted.store.volume_id
-        if volume_id is None or self.booted.agent != BUILD:
+        if volume_id is None:
             return
         answer = await link.ask(m.OpenStore(link.new_id(), str(volume_id)))
         if isinstance(answer, m.Failed):

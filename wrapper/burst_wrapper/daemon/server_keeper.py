@@ -30,6 +30,7 @@ from burst_lifecycle.decision import (
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
 from burst_lifecycle.project import Project
+from burst_lifecycle.remote.installer import Installer
 from burst_lifecycle.remote.pinned import PinnedSsh
 from burst_lifecycle.session import Lifecycle
 from burst_lifecycle.settings import Hetzner
@@ -222,11 +223,12 @@ class Keeper:
     def _found(self, config: Config, booted: Booted) -> None:
         lifecycle = self._lifecycle
         assert lifecycle is not None
-        ssh = lifecycle.context.ssh
+        ssh, installer = lifecycle.context.ssh, lifecycle.context.agent
         assert isinstance(ssh, PinnedSsh)
+        assert isinstance(installer, Installer)
         self._failure = None
         self._exists = True
-        self._host = Host(OwnServer(booted, ssh, self._cache_dir), self._cache_dir, self._tools)
+        self._host = Host(OwnServer(booted, ssh, installer), self._cache_dir, self._tools)
         self._host.on_notice = lambda text: _tell(config, text)
         self._begin_reaping(config)
         _log.info("server %s is used (%s)", booted.server.name, booted.server.type)

@@ -1,6 +1,7 @@
 """Clouds: `pytest_plugins = ("cloud_fixtures",)`. See `localcloud`.
 
-After each test the cloud must hold what the test said by `expect`, else nothing.
+After each test the cloud must hold what the test said by `expect`, else nothing; every answer it
+gave must have been as Hetzner's document describes it; and what it made on this machine is gone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from localcloud import LocalCloud
+from localcloud.schema import expected, problems
 
 
 @pytest.fixture
@@ -18,3 +20,14 @@ def paper_cloud() -> Iterator[LocalCloud]:
     with LocalCloud() as cloud:
         yield cloud
         cloud.check()
+        check_answers(cloud)
+
+
+def check_answers(cloud: LocalCloud) -> None:
+    """AssertionError unless all answers are of Hetzner's schema."""
+    for call in cloud.calls():
+        if call.status is not None and call.injected is None:
+            schema = expected(call.operation, call.status)
+            wrong = [] if schema is None else problems(schema, call.answer)
+            assert not wrong, f"{call.operation}: {wrong}"
+            assert schema is not None or call.answer is None, call.operation

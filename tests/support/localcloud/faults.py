@@ -71,6 +71,8 @@ class Call:
     """None: no answer was sent."""
     code: str | None = None
     """The error code that was answered."""
+    answer: Json | None = None
+    """Its body, if it is of the API's making."""
     performed: bool = False
     injected: str | None = None
     """The kind of the fault it met."""

@@ -171,6 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, body = self._perform(call, token, ids, raw, headers)
             if fault is not None and fault.kind == "after":
                 status, body = fault.status, _envelope(fault)
+        call.answer = None if fault else body
         call.code = body["error"]["code"] if body and "error" in body else None
         faults.reach("performed", call)
         if fault and fault.kind == "lost":

@@ -91,6 +91,7 @@ class Engine:
 
     def __init__(self, clock: Clock, lock: threading.RLock, next_id: Callable[[], int]) -> None:
         self.all: dict[int, Action] = {}
+        self._running: dict[int, Action] = {}
         self.planned: list[Planned] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._clock = clock
@@ -140,7 +141,7 @@ class Engine:
             )
             if action.begun and action.failure is None:
                 action.work.start()
-        self.all[action.id] = action
+        self.all[action.id] = self._running[action.id] = action
         return action
 
     def _work(self, action: Action, work: Callable[[], None]) -> None:
@@ -155,7 +156,7 @@ class Engine:
         heapq.heappush(self._events, (self._clock.now() + seconds, self._next_id(), event))
 
     def running(self) -> list[Action]:
-        return [action for action in self.all.values() if action.status == "running"]
+        return list(self._running.values())
 
     def settle(self) -> None:
         """Carry out the ends of all that are over by now."""
@@ -192,16 +193,10 @@ class Engine:
     def _end(self, action: Action, now: float) -> None:
         action.finished = max(action.due, action.started) if action.work is None else now
         action.status = "success" if action.failure is None else "error"
+        del self._running[action.id]
         end = action.finish if action.failure is None else action.undo
         if end is not None:
             end()
 
     def locked(self, kind: str, ident: int) -> bool:
         return any(action.locks and (kind, ident) in action.resources for action in self.running())
-
-    def cancel(self, kind: str, ident: int, code: str = "action_failed") -> None:
-        """Its resource is gone: whatever runs on it fails now, without an undo."""
-        for action in self.running():
-            if (kind, ident) in action.resources and action.command != f"delete_{kind}":
-                action.status, action.finished = "error", self._clock.now()
-                action.failure = (code, f"{kind} was deleted")

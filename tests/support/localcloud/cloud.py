@@ -13,7 +13,8 @@ from .billing import Bill
 from .clock import Clock
 from .control import Control
 from .faults import Call, Fault, Faults, Journal
-from .machines import Backend, PaperMachine, Quirk
+from .firewalls import filter_machines
+from .machines import Backend, Quirk
 from .model import Resource, Server, Volume
 from .server import PREFIX, ApiServer
 from .servers import went_off
@@ -186,6 +187,7 @@ class LocalCloud:
         """Carry out what is due."""
         with self.world.lock:
             self.world.engine.settle()
+            filter_machines(self.world)
 
     def wait_idle(self) -> None:
         """Until no action runs. TimeoutError after a minute of real time."""
@@ -223,11 +225,7 @@ class LocalCloud:
 
     def guest_off(self, name: str) -> None:
         """The system inside powers off by itself, as a dead man does. On paper at once."""
-        server = self.server(name)
-        if isinstance(server.machine, PaperMachine):
-            server.machine.switch_off()
-        else:
-            server.machine.run(["systemctl", "poweroff"])
+        self.server(name).machine.switch_off()
 
     def crash(self, name: str) -> None:
         """The host dies under it: `off` without a word."""

@@ -35,9 +35,19 @@ def firewalls_of(world: World, server: Server) -> list[Json]:
     return found
 
 
+def filter_machines(world: World) -> None:
+    """Tell machines the rules that changed."""
+    for server in world.resources["servers"].values():
+        rules = effective_rules(world, server)
+        if rules != server.filtered:
+            server.filtered = rules
+            server.machine.filter(rules)
+
+
 def effective_rules(world: World, server: Server) -> list[Json] | None:
     """All rules that hold for it; None if no firewall does, and everything is let in."""
-    ids = {entry["id"] for entry in firewalls_of(world, server)}
+    shown = firewalls_of(world, server)
+    ids = {entry["id"] for entry in shown if entry["status"] == "applied"}
     if not ids:
         return None
     found = (world.resources["firewalls"][ident].rules for ident in sorted(ids))

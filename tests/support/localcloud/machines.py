@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 
+Json = dict[str, Any]
 Quirk = Literal[
     "no_ssh",  # boots, but nobody ever listens on port 22
     "wrong_host_key",  # the injected host key is not the one that is served
@@ -49,6 +50,9 @@ class Machine(Protocol):
     def shutdown(self) -> None:
         """Send the signal, and return."""
 
+    def switch_off(self) -> None:
+        """The system inside powers off by itself, now."""
+
     def reset(self) -> None:
         """Off and on."""
 
@@ -56,6 +60,9 @@ class Machine(Protocol):
 
     def unplug(self, volume: int) -> None:
         """Also if something inside still uses it."""
+
+    def filter(self, rules: list[Json] | None) -> None:
+        """Let in and out only what the firewall rules say; None lets all through."""
 
     def freeze(self) -> tuple[object, float]:
         """A layer from which others boot, and its size in GB."""
@@ -97,6 +104,7 @@ class PaperMachine:
     plugged: dict[int, object] = attrs.Factory(dict)
     destroyed: bool = False
     power_cuts: int = 0
+    rules: list[Json] | None = None
 
     def power_on(self) -> None:
         self.powered = True
@@ -115,7 +123,6 @@ class PaperMachine:
             self.went_off()
 
     def switch_off(self) -> None:
-        """As the dead man inside would: the guest powers off by itself, now."""
         self._off()
 
     def reset(self) -> None:
@@ -126,6 +133,9 @@ class PaperMachine:
 
     def unplug(self, volume: int) -> None:
         self.plugged.pop(volume, None)
+
+    def filter(self, rules: list[Json] | None) -> None:
+        self.rules = rules
 
     def freeze(self) -> tuple[object, float]:
         return ("layer", self.spec.id), 0.0

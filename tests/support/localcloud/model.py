@@ -197,6 +197,8 @@ class Server(Resource):
     """The backend's."""
     protected: bool = False
     deleting: bool = False
+    filtered: list[Json] | None = None
+    """The firewall rules its machine was told last."""
 
 
 @attrs.define

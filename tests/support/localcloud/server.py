@@ -19,6 +19,7 @@ from . import errors, routes
 from .errors import ApiError
 from .exchange import Answer, Request
 from .faults import Call, Fault, Faults, Journal
+from .firewalls import filter_machines
 from .world import Token, World
 
 Json = dict[str, Any]
@@ -214,6 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
                 answer = handler(request)
                 call.performed = True
                 world.engine.settle()
+                filter_machines(world)
             except ApiError as error:
                 return error.status, error.body()
             except Exception:

@@ -14,7 +14,7 @@ from typing import Final
 
 from trixie import cached_tree, debootstrap, run_or_unavailable
 
-RECIPE: Final = 1
+RECIPE: Final = 3
 """Raise it to have the tree made anew."""
 PACKAGES: Final = (
     "systemd",
@@ -28,6 +28,8 @@ PACKAGES: Final = (
     "procps",
     "sudo",
     "nftables",
+    "e2fsprogs",
+    "fdisk",
     "curl",
     "ca-certificates",
     "zstd",
@@ -47,6 +49,8 @@ MASKED: Final = (
     "man-db.timer",
     "getty@.service",
     "console-getty.service",
+    "systemd-firstboot.service",
+    "nftables.service",
     "systemd-udevd.service",
     "systemd-udev-trigger.service",
 )

@@ -218,7 +218,7 @@ def test_the_bill_counts_started_hours_also_when_off(
 ) -> None:
     server = make(client)
     server.power_off().wait_until_finished()
-    paper_cloud.clock.advance(3600)
+    paper_cloud.clock.advance(3601)
     server.delete().wait_until_finished()
     item = paper_cloud.bill().of(number(server))
     assert (item.hours, item.euros, item.running) == (2, 2 * Decimal("0.0689"), False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from hcloud.servers import BoundServer
 
 from localcloud import LocalCloud
 from localcloud.host import Run, leftovers, run, sweep
+from localcloud.stock import stock_tree
 from sshd import keygen
 
 pytest_plugins = ("cloud_fixtures",)
@@ -187,6 +190,48 @@ def test_volume_links_late_and_elsewhere(lab: Lab) -> None:
     lab.cloud.wait_for(link.is_symlink, "the link comes")
 
 
+KILLED = """
+import json, sys
+from hcloud.images import Image
+from hcloud.locations import Location
+from hcloud.server_types import ServerType
+from localcloud import LocalCloud
+from localcloud.containers import Containers
+backend = Containers()
+with LocalCloud(backend=lambda _: backend) as cloud:
+    client = cloud.client()
+    made = client.servers.create(
+        "one", ServerType(name="ccx13"), Image(name="debian-13"), location=Location(name="fsn1")
+    )
+    made.next_actions[0].wait_until_finished()
+    volume = client.volumes.create(10, "v", server=made.server)
+    volume.next_actions[0].wait_until_finished()
+    print(backend.run.id, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_test_leaves_is_swept() -> None:
+    stock_tree()
+    support = Path(__file__).parents[1] / "support"
+    environment = {**os.environ, "PYTHONPATH": str(support)}
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        ident = process.stdout.readline().strip()
+        assert ident
+        process.kill()
+    kinds = {entry.split()[0] for entry in leftovers(ident)}
+    assert kinds == {"process", "mount", "loop", "namespace", "link"}
+    assert ident in sweep()
+    assert leftovers(ident) == []
+
+
 def test_the_oracle_sees_everything_and_removes_it() -> None:
     """A run whose owner died is swept; one that lives is not."""
     made = Run()
@@ -239,3 +284,14 @@ def test_a_firewall_that_shuts_us_out_and_lets_us_in(lab: Lab) -> None:
     assert lab.ssh(server, f"runuser -u nobody -- {ask}").returncode == 28
     server.delete().wait_until_finished()
     firewall.delete()
+
+
+def test_a_volume_torn_away_is_told(lab: Lab) -> None:
+    server = lab.create("one")
+    lab.wait_ssh(server)
+    made = lab.client.volumes.create(10, "v", server=server, format="ext4")
+    for action in (made.action, *made.next_actions):
+        action.wait_until_finished()
+    assert lab.ssh(server, f"mount {made.volume.linux_device} /mnt").returncode == 0
+    made.volume.detach().wait_until_finished()
+    lab.cloud.expected_incidents = [f"volume {made.volume.id} was torn from one while mounted"]

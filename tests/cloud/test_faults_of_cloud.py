@@ -158,7 +158,7 @@ def test_a_volume_that_stays_attached_to_a_server_that_is_gone(
     paper_cloud.wait_idle()
     volume = client.volumes.create(10, "v", server=made.server).volume
     paper_cloud.wait_idle()
-    paper_cloud.world.sticky_volumes = 1
+    paper_cloud.keep_volumes_attached()
     made.server.delete().wait_until_finished()
     shown = client.volumes.get_all()[0]
     assert shown.server is not None
@@ -296,3 +296,15 @@ def usage(kind: str, detail: str, start: tuple[int, ...], hours: float, gb: floa
 def test_the_bill(used: Usage, euros: str) -> None:
     total = make_bill([used], 0).total
     assert total.quantize(Decimal("1e-10")) == Decimal(euros)
+
+
+def test_the_oracle_tells_a_leak() -> None:
+    with LocalCloud() as cloud:
+        cloud.world.timings.create_volume = 1000
+        cloud.clock.scale = 0
+        cloud.client().volumes.create(10, "v", location=FSN1)
+        with pytest.raises(AssertionError, match="holds"):
+            cloud.check()
+        assert cloud.volume("v").status == "available"
+        cloud.expect(volumes=["v"])
+        cloud.check()

@@ -71,17 +71,18 @@ __all__ = [
 
 DEVIATIONS: Final = """
 Stricter: unknown fields and query parameters are 422 everywhere.
-Guessed, as no source fixes them: an attached volume's delete is 422 `service_error`; unknown types,
-images, keys and locations in a create are 422 `invalid_input`; changing a system image is 403
-`forbidden`; names of limits in `resource_limit_exceeded`; shutdown or reboot of a server that is
-off is 422 `service_error`; a volume counts as attached from the start of its attach action, and as
-free from the end of its detach action; PUT is not hindered by locks (but firewalls answer
+Guessed, as no source fixes them: an attached volume's delete is 422 `service_error`; unknown
+types, images, keys and locations in a create are 422 `invalid_input`; changing a system image is
+403 `forbidden`; names of limits in `resource_limit_exceeded`; shutdown or reboot of a server that
+is off is 422 `service_error`; a volume counts as attached from the start of its attach action, and
+as free from the end of its detach action; PUT is not hindered by locks (but firewalls answer
 `conflict`).
-Invented: prices outside the EU; that volumes and snapshots bill started hours of a calendar month
-(`billing`); sizes of snapshots.
+Invented: prices outside the EU; that bills are of the whole seconds the API shows, that volumes
+and snapshots bill started hours of a calendar month (`billing`); sizes of snapshots.
 Absent: networks, floating IPs, load balancers, certificates, ISOs, placement groups, backups,
 rebuild, rescue, change_type, metrics, DNS. Asking for them is 404, or 500 in a server's create.
-Containers: one Debian stands for every system image; no DMI, so cloud-init reads the same data from
-a NoCloud seed; loop devices instead of SCSI (no `vpd_pg80`); detaching does not tear a mounted
-device away; no IPv6; a firewall's rules lie in the server's own namespace.
+Containers: one Debian stands for every system image; no DMI, so cloud-init reads the same data
+from a NoCloud seed; power cuts leave file systems clean; loop devices instead of SCSI (no
+`vpd_pg80`); detaching does not tear a mounted device away; no IPv6; a firewall's rules lie in the
+server's own namespace.
 """

@@ -39,7 +39,7 @@ def create_address(
         auto_delete=auto_delete,
     )
     world.add(address)
-    world.bill_from_now(address, family, location.name)
+    world.bill_from_birth(address, family, location.name)
     return address
 
 

@@ -6,7 +6,8 @@ Rules (research/hetzner.md, "Billing rules"; what it leaves open is fixed here):
   off; an hour belongs to the calendar month (UTC) in which it starts, and no month costs more than
   the monthly price. IPv6 addresses, keys and firewalls cost nothing.
 - Volumes and snapshots: per GB and month. A started hour costs the GB at its beginning x the
-  monthly price / the hours of that calendar month. Snapshots from the moment their size is known.
+  monthly price / the hours of that calendar month. Snapshots count from their `created`.
+- Begin is `created`, end is when the API accepted the deletion, both in whole seconds.
 """
 
 from __future__ import annotations

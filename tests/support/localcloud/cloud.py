@@ -52,6 +52,7 @@ class LocalCloud:
         if backend is not None:
             self.world.backend = backend(self.world)
         self.expected: dict[str, list[str]] = {}
+        self.expected_incidents: list[str] = []
         self.faults = Faults()
         self.journal = Journal()
         self.default = self.world.add_token(DEFAULT, name=DEFAULT)
@@ -82,11 +83,26 @@ class LocalCloud:
         self.expected = {kind: sorted(found) for kind, found in names.items() if found}
 
     def check(self) -> None:
-        """AssertionError if it holds anything else."""
+        """AssertionError if it holds anything else, or a machine tells of an incident."""
         assert not self._api.crashes, "\n".join(self._api.crashes)
-        self.wait_idle()
+        incidents = self.world.backend.incidents
+        assert incidents == self.expected_incidents, incidents
+        self._finish_actions()
         found = self.holdings()
         assert found == self.expected, f"the cloud holds {found}, expected {self.expected}"
+
+    def _finish_actions(self) -> None:
+        """Time flies until all are over, also where it stood still; what never ends is left."""
+        while True:
+            self.settle()
+            with self.world.lock:
+                left = [one for one in self.world.engine.running() if one.due < float("inf")]
+                # Those that wait for another are due later than they say.
+                due = min((one.due for one in left if one.begun), default=None)
+            if due is None:
+                return
+            self.clock.advance(max(0.0, due - self.clock.now()))
+            self.faults.closing.wait(0.002)  # for work on real machines
 
     # how to reach it
 
@@ -178,6 +194,10 @@ class LocalCloud:
         with self.world.lock:
             self.world.quirks.append(set(quirks))
 
+    def keep_volumes_attached(self, servers: int = 1) -> None:
+        """Volumes of the next deleted servers count as attached until they are detached."""
+        self.world.sticky_volumes = servers
+
     def fault(self, fault: Fault) -> None:
         self.faults.add(fault)
 
@@ -190,17 +210,16 @@ class LocalCloud:
             filter_machines(self.world)
 
     def wait_idle(self) -> None:
-        """Until no action runs. TimeoutError after a minute of real time."""
+        """Until no action runs."""
         self.wait_for(lambda: not self.world.engine.running(), "no action runs")
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
-        """Until it holds, looked at under the lock."""
+        """Until it holds. TimeoutError after a minute of real time."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
-            with self.world.lock:
-                self.world.engine.settle()
-                if condition():
-                    return
+            self.settle()
+            if condition():
+                return
             self.faults.closing.wait(0.005)
         raise TimeoutError(f"not within {PATIENCE_S:.0f} s: {what}")
 

@@ -126,6 +126,9 @@ class Container:
             disk = self._plugged.pop(volume, None)
             pid = self._init()
             if disk is not None and pid is not None:
+                if disks.is_mounted(pid, disk):
+                    words = f"volume {volume} was torn from {self.spec.name} while mounted"
+                    self._owner.incidents.append(words)
                 with contextlib.suppress(OSError):
                     disks.unplug(pid, disk)
 
@@ -344,6 +347,7 @@ class Containers:
         sweep()
         self.run = Run()
         self.machines: list[Container] = []
+        self.incidents: list[str] = []
         self._disks: list[Disk] = []
         self._decoy: Disk | None = None
         self._numbers = 0

@@ -14,6 +14,7 @@
 | hold | kind, id, seconds | as `hold` |
 | fail_action | command, code, message, times, after_s | as `fail_action` |
 | next_server | quirks | as `next_server` |
+| keep_volumes_attached | servers | as the method |
 | token | project, readonly | makes one: `token` |
 | revoke | token | revokes it |
 | guest_off, crash | server (its name) | as the methods |
@@ -114,6 +115,9 @@ class Control:
 
     def do_next_server(self, quirks: list[Any]) -> None:
         self._cloud.next_server(*quirks)
+
+    def do_keep_volumes_attached(self, servers: int = 1) -> None:
+        self._cloud.keep_volumes_attached(servers)
 
     def do_token(self, project: str = "default", readonly: bool = False) -> Json:
         return {"token": self._cloud.add_token(project, readonly=readonly).value}

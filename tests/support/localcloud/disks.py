@@ -71,6 +71,16 @@ def make_link(pid: int, disk: Disk, target: Disk) -> None:
     path.symlink_to(f"../../{Path(target.device).name}")
 
 
+def is_mounted(pid: int, disk: Disk) -> bool:
+    """In the mount namespace of that process."""
+    number = os.stat(disk.device).st_rdev
+    mark = f"{os.major(number)}:{os.minor(number)}"
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+        return any(line.split()[2] == mark for line in lines)
+    return False
+
+
 def unplug(pid: int, disk: Disk) -> None:
     """Node and link go; who has it open keeps it until the machine ends."""
     root = Path(f"/proc/{pid}/root")

@@ -136,16 +136,18 @@ def _alive(pid: int) -> bool:
 
 
 def _processes(ident: str) -> list[int]:
-    """Those whose root, command line or environment lies in the run's folder."""
+    """Those whose command line or environment names the run's folder, or that live in one of its
+    network namespaces: what is inside a container tells no other way whose it is."""
+    places = {os.stat(f"/run/netns/{name}").st_ino for name in _namespaces(ident)}
     folder = str(PARENT / f"{PREFIX}{ident}")
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             with contextlib.suppress(OSError):
-                root = os.readlink(f"/proc/{name}/root")
+                inside = os.stat(f"/proc/{name}/ns/net").st_ino in places
                 line = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace")
                 around = Path(f"/proc/{name}/environ").read_bytes().decode(errors="replace")
-                ours = root.startswith(folder) or folder in line or folder in around
+                ours = inside or folder in line or folder in around
                 if ours and _alive(int(name)):
                     found.append(int(name))
     return found

@@ -96,7 +96,7 @@ def freeze(
         image.layer, size = frozen[0]
         image.image_size = round(size or world.backend.compressed_gb, 2)
         image.status = "available"
-        world.bill_from_now(image, "snapshot", "", image.image_size)
+        world.bill_from_birth(image, "snapshot", "", image.image_size)
 
     def failed() -> None:
         world.remove(image)

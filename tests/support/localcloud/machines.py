@@ -73,6 +73,9 @@ class Machine(Protocol):
 
 class Backend(Protocol):
     compressed_gb: float
+    """Size of a snapshot whose machine does not tell."""
+    incidents: list[str]
+    """What no client should have done, such as tearing a mounted volume away."""
 
     def addresses(self) -> Iterator[str]:
         """IPv4 addresses servers may get, in the order of preference."""
@@ -99,7 +102,7 @@ class PaperMachine:
     spec: Spec
     later: Callable[[float, Callable[[], None]], None]
     went_off: Callable[[], None]
-    shutdown_s: float
+    shutdown_s: Callable[[], float]
     powered: bool = False
     plugged: dict[int, object] = attrs.Factory(dict)
     destroyed: bool = False
@@ -115,7 +118,7 @@ class PaperMachine:
 
     def shutdown(self) -> None:
         if not self.spec.quirks & {"ignores_shutdown", "never_boots"}:
-            self.later(self.shutdown_s, self._off)
+            self.later(self.shutdown_s(), self._off)
 
     def _off(self) -> None:
         if self.powered and not self.destroyed:
@@ -148,11 +151,14 @@ class PaperBackend:
     """Addresses of the documentation ranges of RFC 5737, then of RFC 2544's test range."""
 
     def __init__(
-        self, later: Callable[[float, Callable[[], None]], None], shutdown_s: float
+        self,
+        later: Callable[[float, Callable[[], None]], None],
+        shutdown_s: Callable[[], float],
     ) -> None:
         self._later = later
         self._shutdown_s = shutdown_s
         self.compressed_gb = 2.5
+        self.incidents: list[str] = []
 
     def addresses(self) -> Iterator[str]:
         nets = ("203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "198.18.0.0/15")

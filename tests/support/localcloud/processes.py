@@ -130,9 +130,10 @@ class ProcessMachine:
             if daemon is not None:
                 daemon.stop()
             power, self._power = self._power, None
-            if power is not None and power is not threading.current_thread():
-                self._write_power("end")
-                power.join()
+        # Without the guard: that thread may be about to take it.
+        if power is not None and power is not threading.current_thread():
+            self._write_power("end")
+            power.join()
         self._owner.publish()
 
     def shutdown(self) -> None:
@@ -279,6 +280,7 @@ class Processes:
         self.run = Run()
         self.ports = self.run.folder / "ports.json"
         self.machines: list[ProcessMachine] = []
+        self.incidents: list[str] = []
         self._guard = threading.Lock()
         self.publish()
 

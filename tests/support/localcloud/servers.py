@@ -198,7 +198,7 @@ def create_server(request: Request) -> Answer:
         volumes=[],
     )
     world.add(server)
-    world.bill_from_now(server, kind.name, location.name)
+    world.bill_from_birth(server, kind.name, location.name)
     ipv4 = None
     for family, entry in addresses.items():
         fresh_one = entry == "new"
@@ -284,6 +284,9 @@ def delete_server(request: Request) -> Answer:
     server.deleting = True
     server.status = "deleting"
     world.bill_until_now(server.id)
+    for address in world.of(PrimaryIp, server.project):
+        if address.assignee == server.id and address.auto_delete:
+            world.bill_until_now(address.id)
     sticky = bool(server.volumes) and world.sticky_volumes > 0
     world.sticky_volumes -= sticky
 
@@ -300,7 +303,6 @@ def delete_server(request: Request) -> Answer:
                 address.assignee = None
                 if address.auto_delete:
                     world.remove(address)
-                    world.bill_until_now(address.id)
         for firewall in world.of(Firewall, server.project):
             firewall.servers.pop(server.id, None)
 

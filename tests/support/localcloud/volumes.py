@@ -79,7 +79,7 @@ def create_volume(request: Request) -> Answer:
         server=None,
     )
     world.add(volume)
-    world.bill_from_now(volume, f"{volume.size} GB", location.name, volume.size)
+    world.bill_from_birth(volume, f"{volume.size} GB", location.name, volume.size)
 
     def work() -> None:
         volume.disk = world.backend.new_disk(volume.id, volume.size, volume.format)

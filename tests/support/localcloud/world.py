@@ -113,7 +113,7 @@ class World:
         self._ids = self.random.randrange(40_000_000, 60_000_000)
         self.engine = Engine(clock, self.lock, self.next_id)
         self.timings = Timings()
-        self.backend: Backend = PaperBackend(self.engine.later, self.timings.guest_shutdown)
+        self.backend: Backend = PaperBackend(self.engine.later, lambda: self.timings.guest_shutdown)
         self.resources: dict[str, dict[int, Any]] = {
             kind.plural: {} for kind in (Server, Volume, SshKey, Firewall, PrimaryIp, Image)
         }
@@ -218,23 +218,24 @@ class World:
     def remove(self, resource: Resource) -> None:
         self.resources[resource.plural].pop(resource.id, None)
 
-    def bill_from_now(self, resource: Resource, detail: str, place: str, gb: float = 0.0) -> None:
-        now = self.clock.now()
+    def bill_from_birth(self, resource: Resource, detail: str, place: str, gb: float = 0.0) -> None:
+        """In whole seconds, as the API shows times: whoever knows those comes to the same sum."""
+        start = float(int(resource.created))
         usage = Usage(
-            resource.kind, resource.id, resource.name, resource.project, detail, place, now
+            resource.kind, resource.id, resource.name, resource.project, detail, place, start
         )
-        usage.sizes.append((now, gb))
+        usage.sizes.append((start, gb))
         self.usages.append(usage)
 
     def bill_size(self, ident: int, gb: float) -> None:
         for usage in self.usages:
             if usage.id == ident:
-                usage.sizes.append((self.clock.now(), gb))
+                usage.sizes.append((float(int(self.clock.now())), gb))
 
     def bill_until_now(self, ident: int) -> None:
         for usage in self.usages:
             if usage.id == ident and usage.end is None:
-                usage.end = self.clock.now()
+                usage.end = float(int(self.clock.now()))
 
     def bill(self, project: str | None = None) -> Bill:
         """Until now, of everything that ever was."""

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from burst_lifecycle import access, machine, server
+from burst_lifecycle import access, machine, userdata
 from burst_lifecycle.books import Account
-from burst_lifecycle.context import Context, ServerFiles, Wishes
+from burst_lifecycle.context import Context, Wishes
 from burst_lifecycle.errors import NotConfigured
 from burst_lifecycle.ledger import Ledger
 from burst_lifecycle.notices import Notices
@@ -98,7 +98,7 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
             time=RealTime(),
             wishes=wishes(hetzner, hetzner.owner or access.default_owner(key), request.project),
             key=key,
-            server_files=ServerFiles({name: server.text(name) for name in server.FILES}),
+            server_files=userdata.server_files(),
             new_host_key=new_key,
             lock=lambda: boot_lock(places.cloud),
             account=Account(token.endpoint, token.fingerprint(secret)),

@@ -219,7 +219,8 @@ class AgentChannel(asyncssh.SSHClientSession[bytes]):
     @property
     def exit_status(self) -> int | None:
         """Of the remote command: negative for a signal, None while unknown."""
-        return None if self._channel is None else self._channel.get_returncode()
+        get = getattr(self._channel, "get_returncode", None)  # a socket's channel has none
+        return None if get is None else get()
 
     @property
     def stderr_tail(self) -> bytes:
@@ -281,6 +282,32 @@ class AgentChannel(asyncssh.SSHClientSession[bytes]):
                 waiter.set_result(None)
 
 
+class _OverSocket(asyncssh.SSHUNIXSession[bytes]):
+    """A forwarded socket's events, for a channel that looks like a command's."""
+
+    def __init__(self, channel: AgentChannel) -> None:
+        self._to = channel
+
+    def connection_made(self, chan: asyncssh.SSHUNIXChannel[bytes]) -> None:
+        # What we use of a channel is the same for both kinds.
+        self._to.connection_made(cast("asyncssh.SSHClientChannel[bytes]", chan))
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        self._to.data_received(data, datatype)
+
+    def eof_received(self) -> bool:
+        return self._to.eof_received()
+
+    def pause_writing(self) -> None:
+        self._to.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._to.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._to.connection_lost(exc)
+
+
 class SshConnection:
     """An authenticated connection to a host whose key we knew. Made by `connect`."""
 
@@ -315,6 +342,23 @@ class SshConnection:
             raise LinkLost(_reason(error), host=str(self.target)) from error
         except (asyncssh.Error, OSError) as error:
             raise LinkLost(_reason(error), host=str(self.target)) from error
+        return channel
+
+    async def open_socket(self, path: str) -> AgentChannel:
+        """A channel to what listens on that unix socket there (sshd connects, as the login's user).
+
+        LinkLost if nobody does, or if that sshd forbids it: `burst-agent connect` is the other way.
+        """
+        channel = AgentChannel(str(self.target), self._wire)
+        try:
+            await self._connection.create_unix_connection(
+                lambda: _OverSocket(channel),
+                path,
+                encoding=None,
+                window=_RECEIVE_WINDOW_BYTES,
+            )
+        except (asyncssh.Error, OSError) as error:
+            raise LinkLost(f"{path}: {_reason(error)}", host=str(self.target)) from error
         return channel
 
     @property

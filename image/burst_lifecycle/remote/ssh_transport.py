@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import asyncssh
 import attrs
 
+from burst_lifecycle import hostkey
 from burst_lifecycle.remote.known_hosts import KnownHosts, KnownKey
 from burst_protocol.errors import (
     AgentGone,
@@ -405,6 +406,104 @@ async def connect(
         login.abort()
         raise
     return SshConnection(target, connection, login.jumps, login.wire)
+
+
+class PinnedConnection(SshConnection):
+    """To a server whose host key has one of the given pins. Made by `connect_pinned`."""
+
+    host_key: str = ""
+    """The one it showed: `ssh-ed25519 AAAA…`."""
+
+
+async def connect_pinned(
+    host: str,
+    port: int,
+    *,
+    user: str,
+    pins: Sequence[str],
+    key_path: str,
+    connect_timeout_s: float = 10.0,
+    silence_s: float = 15.0,
+) -> PinnedConnection:
+    """Log in to a server of our own: exactly this key of ours, exactly these host keys.
+
+    No configuration, agent or known_hosts file of the user's takes part. Raises Unreachable,
+    HostKeyProblem, AuthenticationFailed; ConfigError if our key cannot be read.
+    """
+    target = SshTarget(host, user, port)
+    client = _PinnedClient(tuple(pins))
+    dialer = _Dialer(0, None)
+    try:
+        keys = await asyncio.to_thread(asyncssh.load_keypairs, key_path)
+    except (OSError, ValueError, asyncssh.Error) as error:
+        raise ConfigError(_reason(error), path=key_path) from error
+    try:
+        async with asyncio.timeout(connect_timeout_s):
+            connection = await asyncssh.connect(
+                host,
+                port,
+                username=user,
+                tunnel=cast("Any", dialer),
+                config=None,
+                client_factory=lambda: client,
+                known_hosts=lambda _host, _address, _port: ([], [], []),
+                server_host_key_algs=["ssh-ed25519"],
+                client_keys=keys,
+                agent_path=None,
+                agent_forwarding=False,
+                pkcs11_provider=None,
+                preferred_auth="publickey",
+                password_auth=False,
+                kbdint_auth=False,
+                host_based_auth=False,
+                gss_kex=False,
+                gss_auth=False,
+                x509_trusted_certs=None,
+                x509_trusted_cert_paths=[],
+                kex_algs=_KEX,
+                encryption_algs=_CIPHERS,
+                mac_algs=_MACS,
+                compression_algs=["none"],
+                command=None,
+                connect_timeout=None,
+                login_timeout=0,
+                keepalive_interval=silence_s / _KEEPALIVES_PER_SILENCE,
+                keepalive_count_max=_KEEPALIVES_PER_SILENCE - 1,
+            )
+    except TimeoutError as error:
+        raise Unreachable(f"no answer within {connect_timeout_s:g} s", host=str(target)) from error
+    except asyncssh.HostKeyNotVerifiable as error:
+        shown = client.host_key or "nothing that we could read"
+        detail = f"it shows {shown}, which none of its labels allows"
+        raise HostKeyProblem(detail, host=str(target)) from error
+    except asyncssh.PermissionDenied as error:
+        detail = "it does not know this machine's key"
+        raise AuthenticationFailed(detail, host=str(target)) from error
+    except (asyncssh.Error, OSError, ValueError) as error:
+        raise Unreachable(_reason(error), host=str(target)) from error
+    found = PinnedConnection(target, connection, (), dialer.wire)
+    found.host_key = client.host_key
+    return found
+
+
+def new_key_pair() -> tuple[str, str]:
+    """A fresh ed25519 pair: private in OpenSSH's format without passphrase, public as one line."""
+    key = asyncssh.generate_private_key("ssh-ed25519", comment="burst")
+    public = key.export_public_key("openssh").decode()
+    return key.export_private_key("openssh").decode(), " ".join(public.split()[:2])
+
+
+class _PinnedClient(asyncssh.SSHClient):
+    def __init__(self, pins: tuple[str, ...]) -> None:
+        self._pins = pins
+        self.host_key = ""
+
+    def validate_host_public_key(
+        self, host: str, addr: str, port: int, key: asyncssh.SSHKey
+    ) -> bool:
+        del host, addr, port
+        self.host_key = " ".join(key.export_public_key("openssh").decode().split()[:2])
+        return hostkey.pin(self.host_key) in self._pins
 
 
 class _Wire(asyncio.Protocol):

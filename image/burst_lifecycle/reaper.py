@@ -1,9 +1,9 @@
 """What is to be deleted, when, by whom: a pure decision, and its execution.
 
 The same verdicts are what `status` shows. Servers go in the four cases of `guard` only; without an
-answer over ssh nobody guesses whether one is idle: its dead man turns it off, or its hard end comes.
-Every condition is "at or after": a reaper that comes late finds more to do, not less. What lacks one
-of our labels is reported and never touched, as is all of other owners.
+answer over ssh nobody guesses whether one is idle: its dead man turns it off, or its end comes.
+Every condition is "at or after": a reaper that comes late finds more to do, not less. What lacks
+one of our labels is reported and never touched, as is all of other owners.
 """
 
 from __future__ import annotations

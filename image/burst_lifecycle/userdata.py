@@ -130,5 +130,9 @@ def server_files() -> ServerFiles:
     """Those that come with this version."""
     folder = resources.files("burst_lifecycle") / "server"
     return ServerFiles(
-        {one.name: one.read_text("utf-8") for one in folder.iterdir() if one.is_file()}
+        {
+            one.name: one.read_text("utf-8")
+            for one in folder.iterdir()
+            if not one.name.startswith("_")
+        }
     )

@@ -1,8 +1,8 @@
 """Whatever command is stopped wherever, the next one carries on, and nothing is forgotten.
 
-Every command is run once to see at which points it can be stopped: before and after every request,
-every ssh command and every step. Then it is stopped at each of them in turn, and followed by another
-`up`, and by nothing but reaps after all that expires has expired.
+Every command is run once to see at which points it can be stopped: before and after every request
+and every ssh command. Then it is stopped at each of them in turn, and followed by another `up`, or
+by nothing but reaps after all that expires has expired.
 """
 
 from __future__ import annotations

@@ -151,7 +151,8 @@ class Account:
         volumes = tuple(
             volume.id for volume in self.held[Kind.VOLUME].values() if volume.server_id == server_id
         )
-        return attrs.evolve(found, state=self.state(found), volume_ids=volumes)
+        server: Server = attrs.evolve(found, state=self.state(found), volume_ids=volumes)
+        return server
 
     def change(self, server_id: int, state: ServerState, after_s: float = 0.0) -> None:
         server = self.held[Kind.SERVER][server_id]
@@ -180,6 +181,9 @@ class MemoryCloud:
     _offset_s: float | None = None
     pending: dict[int, tuple[float, Exception | None]] = attrs.field(factory=dict)
     fail_next_create: Exception | None = None
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -573,7 +577,7 @@ class MemoryCloud:
                 account.boxes[resource_id].power_off()
                 for volume_id in found.volume_ids:
                     self._replace(Kind.VOLUME, volume_id, server_id=None)
-                account.held[Kind.PRIMARY_IP].pop(found.ipv4_id, None)
+                account.held[Kind.PRIMARY_IP].pop(found.ipv4_id or 0, None)
                 self._acted()
             del account.held[kind][resource_id]
             account.deleted.append((kind, resource_id, found.labels))

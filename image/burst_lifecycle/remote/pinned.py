@@ -1,131 +1,111 @@
-"""Commands on servers of our own: one connection per login, kept while it works.
+"""Commands on servers of our own: `context.Ssh` over `ssh_transport`.
 
-The real `context.Ssh`. Which server it is, its host key alone says, by the pins of its labels.
+What goes through a shell there is a constant; the argv travels as JSON on stdin and is executed by
+Python, which every image has because cloud-init needs it. Connections are kept and shared.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from burst_lifecycle.context import Answer, Login
-from burst_lifecycle.errors import DeadlinePassed
+from burst_lifecycle.errors import DeadlinePassed, ServerProblem
 from burst_protocol.errors import AgentGone, LinkLost
 
 if TYPE_CHECKING:
-    from burst_lifecycle.remote.ssh_transport import AgentChannel, SshConnection
+    from burst_lifecycle.remote.ssh_transport import AgentChannel, PinnedConnection
 
-_PIECE_BYTES: Final = 64 * 1024
-_ANSWER_LIMIT_BYTES: Final = 64 << 20
-
+# The line is read unbuffered: what follows it is the command's own stdin.
+COMMAND: Final = (
+    "exec python3 -I -S -c 'import json,os;"
+    'a=json.loads(open(0,"rb",0,closefd=False).readline());os.execvp(a[0],a)\''
+)
+_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _Key = tuple[str, int, str, tuple[str, ...], str]
 
 
-def argv_line(argv: Sequence[str]) -> str:
-    """One line that a POSIX shell takes apart into exactly these words.
-
-    Only for servers of ours, whose login shells are known; ValueError for what no argv can hold.
-    """
-    if not argv or any("\0" in word for word in argv):
-        raise ValueError("not an argv")
-    return shlex.join(argv)
-
-
 class PinnedSsh:
-    """`async with`, or `aclose` it."""
+    """One machine's connections to its servers. `close` when done."""
 
     def __init__(self, *, connect_timeout_s: float = 10.0, silence_s: float = 15.0) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._silence_s = silence_s
-        self._connections: dict[_Key, SshConnection] = {}
+        self._open: dict[_Key, PinnedConnection] = {}
         self._locks: dict[_Key, asyncio.Lock] = {}
 
-    async def connect(self, login: Login) -> SshConnection:
-        """The connection of this login; a new one if there is none that works."""
-        # asyncssh costs 0.2 s to import: only who has a server pays for it.
-        from burst_lifecycle.remote.ssh_transport import (  # noqa: PLC0415
-            SshTarget,
-            connect_pinned,
-        )
+    async def connection(self, login: Login) -> PinnedConnection:
+        """A live one; made if there is none. Errors as `ssh_transport.connect_pinned`."""
+        from burst_lifecycle.remote import ssh_transport  # noqa: PLC0415 - 0.2 s
 
         key = _key(login)
         async with self._locks.setdefault(key, asyncio.Lock()):
-            known = self._connections.get(key)
-            if known is not None and not known.is_closed:
-                return known
-            made = await connect_pinned(
-                SshTarget(login.host, login.user, login.port),
-                pins=login.pins,
-                key_path=login.key_path,
-                connect_timeout_s=self._connect_timeout_s,
-                silence_s=self._silence_s,
-            )
-            self._connections[key] = made
-            return made
+            found = self._open.get(key)
+            if found is None or found.is_closed:
+                found = await ssh_transport.connect_pinned(
+                    login.host,
+                    login.port,
+                    user=login.user,
+                    pins=login.pins,
+                    key_path=str(login.key_path),
+                    connect_timeout_s=self._connect_timeout_s,
+                    silence_s=self._silence_s,
+                )
+                self._open[key] = found
+            return found
 
     async def run(
         self, login: Login, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 30.0
     ) -> Answer:
-        """See `context.Ssh`."""
-        line = argv_line(argv)
-        connection = await self.connect(login)
+        """See `context.Ssh.run`."""
+        connection = await self.connection(login)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._talk(connection, line, stdin)
-        except TimeoutError:
+                channel = await connection.run(COMMAND)
+                try:
+                    return await _converse(channel, argv, stdin, connection.host_key)
+                finally:
+                    channel.close()
+        except TimeoutError as error:
             detail = f"no end within {timeout_s:g} s"
-            raise DeadlinePassed(detail, what=f"`{argv[0]}` on {login.host}") from None
+            raise DeadlinePassed(detail, what=f"`{argv[0]}` on {login.host}") from error
         except LinkLost:
             await self.forget(login)
             raise
 
-    async def _talk(self, connection: SshConnection, line: str, stdin: bytes) -> Answer:
-        channel = await connection.run(line)
-        try:
-            writing = asyncio.create_task(_write(channel, stdin))
-            try:
-                said = await _read(channel)
-            finally:
-                writing.cancel()
-                with contextlib.suppress(asyncio.CancelledError, LinkLost, AgentGone):
-                    await writing
-            await channel.wait_closed()
-            status = channel.exit_status
-            if status is None:
-                raise LinkLost("the command ended without a status", host=channel.host)
-            return Answer(status, said, channel.stderr_tail, connection.host_key)
-        finally:
-            channel.close()
-
     async def forget(self, login: Login) -> None:
-        """Hang up, if there is a connection."""
-        connection = self._connections.pop(_key(login), None)
-        if connection is not None:
+        """Hang up."""
+        found = self._open.pop(_key(login), None)
+        if found is not None:
+            found.close()
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        while self._open:
+            _, connection = self._open.popitem()
             connection.close()
 
-    async def aclose(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
-        self._connections.clear()
 
-
-async def _write(channel: AgentChannel, data: bytes) -> None:
-    for start in range(0, len(data), _PIECE_BYTES):
-        channel.write(data[start : start + _PIECE_BYTES])
+async def _converse(
+    channel: AgentChannel, argv: Sequence[str], stdin: bytes, host_key: str
+) -> Answer:
+    channel.write(json.dumps(list(argv)).encode() + b"\n" + stdin)
+    with contextlib.suppress(AgentGone):  # it ended before it read everything: its status says why
         await channel.drain()
     channel.write_eof()
-
-
-async def _read(channel: AgentChannel) -> bytes:
-    said = bytearray()
-    while data := await channel.read(_PIECE_BYTES):
-        said += data
-        if len(said) > _ANSWER_LIMIT_BYTES:
-            raise LinkLost("its answer does not end", host=channel.host)
-    return bytes(said)
+    parts = bytearray()
+    while data := await channel.read(65536):
+        parts += data
+        if len(parts) > _LIMIT_BYTES:
+            raise ServerProblem("says more than 4 MiB", what=channel.host)
+    await channel.wait_closed()
+    status = channel.exit_status
+    if status is None:
+        raise LinkLost("the command's end was not told", host=channel.host)
+    return Answer(status, bytes(parts), channel.stderr_tail, host_key)
 
 
 def _key(login: Login) -> _Key:

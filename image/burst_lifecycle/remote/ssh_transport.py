@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import asyncssh
 import attrs
 
-from burst_lifecycle.hostkey import bare, pin
+from burst_lifecycle import hostkey
 from burst_lifecycle.remote.known_hosts import KnownHosts, KnownKey
 from burst_protocol.errors import (
     AgentGone,
@@ -318,20 +318,14 @@ class SshConnection:
         connection: asyncssh.SSHClientConnection,
         jumps: Sequence[asyncssh.SSHClientConnection],
         wire: _Wire | None,
-        host_key: str = "",
     ) -> None:
         self.target = target
-        self.host_key = host_key
-        """`ssh-ed25519 AAAA…`, where it was known by its pin only."""
         self._wire = wire
         self._connection = connection
         self._jumps = tuple(jumps)
 
     async def run(self, fixed_command: str) -> AgentChannel:
-        """Start a command. It must be a constant, or one word after another quoted by `argv_line`.
-
-        SSH has no argv: what it carries is a line for the login's shell (RFC 4254, 6.5).
-        """
+        """Start a command. It must be a constant: no input of ours may ever become part of it."""
         channel = AgentChannel(str(self.target), self._wire)
         try:
             await self._connection.create_session(
@@ -414,39 +408,45 @@ async def connect(
     return SshConnection(target, connection, login.jumps, login.wire)
 
 
+class PinnedConnection(SshConnection):
+    """To a server whose host key has one of the given pins. Made by `connect_pinned`."""
+
+    host_key: str = ""
+    """The one it showed: `ssh-ed25519 AAAA…`."""
+
+
 async def connect_pinned(
-    target: SshTarget,
+    host: str,
+    port: int,
     *,
+    user: str,
     pins: Sequence[str],
-    key_path: Path,
+    key_path: str,
     connect_timeout_s: float = 10.0,
     silence_s: float = 15.0,
-) -> SshConnection:
-    """Log in to a server of our own: with this one key, if it shows one of these host keys.
+) -> PinnedConnection:
+    """Log in to a server of our own: exactly this key of ours, exactly these host keys.
 
-    `pins` are `hostkey.pin`s, never empty. Nobody's ssh configuration, agent or known_hosts counts
-    here: they are for hosts that people know. Raises as `connect`, and ConfigError for a key that
-    cannot be read.
+    No configuration, agent or known_hosts file of the user's takes part. Raises Unreachable,
+    HostKeyProblem, AuthenticationFailed; ConfigError if our key cannot be read.
     """
-    if not pins:
-        raise HostKeyProblem("nothing says which host key is right", host=str(target))
+    target = SshTarget(host, user, port)
+    client = _PinnedClient(tuple(pins))
+    dialer = _Dialer(0, None)
     try:
-        keys = await asyncio.to_thread(asyncssh.load_keypairs, str(key_path))
+        keys = await asyncio.to_thread(asyncssh.load_keypairs, key_path)
     except (OSError, ValueError, asyncssh.Error) as error:
-        raise ConfigError(_reason(error), path=str(key_path)) from error
-    judge = _PinJudge(target, frozenset(pins))
-    dialer = _Dialer(socket.AF_UNSPEC, None)
+        raise ConfigError(_reason(error), path=key_path) from error
     try:
         async with asyncio.timeout(connect_timeout_s):
             connection = await asyncssh.connect(
-                target.host,
-                target.port or 22,
-                username=target.user or "root",
+                host,
+                port,
+                username=user,
                 tunnel=cast("Any", dialer),
                 config=None,
-                client_factory=lambda: judge,
-                # A list of no keys: asked for each one it shows, the judge decides alone.
-                known_hosts=([], [], []),
+                client_factory=lambda: client,
+                known_hosts=lambda _host, _address, _port: ([], [], []),
                 server_host_key_algs=["ssh-ed25519"],
                 client_keys=keys,
                 agent_path=None,
@@ -464,6 +464,7 @@ async def connect_pinned(
                 encryption_algs=_CIPHERS,
                 mac_algs=_MACS,
                 compression_algs=["none"],
+                command=None,
                 connect_timeout=None,
                 login_timeout=0,
                 keepalive_interval=silence_s / _KEEPALIVES_PER_SILENCE,
@@ -472,52 +473,37 @@ async def connect_pinned(
     except TimeoutError as error:
         raise Unreachable(f"no answer within {connect_timeout_s:g} s", host=str(target)) from error
     except asyncssh.HostKeyNotVerifiable as error:
-        raise HostKeyProblem(judge.verdict or _reason(error), host=str(target)) from error
+        shown = client.host_key or "nothing that we could read"
+        detail = f"it shows {shown}, which none of its labels allows"
+        raise HostKeyProblem(detail, host=str(target)) from error
     except asyncssh.PermissionDenied as error:
-        detail = f"it does not accept the key {key_path}"
+        detail = "it does not know this machine's key"
         raise AuthenticationFailed(detail, host=str(target)) from error
-    except asyncssh.KeyExchangeFailed as error:
-        raise Unreachable(f"no common algorithm: {error.reason}", host=str(target)) from error
     except (asyncssh.Error, OSError, ValueError) as error:
         raise Unreachable(_reason(error), host=str(target)) from error
-    return SshConnection(target, connection, (), dialer.wire, host_key=judge.shown)
+    found = PinnedConnection(target, connection, (), dialer.wire)
+    found.host_key = client.host_key
+    return found
 
 
-def generate_key() -> tuple[str, str]:
-    """A fresh ed25519 pair: private half in OpenSSH's format, public half in one line."""
-    key = asyncssh.generate_private_key("ssh-ed25519")
-    return (
-        key.export_private_key("openssh").decode(),
-        key.export_public_key("openssh").decode().strip(),
-    )
+def new_key_pair() -> tuple[str, str]:
+    """A fresh ed25519 pair: private in OpenSSH's format without passphrase, public as one line."""
+    key = asyncssh.generate_private_key("ssh-ed25519", comment="burst")
+    public = key.export_public_key("openssh").decode()
+    return key.export_private_key("openssh").decode(), " ".join(public.split()[:2])
 
 
-class _PinJudge(asyncssh.SSHClient):
-    """Knows host keys by their hashes only."""
-
-    def __init__(self, target: SshTarget, pins: frozenset[str]) -> None:
-        self._target = target
+class _PinnedClient(asyncssh.SSHClient):
+    def __init__(self, pins: tuple[str, ...]) -> None:
         self._pins = pins
-        self.verdict = ""
-        self.shown = ""
+        self.host_key = ""
 
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
     ) -> bool:
         del host, addr, port
-        line = key.export_public_key("openssh").decode().strip()
-        if pin(line) in self._pins:
-            self.shown = bare(line)
-            return True
-        self.verdict = (
-            f"it shows {key.get_algorithm()} {key.get_fingerprint()}, which is not the one it was "
-            "given at its birth"
-        )
-        return False
-
-    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        del host, addr, port, key
-        return False
+        self.host_key = " ".join(key.export_public_key("openssh").decode().split()[:2])
+        return hostkey.pin(self.host_key) in self._pins
 
 
 class _Wire(asyncio.Protocol):

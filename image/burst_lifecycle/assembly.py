@@ -88,7 +88,7 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
     notices = Notices(places.cloud, request.settings.notify)
     async with HetznerCloud(token) as cloud, contextlib.AsyncExitStack() as stack:
         ssh = PinnedSsh()
-        stack.push_async_callback(ssh.aclose)
+        stack.push_async_callback(ssh.close)
         context = Context(
             cloud=cloud,
             ssh=ssh,
@@ -133,9 +133,9 @@ def wishes(hetzner: Hetzner, owner: str, project: Project | None) -> Wishes:
 
 def new_key() -> tuple[str, str]:
     """A fresh ed25519 pair: private half in OpenSSH's format, public half in one line."""
-    from burst_lifecycle.remote.ssh_transport import generate_key  # noqa: PLC0415 - 0.2 s
+    from burst_lifecycle.remote.ssh_transport import new_key_pair  # noqa: PLC0415 - 0.2 s
 
-    return generate_key()
+    return new_key_pair()
 
 
 @contextlib.asynccontextmanager

@@ -48,7 +48,7 @@ class Installer:
 
     async def serve(self, login: Login) -> Serving:
         """ServerProblem if it does not serve, DeadlinePassed, and what `bootstrap` raises."""
-        connection = await self._ssh.connect(login)
+        connection = await self._ssh.connection(login)
         try:
             async with asyncio.timeout(_LIMIT_S):
                 channel = await bootstrap.start_agent(

@@ -32,7 +32,7 @@ class OwnServer:
         """To the service of our version there; it is brought if there is none (any more)."""
         del config, auth_sock
         login = self.booted.login
-        connection = await self.ssh.connect(login)
+        connection = await self.ssh.connection(login)
         identity = await self.installer.identity()
         try:
             return await connection.open_socket(f"/run/burst/agent-{identity}.sock")

@@ -104,6 +104,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """The journal is our log."""
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The Date of our answers is the cloud's own time, as all else that it says."""
+        return super().date_time_string(timestamp or self.server.world.clock.now())
+
     def do_GET(self) -> None:
         self._serve()
 

@@ -202,10 +202,6 @@ class Servers:
         """A server is there or on its way: somebody has to look after it."""
         return any(keeper.needs_us for keeper in self._keepers.values())
 
-    async def before_sleep(self) -> None:
-        """This machine is about to be suspended: servers that may go are given up now."""
-        await asyncio.gather(*(keeper.before_sleep() for keeper in self._keepers.values()))
-
     async def close(self) -> None:
         """Ends connections and waiting; what runs in the cloud is labelled with its end."""
         for keeper in self._keepers.values():

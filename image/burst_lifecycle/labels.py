@@ -34,6 +34,13 @@ PIN: Final = "burst-pin"
 NEXT_PIN: Final = "burst-pin-next"
 """Base32 of the SHA-256 of the host key; both are valid while it is rotated."""
 VERSION: Final = "burst-version"
+READY: Final = "burst-ready"
+"""Of servers: `1` from the moment its agent answered."""
+BOOT_BY: Final = "burst-boot-by"
+"""Of servers: epoch seconds of the API's clock by which it must be ready; its booter may only lower it
+to give it up, or raise it together with taking `burst-ready` away."""
+CLIENT: Final = "burst-client"
+"""Which machine of the owner made it (16 hex digits of its key): it may carry on with it at once."""
 
 _VALUE: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 

@@ -10,7 +10,8 @@ import attrs
 import pytest
 
 from burst_protocol.errors import ConfigError
-from burst_wrapper.config import _KEYS, Config, Rule, config_path, load
+from burst_lifecycle.setting_keys import KEYS
+from burst_wrapper.config import Config, Rule, config_path, load
 
 EVERYTHING = """
 host = "me@build.example:2222"

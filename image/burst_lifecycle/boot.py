@@ -1,0 +1,495 @@
+"""A cold boot: small steps, each of which can be repeated after any interruption.
+
+What is there is found by its labels, never by what this process remembers; so the next command of
+any machine of the owner carries on where this one was stopped. Nothing is created before its
+operation is in the ledger and its expiry in its labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from burst_lifecycle import (
+    access,
+    budget,
+    creation,
+    firewall,
+    hostkey,
+    labels,
+    placement,
+    records,
+    removal,
+    situation,
+    userdata,
+    volumes,
+)
+from burst_lifecycle.budget import Tariff
+from burst_lifecycle.cloud.model import (
+    Image,
+    ImageState,
+    Inventory,
+    Kind,
+    PrimaryIp,
+    Server,
+    ServerSpec,
+    ServerState,
+)
+from burst_lifecycle.context import Context, Login
+from burst_lifecycle.errors import (
+    ActionFailed,
+    Busy,
+    CloudProblem,
+    NoCapacity,
+    NotFound,
+    OverBudget,
+    QuotaExceeded,
+    ServerProblem,
+)
+from burst_lifecycle.events import How, Ready
+from burst_lifecycle.guard import Ground, Guard, boot_by_s, is_booting, is_ready
+from burst_lifecycle.host import Host
+from burst_lifecycle.labels import Claim, Role
+from burst_lifecycle.placement import Candidate
+from burst_lifecycle.pricing import Rate
+from burst_lifecycle.situation import Move
+from burst_lifecycle.turn import Turn, turn
+from burst_protocol.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    HostKeyProblem,
+    LinkLost,
+    Unreachable,
+)
+
+ROUNDS: Final = 40
+"""Moves until one is USE: each removal or wait is one."""
+WRONG_KEY_S: Final = 120.0
+"""For so long after its boot began a server may still show another key (its image's)."""
+_CREATE_S: Final = 900.0
+_POLL_S: Final = 1.5
+_OFF_POLLS: Final = 10
+_GONE_POLL_S: Final = 3.0
+
+
+@attrs.frozen
+class Booted:
+    """A server that works, and how to get at it."""
+
+    server: Server
+    login: Login
+    """Of user `burst`; its `known_hosts` are complete."""
+    store: volumes.Store
+    agent: str
+    how: How | None
+    """None: it ran already."""
+
+
+@attrs.define(eq=False)
+class Boot:
+    """One `up`."""
+
+    context: Context
+    guard: Guard
+    how: How | None = None
+    began_s: float = 0.0
+    _addresses: set[int] = attrs.field(factory=set)
+
+    async def run(self) -> Booted:
+        """A server that is ready for the project. Raises CloudProblem, ServerProblem, OverBudget, …
+
+        Whatever it raises, what was begun carries its expiry, and the next `run` carries on.
+        """
+        self.began_s = self.context.time.monotonic()
+        async with self.context.lock():
+            for _ in range(ROUNDS):
+                booted = await self._move(await self._servers(), held=None)
+                if booted is not None:
+                    return booted
+        raise ServerProblem("keeps changing; nothing was created", what="of yours")
+
+    async def _servers(self) -> tuple[Server, ...]:
+        context = self.context
+        found = await context.cloud.find(
+            Kind.SERVER, labels.selector(context.wishes.owner, role=str(Role.BUILD))
+        )
+        servers = tuple(one for one in found if isinstance(one, Server))
+        if servers and context.cloud.offset_s is None:
+            # Deadlines in labels are of the API's clock: what home's says may be a day off.
+            mine = situation.of_owner(servers, context.wishes.owner)
+            if mine:
+                await self.guard.learn_time(mine[0].id)
+        return servers
+
+    async def _move(self, servers: Sequence[Server], held: Turn | None) -> Booted | None:
+        """One move; None: look again."""
+        context = self.context
+        found = situation.assess(
+            servers, context.wishes.owner, context.wishes.recipe, context.cloud.now_s()
+        )
+        server = found.server
+        match found.move:
+            case Move.CREATE:
+                if held is None:
+                    await self._create_in_turn()
+                return None
+            case Move.USE:
+                assert server is not None
+                return await self._use(server, servers)
+            case Move.POWER_ON:
+                assert server is not None
+                await self._power_on(server)
+                return None
+            case Move.REMOVE:
+                assert server is not None
+                assert found.ground is not None
+                if found.ground is Ground.HARD_END:
+                    await removal.at_hard_end(context, self.guard, server)
+                else:
+                    await removal.powered_off(context, self.guard, server, found.ground)
+                return None
+            case Move.WAIT:
+                await context.time.sleep(_GONE_POLL_S)
+                return None
+
+    # -- one that is there -------------------------------------------------------------------------
+
+    async def _power_on(self, server: Server) -> None:
+        """First the labels: from then on nobody takes `off` for the end of it."""
+        context = self.context
+        fresh = await context.cloud.server(server.id)
+        now_s = context.cloud.now_s()
+        if not is_booting(fresh, now_s):
+            boot_by = int(now_s + context.wishes.boot_deadline_s)
+            told = labels.merged(
+                fresh.labels, **{labels.BOOT_BY: str(boot_by), labels.READY: None}
+            )
+            with context.effect("label the boot"):
+                await context.cloud.set_labels(Kind.SERVER, server.id, told)
+        with context.effect("power on"):
+            await context.cloud.power_on(server.id)
+        self.how = How.WARM
+
+    async def _use(self, server: Server, servers: Sequence[Server]) -> Booted | None:
+        context = self.context
+        for extra in situation.surplus(
+            servers, context.wishes.owner, context.key.client, server.id
+        ):
+            await removal.abandon(context, self.guard, extra)
+        try:
+            if is_ready(server):
+                host = await removal.reach(context, server)
+            else:
+                host = await self._wait_for_ssh(server)
+        except NotFound:
+            return None
+        fresh = await context.cloud.server(server.id)
+        if is_ready(fresh):
+            lease = await host.lease()
+            if lease.draining:
+                # Somebody is about to delete it. It takes no work any more, so it goes now.
+                await removal.drain(
+                    context, self.guard, fresh, min_idle_s=0, reason="it drains already"
+                )
+                return None
+        return await self._equip(fresh, host)
+
+    async def _wait_for_ssh(self, server: Server) -> Host:
+        """Until its own host key answers. After its deadline it is given up and deleted."""
+        context, cloud = self.context, self.context.cloud
+        deadline_s = boot_by_s(server)
+        tolerant_until_s = deadline_s - context.wishes.boot_deadline_s + WRONG_KEY_S
+        last = "it was not powered on"
+        off_polls = 0
+        while True:
+            now = await cloud.server(server.id)
+            if now.state is ServerState.RUNNING:
+                host = Host(context.ssh, access.login(context, now), server.id)
+                try:
+                    login = await host.hello()
+                    return Host(context.ssh, login, server.id)
+                except (Unreachable, LinkLost, AuthenticationFailed) as error:
+                    last = str(error)
+                except HostKeyProblem as error:
+                    last = str(error)
+                    if cloud.now_s() > tolerant_until_s:
+                        await removal.abandon(context, self.guard, now)
+                        raise
+            elif now.state is ServerState.DELETING:
+                raise NotFound(what=f"server {now.name}")
+            elif now.state is ServerState.OFF:
+                # Before its start, or its boot was cut off between the label and the power.
+                last, off_polls = "it is off", off_polls + 1
+                if off_polls % _OFF_POLLS == 0:
+                    with context.effect("power on again"):
+                        await cloud.power_on(server.id)
+            if cloud.now_s() > deadline_s:
+                await removal.abandon(context, self.guard, now)
+                raise ServerProblem(f"was not ready in time: {last}", what=now.name)
+            await context.time.sleep(_POLL_S)
+
+    async def _equip(self, server: Server, host: Host) -> Booted:
+        """From the first login to `ready`. On a ready server: what this machine and project lack."""
+        context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
+        claim = Claim.of(server.labels)
+        hard_end_s = claim.expires_s if claim else cloud.now_s() + wishes.hard_end_s
+        await self._narrow(server, host, hard_end_s)
+        with context.effect("bring the agent"):
+            agent = await context.agent.ensure(host.login)
+        if not is_ready(server):
+            with context.effect("tell its end"):
+                await host.extend(
+                    hard_end_in_s=hard_end_s - cloud.now_s(),
+                    age_s=cloud.now_s() - server.created_s,
+                    keep_alive_s=wishes.keep_alive_s,
+                )
+        store = await volumes.mount_project(context, server, host)
+        host = await self._rotate(server.id, host)
+        server = await cloud.server(server.id)
+        if not is_ready(server):
+            told = labels.merged(server.labels, **{labels.READY: "1"})
+            with context.effect("label ready"):
+                await cloud.set_labels(Kind.SERVER, server.id, told)
+            server = attrs.evolve(server, labels=told)
+            await context.ledger.record(
+                Ready(
+                    at_s=cloud.now_s(),
+                    id=server.id,
+                    how=self.how or How.COLD,
+                    took_s=context.time.monotonic() - self.began_s,
+                )
+            )
+        return Booted(server, attrs.evolve(host.login, user="burst"), store, agent, self.how)
+
+    async def _narrow(self, server: Server, host: Host, until_s: float) -> None:
+        for firewall_id in server.firewall_ids:
+            rules = await self.context.cloud.firewall(firewall_id)
+            claim = Claim.of(rules.labels)
+            if claim is None or claim.owner != self.context.wishes.owner:
+                continue
+            if not firewall.is_narrow(rules.rules, self.context.key.client):
+                peer = await host.peer()
+                await firewall.narrow(self.context, firewall_id, peer, until_s)
+
+    async def _rotate(self, server_id: int, host: Host) -> Host:
+        """The key that user data carried is replaced by one that never left the server.
+
+        Both pins are in the labels before the change, so whoever looks meanwhile is right.
+        """
+        context, cloud = self.context, self.context.cloud
+        server = await cloud.server(server_id)
+        shown = hostkey.pin(host.login.host_key)
+        next_pin = server.labels.get(labels.NEXT_PIN)
+        if next_pin is None and is_ready(server):
+            return host
+        if next_pin is None or shown != next_pin:
+            with context.effect("prepare the host key"):
+                public = await host.prepare_host_key()
+            next_pin = hostkey.pin(public)
+            if server.labels.get(labels.NEXT_PIN) != next_pin:
+                told = labels.merged(server.labels, **{labels.NEXT_PIN: next_pin})
+                with context.effect("label the next pin"):
+                    await cloud.set_labels(Kind.SERVER, server_id, told)
+            with context.effect("activate the host key"):
+                await host.activate_host_key()
+            await context.ssh.forget(host.login)
+            server = await cloud.server(server_id)
+            login = attrs.evolve(access.login(context, server), pins=(next_pin,))
+            host = Host(context.ssh, await Host(context.ssh, login, server_id).hello(), server_id)
+        told = labels.merged(server.labels, **{labels.PIN: next_pin, labels.NEXT_PIN: None})
+        with context.effect("label the new pin"):
+            await cloud.set_labels(Kind.SERVER, server_id, told)
+        login = attrs.evolve(host.login, pins=(next_pin,))
+        return Host(context.ssh, login, server_id)
+
+    # -- a new one ---------------------------------------------------------------------------------
+
+    async def _create_in_turn(self) -> None:
+        """Only if nobody has made one meanwhile."""
+        context, wishes = self.context, self.context.wishes
+        everything = await context.cloud.inventory(labels.selector(wishes.owner))
+        tariff = Tariff(await context.cloud.server_types(), await context.cloud.prices())
+        plan = await self._plan(everything, tariff)
+        async with turn(context, self.guard) as held:
+            servers = await self._servers()
+            found = situation.assess(
+                servers, wishes.owner, wishes.recipe, context.cloud.now_s()
+            )
+            if found.move is not Move.CREATE:
+                return
+            await self._search(plan, everything, tariff, held)
+
+    async def _plan(self, everything: Inventory, tariff: Tariff) -> placement.Plan:
+        """What may be tried. OverBudget or ConfigError if that is nothing."""
+        context, wishes = self.context, self.context.wishes
+        mine = volumes.of_project(everything.volumes, wishes.owner, wishes.project)
+        good = [volume for volume in mine if volumes.is_good(volume)] if wishes.project else []
+        plan = placement.plan(
+            wishes.server_types,
+            wishes.locations,
+            tariff.types,
+            architecture=wishes.architecture,
+            max_eur_per_hour=wishes.max_eur_per_hour,
+            volume_location=good[0].location if good else "",
+        )
+        if wishes.budget_eur_per_month is not None:
+            now_s = context.cloud.now_s()
+            history = await asyncio.to_thread(context.ledger.read)
+            plan = budget.affordable(
+                plan,
+                everything,
+                wishes.owner,
+                tariff,
+                wishes.budget_eur_per_month,
+                budget.spent(history.events, now_s),
+                now_s,
+                0 if good or not wishes.project else wishes.volume_gb,
+            )
+        if not plan.candidates:
+            if any(one.money for one in plan.refused):
+                raise OverBudget(plan.why_nothing())
+            raise ConfigError(plan.why_nothing(), path="server_type, location")
+        return plan
+
+    async def _search(
+        self, plan: placement.Plan, everything: Inventory, tariff: Tariff, held: Turn
+    ) -> None:
+        context = self.context
+        keys = await access.owner_keys(context)
+        access_wall = await firewall.of_owner(context)
+        image = await self._image(everything.images)
+        search = placement.Search(plan)
+        last: CloudProblem | None = None
+        for candidate in search:
+            await held.extend()
+            try:
+                await self._create(candidate, keys, access_wall.id, image, tariff, held)
+            except (NoCapacity, QuotaExceeded, ActionFailed) as error:
+                last = error
+                if not search.failed(candidate, error) and not isinstance(error, ActionFailed):
+                    raise
+                continue
+            finally:
+                for text in search.notices:
+                    context.tell("quota", text)
+                search.notices.clear()
+            self.how = How.COLD
+            return
+        if isinstance(last, QuotaExceeded | ActionFailed):
+            raise last
+        raise NoCapacity(plan.why_nothing() if last is None else last.detail, what="a server")
+
+    async def _create(
+        self,
+        candidate: Candidate,
+        keys: access.OwnerKeys,
+        firewall_id: int,
+        image: Image,
+        tariff: Tariff,
+        held: Turn,
+    ) -> Server:
+        context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
+        host_key = hostkey.HostKey(*context.new_host_key())
+        now_s = held.now_s()
+        claim = Claim(
+            owner=wishes.owner,
+            role=Role.BUILD,
+            operation=labels.new_operation(),
+            expires_s=int(now_s + wishes.hard_end_s),
+            project=wishes.project,
+        )
+        told = claim.labels(
+            **{
+                labels.BOOT_BY: str(int(now_s + wishes.boot_deadline_s)),
+                labels.PIN: host_key.pin,
+                labels.CLIENT: context.key.client,
+                **({labels.RECIPE: wishes.recipe} if wishes.recipe else {}),
+            }
+        )
+        user_data = userdata.render(
+            host_key,
+            keys.public_keys,
+            userdata.Deadlines(int(wishes.keep_alive_s), int(wishes.hard_end_s)),
+            context.scripts,
+        )
+        server, actions = await creation.create_with_actions(
+            context,
+            Kind.SERVER,
+            claim,
+            lambda name: cloud.create_server(
+                ServerSpec(
+                    name=name,
+                    type=candidate.type,
+                    location=candidate.location,
+                    image_id=image.id,
+                    ssh_key_ids=keys.ids,
+                    firewall_ids=(firewall_id,),
+                    labels=told,
+                    user_data=user_data,
+                )
+            ),
+            location=candidate.location,
+            rate=Rate(candidate.eur_per_hour, candidate.eur_per_month),
+        )
+        await self._label_addresses(server, claim, tariff)
+        try:
+            await cloud.wait(actions, _CREATE_S)
+        except ActionFailed:
+            await removal.abandon(context, self.guard, server)
+            raise
+        server = await cloud.server(server.id)
+        await self._label_addresses(server, claim, tariff)
+        return server
+
+    async def _label_addresses(self, server: Server, claim: Claim, tariff: Tariff) -> None:
+        """They come with the server and go with it; should they stay, they are found."""
+        context = self.context
+        for address_id, version in ((server.ipv4_id, 4), (server.ipv6_id, 6)):
+            if address_id is None or address_id in self._addresses:
+                continue
+            found = PrimaryIp(
+                id=address_id,
+                name="",
+                labels=claim.labels(),
+                created_s=server.created_s,
+                address="",
+                version=version,
+                location=server.location,
+                assignee_id=server.id,
+                auto_delete=True,
+            )
+            rate = Rate.of_ipv4(tariff.prices, server.location) if version == 4 else records.FREE
+            await context.ledger.record(records.created(context, Kind.PRIMARY_IP, found, rate))
+            try:
+                with context.effect("label the address"):
+                    await context.cloud.set_labels(Kind.PRIMARY_IP, address_id, claim.labels())
+            except (Busy, NotFound):
+                continue  # the reaper labels it: it finds it by its server
+            self._addresses.add(address_id)
+
+    async def _image(self, images: Sequence[Image]) -> Image:
+        context, wishes = self.context, self.context.wishes
+        baked = choose_image(images, wishes.owner, wishes.recipe, wishes.architecture)
+        return baked or await context.cloud.system_image(wishes.stock_image, wishes.architecture)
+
+
+def choose_image(
+    images: Sequence[Image], owner: str, recipe: str, architecture: str
+) -> Image | None:
+    """The newest current one of that recipe; None: boot the stock image."""
+    mine = [
+        image
+        for image in images
+        if (claim := Claim.of(image.labels)) is not None
+        and claim.owner == owner
+        and claim.role is Role.IMAGE
+        and image.labels.get(labels.STAGE) == "current"
+        and image.labels.get(labels.RECIPE, "") == recipe
+        and image.state is ImageState.AVAILABLE
+        and image.architecture == architecture
+        and not image.system
+    ]
+    return max(mine, key=lambda image: (image.created_s, image.id), default=None)

@@ -1,0 +1,206 @@
+"""What home asks of a server over ssh: the lease, the volumes, the host key.
+
+Every question is one argv for `burst-agent` there and one JSON document back; see its `lease`,
+`volume` and `hostkey`. Durations only, never dates: the server's clock may be anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+
+from burst_lifecycle import firewall
+from burst_lifecycle.context import Login, Ssh
+from burst_lifecycle.errors import ServerProblem
+from burst_lifecycle.guard import Granted
+from burst_lifecycle.hostkey import bare, blob
+
+AGENT: Final = "/usr/local/bin/burst-agent"
+_QUICK_S: Final = 20.0
+_DISK_S: Final = 300.0
+"""Making or checking a file system, writing back what is dirty."""
+
+
+@attrs.frozen
+class Lease:
+    """Who uses a server. Seconds are durations as of the answer."""
+
+    draining: bool
+    running: int
+    detached: int
+    clients: int
+    idle_s: float
+    uptime_s: float = 0.0
+    hard_end_in_s: float | None = None
+    keep_alive_s: float | None = None
+    boot_id: str = ""
+    build: str = ""
+
+    @property
+    def busy(self) -> bool:
+        return self.running > 0 or self.detached > 0
+
+
+@attrs.frozen
+class Refusal:
+    """A drain that was not granted: `running`, `active` or `detached`."""
+
+    why: str
+    idle_s: float
+
+
+@attrs.frozen
+class Mount:
+    """What became of a volume there."""
+
+    mounted: bool
+    why: str = ""
+    """Not mounted: `no-device` and `busy` may pass, whatever else is about its data."""
+
+    @property
+    def is_bad(self) -> bool:
+        """There is something on it that we must not touch."""
+        return not self.mounted and self.why not in {"no-device", "busy", "wrong-device"}
+
+
+@attrs.frozen
+class MountedStore:
+    volume_id: int
+    idle_s: float
+    busy: bool
+
+
+@attrs.frozen(eq=False)
+class Host:
+    """One server, as one login reaches it."""
+
+    ssh: Ssh
+    login: Login
+    server_id: int
+
+    async def hello(self) -> Login:
+        """Log in and out; the login with the host key that was shown. Errors of `Ssh.run`."""
+        answer = await self.ssh.run(self.login, ["true"], timeout_s=_QUICK_S)
+        return attrs.evolve(self.login, host_key=answer.host_key)
+
+    async def peer(self) -> str:
+        """Where we come from, as the server sees it. ServerProblem if it does not say."""
+        answer = await self.ssh.run(self.login, ["printenv", "SSH_CONNECTION"], timeout_s=_QUICK_S)
+        try:
+            return firewall.peer_of(answer.stdout.decode("ascii", "replace"))
+        except ValueError as error:
+            raise ServerProblem("does not say where we come from", what=self.login.host) from error
+
+    async def lease(self) -> Lease:
+        """ServerProblem if its agent does not answer."""
+        found = await self._ask("lease", "status")
+        try:
+            return Lease(
+                draining=found["state"] != "ready",
+                running=int(found["running"]),
+                detached=int(found["detached"]),
+                clients=int(found["clients"]),
+                idle_s=_seconds(found["idle_s"]) or 0.0,
+                uptime_s=_seconds(found["uptime_s"]) or 0.0,
+                hard_end_in_s=_seconds(found.get("hard_end_in_s")),
+                keep_alive_s=_seconds(found.get("keep_alive_s")),
+                boot_id=str(found.get("boot_id", "")),
+                build=str(found.get("build", "")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._problem(f"its lease is unreadable ({error})") from error
+
+    async def drain(self, min_idle_s: float, reason: str) -> Granted | Refusal:
+        """Whether it may be deleted; when granted it refuses all work from then on."""
+        found = await self._ask(
+            "lease", "drain", "--min-idle", _text(min_idle_s), "--reason", reason, refusals=True
+        )
+        if found.get("granted") is True:
+            return Granted(self.server_id)
+        return Refusal(str(found.get("why", "unknown")), _seconds(found.get("idle_s")) or 0.0)
+
+    async def extend(
+        self, *, hard_end_in_s: float, age_s: float, keep_alive_s: float | None = None
+    ) -> None:
+        """Tell the dead man, in durations from now. ServerProblem while it drains."""
+        argv = ["lease", "extend", "--hard-end-in", _text(hard_end_in_s), "--age", _text(age_s)]
+        if keep_alive_s is not None:
+            argv += ["--keep-alive", _text(keep_alive_s)]
+        if (await self._ask(*argv, refusals=True)).get("extended") is not True:
+            raise self._problem("it drains: its time cannot be changed any more")
+
+    async def notice(self, text: str) -> None:
+        """Told to all its clients."""
+        await self._ask("lease", "notice", text)
+
+    async def mount(self, volume_id: int, uuid: str, *, fresh: bool) -> Mount:
+        """Mount it by its identity. `fresh`: make the file system if its first MiB reads blank."""
+        argv = ["volume", "mount", "--id", str(volume_id), "--uuid", uuid]
+        found = await self._ask(*argv, *(["--new"] if fresh else []), limit_s=_DISK_S, refusals=True)
+        return Mount(found.get("mounted") is True, str(found.get("why", "")))
+
+    async def unmount(self, volume_id: int | None = None) -> bool:
+        """Unmount and sync one, or all. False if something still uses it."""
+        which = [] if volume_id is None else ["--id", str(volume_id)]
+        found = await self._ask("volume", "unmount", *which, limit_s=_DISK_S, refusals=True)
+        return found.get("unmounted") is True
+
+    async def stores(self) -> tuple[MountedStore, ...]:
+        """All mounted volumes."""
+        found = await self._ask("volume", "list")
+        try:
+            return tuple(
+                MountedStore(int(one["id"]), _seconds(one["idle_s"]) or 0.0, bool(one["busy"]))
+                for one in found["volumes"]
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._problem(f"its list of volumes is unreadable ({error})") from error
+
+    async def prepare_host_key(self) -> str:
+        """Make the next host key there (or say which it made before); its public half."""
+        found = await self._ask("hostkey", "prepare")
+        public = str(found.get("public_key", ""))
+        try:
+            blob(public)
+        except ValueError as error:
+            raise self._problem("it made no host key") from error
+        return bare(public)
+
+    async def activate_host_key(self) -> None:
+        """From its next connection on the server shows the prepared key; again changes nothing."""
+        await self._ask("hostkey", "activate")
+
+    async def _ask(
+        self, *argv: str, limit_s: float = _QUICK_S, refusals: bool = False
+    ) -> dict[str, Any]:
+        answer = await self.ssh.run(self.login, (AGENT, *argv), timeout_s=limit_s)
+        accepted: Sequence[int] = (0, 1) if refusals else (0,)
+        try:
+            found = json.loads(answer.stdout) if answer.status in accepted else None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            said = answer.stderr.decode("utf-8", "replace").strip().splitlines()
+            detail = f": {said[-1][:200]}" if said else ""
+            raise self._problem(f"`burst-agent {argv[0]}` ended with {answer.status}{detail}")
+        return found
+
+    def _problem(self, detail: str) -> ServerProblem:
+        return ServerProblem(detail, what=self.login.host)
+
+
+def _text(duration_s: float) -> str:
+    return f"{max(0.0, duration_s):.0f}"
+
+
+def _seconds(value: object) -> float | None:
+    if value is None:
+        return None
+    number = float(value)  # type: ignore[arg-type]  # a TypeError is caught by the callers
+    if not math.isfinite(number):
+        raise ValueError("no duration")
+    return number

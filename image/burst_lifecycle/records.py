@@ -1,0 +1,79 @@
+"""What the ledger says about resources: events made of what the API says."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from burst_lifecycle.cloud.model import Image, Kind, PrimaryIp, Resource, Server, Volume
+from burst_lifecycle.context import Context
+from burst_lifecycle.events import Created, Deleted, Gone, Intent
+from burst_lifecycle.labels import Claim
+from burst_lifecycle.pricing import Rate
+
+FREE = Rate()
+
+
+def intent(context: Context, kind: Kind, claim: Claim, name: str, location: str = "") -> Intent:
+    """Before the request that creates leaves."""
+    return Intent(
+        at_s=context.cloud.now_s(),
+        kind=kind,
+        operation=claim.operation,
+        role=str(claim.role),
+        name=name,
+        owner=claim.owner,
+        project=claim.project,
+        location=location,
+        token=context.account.token,
+        endpoint=context.account.endpoint,
+    )
+
+
+def created(context: Context, kind: Kind, resource: Resource, rate: Rate = FREE) -> Created:
+    """It exists: made by us, or found."""
+    claim = Claim.of(resource.labels)
+    by_size = kind in {Kind.VOLUME, Kind.IMAGE}
+    return Created(
+        at_s=context.cloud.now_s(),
+        kind=kind,
+        id=resource.id,
+        created_s=resource.created_s,
+        operation=claim.operation if claim else "",
+        role=str(claim.role) if claim else "",
+        name=resource.name,
+        owner=claim.owner if claim else "",
+        project=claim.project if claim else "",
+        location=resource.location if isinstance(resource, Server | Volume | PrimaryIp) else "",
+        token=context.account.token,
+        endpoint=context.account.endpoint,
+        type=resource.type if isinstance(resource, Server) else "",
+        size_gb=_size(resource),
+        eur_per_hour=None if by_size or rate is FREE else rate.per_hour,
+        eur_per_month=None if by_size or rate is FREE else rate.per_month,
+        eur_per_gb_month=rate.per_gb_month if by_size and rate is not FREE else None,
+    )
+
+
+def deleted(context: Context, kind: Kind, resource_id: int, reason: str, case: str = "") -> Deleted:
+    """By us, and confirmed."""
+    return Deleted(
+        at_s=context.cloud.now_s(),
+        kind=kind,
+        id=resource_id,
+        reason=reason,
+        case=case,
+        endpoint=context.account.endpoint,
+    )
+
+
+def gone(context: Context, kind: Kind, resource_id: int) -> Gone:
+    """It was not there any more."""
+    return Gone(
+        at_s=context.cloud.now_s(), kind=kind, id=resource_id, endpoint=context.account.endpoint
+    )
+
+
+def _size(resource: Resource) -> Decimal | None:
+    if isinstance(resource, Volume):
+        return Decimal(resource.size_gb)
+    return resource.size_gb if isinstance(resource, Image) else None

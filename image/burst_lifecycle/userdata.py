@@ -1,0 +1,103 @@
+"""User data: what a new server is told before anybody can reach it.
+
+JSON is YAML, so cloud-init reads it as it is written here, and equal inputs give equal bytes. First
+of all things (`bootcmd`, on every boot) comes the dead man: from then on the server powers off by
+itself when nobody cares for it. No token and no user's secret is ever part of it: any process on
+the server may fetch it from the metadata service. The host key in it is worth nothing once rotated.
+Format: cloud-init's module reference; the limit of 32 KiB: Hetzner's API document.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+
+from burst_lifecycle.context import Scripts
+from burst_lifecycle.errors import ServerProblem
+from burst_lifecycle.hostkey import HostKey
+
+LIMIT_BYTES: Final = 32 * 1024
+_HEAD: Final = "#cloud-config\n"
+_PUT: Final = (
+    # Runs from `bootcmd`, before write_files: $1 path, $2 mode, $3 content.
+    'mkdir -p "${1%/*}" && printf %s "$3" >"$1.new" && chmod "$2" "$1.new" && mv -f "$1.new" "$1"'
+)
+DEADMAN_PATH: Final = "/usr/local/sbin/burst-deadman"
+DEADMAN_CONF: Final = "/etc/burst/deadman.conf"
+SETUP_PATH: Final = "/usr/local/sbin/burst-setup"
+
+
+@attrs.frozen
+class Deadlines:
+    """Durations for the dead man, in seconds: never dates, its clock may be anything."""
+
+    keep_alive_s: int
+    hard_end_s: int
+    """From its first boot on."""
+    first_sign_s: int = 15 * 60
+    """Without any client until then it powers off."""
+    edge_minute: int = 50
+
+    def as_config(self) -> str:
+        """For a shell to read."""
+        return (
+            f"KEEP_ALIVE_S={self.keep_alive_s}\n"
+            f"HARD_END_S={self.hard_end_s}\n"
+            f"FIRST_SIGN_S={self.first_sign_s}\n"
+            f"EDGE_MINUTE={self.edge_minute}\n"
+        )
+
+
+def render(
+    host_key: HostKey,
+    authorized_keys: Sequence[str],
+    deadlines: Deadlines,
+    scripts: Scripts,
+) -> str:
+    """The user data. ServerProblem if it does not fit (far too many keys)."""
+    config: dict[str, Any] = {
+        "bootcmd": [
+            ["sh", "-c", _PUT, "burst", DEADMAN_CONF, "644", deadlines.as_config()],
+            ["sh", "-c", _PUT, "burst", DEADMAN_PATH, "755", scripts.deadman],
+            [DEADMAN_PATH, "arm"],
+        ],
+        "disable_root": False,
+        "ssh_pwauth": False,
+        "ssh_deletekeys": True,
+        "ssh_genkeytypes": ["ed25519"],
+        "ssh_keys": {
+            "ed25519_private": host_key.private_key,
+            "ed25519_public": host_key.public_key,
+        },
+        "ssh_authorized_keys": list(authorized_keys),
+        "users": [
+            {"name": "root", "ssh_authorized_keys": list(authorized_keys)},
+            {
+                "name": "burst",
+                "shell": "/bin/bash",
+                "lock_passwd": True,
+                "ssh_authorized_keys": list(authorized_keys),
+            },
+        ],
+        # No package work at boot: whatever is needed is in the image, or is brought over ssh.
+        "package_update": False,
+        "package_upgrade": False,
+    }
+    if scripts.setup:
+        config["write_files"] = [
+            {"path": SETUP_PATH, "permissions": "0755", "content": scripts.setup}
+        ]
+        config["runcmd"] = [[SETUP_PATH]]
+    text = _HEAD + json.dumps(config, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+    if len(text) <= LIMIT_BYTES:
+        return text
+    # Hetzner's data source decodes base64, cloud-init unpacks gzip. mtime=0: equal bytes.
+    packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+    if len(packed) <= LIMIT_BYTES:
+        return packed
+    raise ServerProblem(f"{len(packed)} bytes of user data; 32768 are allowed", what="to be made")

@@ -51,7 +51,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the client ended, that of a BurstError, 70 for a bug."""
-    options = parse(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["cache"]:
+        from burst_agent import cache_cli  # noqa: PLC0415 - not for agents
+
+        return cache_cli.main(words[1:])
+    options = parse(words)
     try:
         os.makedirs(options.root, mode=0o700, exist_ok=True)
         _start_log(options.root)

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import attrs
 
-from burst_lifecycle.admin.endings import next_edge
 from burst_lifecycle.admin.tariff import ZERO, Cost, Tariff
 from burst_lifecycle.admin.view import plain
 from burst_lifecycle.cloud.model import Kind
 from burst_lifecycle.events import Command, How, Part, Session
 from burst_lifecycle.history import History, Life
 from burst_lifecycle.pricing import HOUR_S, Amount, started_hours
+from burst_lifecycle.reaper import due_s
 
 SCHEMA: Final = 1
 DAY_S: Final = 86400
@@ -422,7 +422,7 @@ def simulate(activity: Sequence[tuple[float, float]], keep_alive_s: float) -> li
             if number:
                 hours.append(started_hours(begin_s, end_s))
             begin_s = start_s
-        end_s = next_edge(begin_s, stop_s + keep_alive_s)
+        end_s = due_s(begin_s, stop_s + keep_alive_s)
     hours.append(started_hours(begin_s, end_s))
     return hours
 

@@ -18,6 +18,7 @@ from burst_lifecycle.admin.ports import Control
 from burst_lifecycle.books import Account, Books
 from burst_lifecycle.cloud.model import Inventory
 from burst_lifecycle.errors import NotConfigured
+from burst_lifecycle.ledger import History as Records
 from burst_lifecycle.places import Places
 from burst_lifecycle.settings import Hetzner, Settings, load
 
@@ -115,14 +116,20 @@ class Desk:
         return ledger.Ledger(self.places.cloud, name)
 
     @cached_property
-    def history(self) -> ledger.History:
+    def history(self) -> Records:
         """What this machine's ledger says; empty if there never was one."""
         if not os.path.isdir(self.places.cloud):
-            return ledger.History()
+            return Records()
         return self.ledger.read()
 
     def books(self) -> Books:
         return books.add_up(self.history.events)
+
+    def last_good_reap_s(self) -> float | None:
+        """API time, as far as it was known. Read anew at every call."""
+        self.forget()
+        last = self.books().last_good_reap
+        return None if last is None else last.at_s
 
     @cached_property
     def notices(self) -> notices.Notices:

@@ -13,7 +13,7 @@ from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.ports import Control
 from burst_lifecycle.admin.view import ResourceLine, StatusReport, noun
 from burst_lifecycle.cloud.model import Kind
-from burst_lifecycle.errors import CloudProblem
+from burst_lifecycle.errors import StillWorking
 from burst_lifecycle.labels import Role
 from burst_protocol.errors import BurstError, UsageError
 
@@ -38,14 +38,6 @@ class NeedsOwner(UsageError):
     """this machine does not know which owner it is, and there is more than nothing: {detail}"""
 
     hint = "add --owner; `burst-admin status` shows everything by owner"
-
-
-class StillWorking(CloudProblem):
-    """nothing was deleted, because something runs: {detail}"""
-
-    exit_code = 59
-    code = "still-working"
-    hint = "wait, or add --force: what runs there is lost, and compiled again at home"
 
 
 @attrs.frozen
@@ -101,7 +93,8 @@ async def _run(options: argparse.Namespace, desk: Desk) -> int:
 
 def plan(report: StatusReport, *, volumes: bool, everything: bool) -> Plan:
     """Servers always; volumes and the rest as asked; addresses go with their servers."""
-    doomed, kept = [], []
+    doomed: list[ResourceLine] = []
+    kept: list[ResourceLine] = []
     for line in report.mine:
         kind = _KINDS[line.kind]
         goes = (
@@ -116,8 +109,7 @@ def plan(report: StatusReport, *, volumes: bool, everything: bool) -> Plan:
     doomed.sort(key=lambda line: _ORDER.index(_KINDS[line.kind]))
     working = [working_words(line) for line in doomed if line.lease and line.lease.busy]
     unsure = [
-        f"note: the agent of {line.name} does not answer ({line.lease_problem}): it goes when it is "
-        "off"
+        f"note: the agent of {line.name} does not answer ({line.lease_problem}): it goes when off"
         for line in doomed
         if line.lease_problem
     ]
@@ -125,13 +117,11 @@ def plan(report: StatusReport, *, volumes: bool, everything: bool) -> Plan:
 
 
 def working_words(line: ResourceLine) -> str:
-    """Which server, and what runs on it as far as it says."""
+    """Which server, and how much runs on it; what it is, its lease does not say."""
     lease = line.lease
     assert lease is not None
-    words = f"{line.name} has {text.count(lease.running + lease.detached, 'running action')}"
-    if lease.actions:
-        words += f" ({', '.join(lease.actions)})"
-    return words
+    actions = text.count(lease.running + lease.detached, "running action")
+    return f"{line.name} has {actions} of {text.count(lease.clients, 'client')}"
 
 
 def _kept(found: Plan) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Sequence
 
 from burst_lifecycle.admin import status, text
 from burst_lifecycle.admin.desk import Desk
@@ -27,48 +28,41 @@ def run(options: argparse.Namespace, desk: Desk) -> int:
 async def _run(options: argparse.Namespace, desk: Desk) -> int:
     async with desk.control() as control:
         report = await status.gather(desk, control)
-        line = choose(report, options.server)
+        lines = servers(report)
+        if not lines:
+            raise NotFound(what="a server of yours")
         assert desk.seen is not None
-        server = next(server for server in desk.seen.servers if server.id == line.id)
-        in_s = hard_end_in_s(server, report.at_s, options.hard_end, options.by)
+        present = {server.id: server for server in desk.seen.servers}
+        in_s = hard_end_in_s(
+            [present[line.id] for line in lines], report.at_s, options.hard_end, options.by
+        )
         if in_s is not None:
-            desk.say(price_line(line, report.at_s, in_s))
-        await control.extend(server, hard_end_in_s=in_s, keep_alive_s=options.keep_alive)
+            desk.say(*(price_line(line, report.at_s, in_s) for line in lines))
+        await control.extend(hard_end_in_s=in_s, keep_alive_s=options.keep_alive)
     words = []
     if in_s is not None:
         words.append(f"its hard end is {text.clock(report.at_s + in_s, report.at_s)}")
     if options.keep_alive is not None:
         words.append(f"it may be idle for {text.duration(options.keep_alive)}")
-    desk.out(f"{server.name}: {text.listing(words)}")
+    desk.out(*(f"{line.name}: {text.listing(words)}" for line in lines))
     return 0
 
 
-def choose(report: StatusReport, server_id: int | None) -> ResourceLine:
-    """The one that was named, or the only one. NotFound, UsageError."""
-    servers = [line for line in report.mine if line.kind == "server" and line.role == Role.BUILD]
-    if server_id is not None:
-        found = [line for line in servers if line.id == server_id]
-        if not found:
-            raise NotFound(what=f"server {server_id}")
-        return found[0]
-    if not servers:
-        raise NotFound(what="a server of yours")
-    if len(servers) > 1:
-        names = text.listing([f"{line.id} ({line.name})" for line in servers])
-        raise UsageError(f"which one? --server with one of {names}")
-    return servers[0]
+def servers(report: StatusReport) -> list[ResourceLine]:
+    """One per owner; two only for the moment in which the second goes."""
+    return [line for line in report.mine if line.kind == "server" and line.role == Role.BUILD]
 
 
 def hard_end_in_s(
-    server: Server, now_s: float, hard_end_s: float | None, by_s: float | None
+    found: Sequence[Server], now_s: float, hard_end_s: float | None, by_s: float | None
 ) -> float | None:
     """A duration from now; None: it is left as it is."""
     if hard_end_s is not None:
         return hard_end_s
     if by_s is None:
         return None
-    claim = Claim.of(server.labels)
-    present_s = float(claim.expires_s) if claim else now_s
+    claims = [Claim.of(server.labels) for server in found]
+    present_s = max((float(claim.expires_s) for claim in claims if claim), default=now_s)
     return max(0.0, present_s - now_s) + by_s
 
 

@@ -168,11 +168,12 @@ def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hard-end", type=_duration, metavar="TIME", help="so long from now, busy or not"
     )
-    parser.add_argument("--by", type=_duration, metavar="TIME", help="so much later than now set")
+    parser.add_argument(
+        "--by", type=_duration, metavar="TIME", help="so much later than it is set now"
+    )
     parser.add_argument(
         "--keep-alive", type=_duration, metavar="TIME", help="idle time before it may go"
     )
-    parser.add_argument("--server", type=int, metavar="ID", help="if there is more than one")
 
 
 def _reap(parser: argparse.ArgumentParser) -> None:
@@ -259,16 +260,16 @@ VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "up": (
         "boot the server now, and say what it costs",
         (
-            "Uses the server that runs, powers on the one that is off in its paid hour, or makes a\n"
-            "new one; returns when its agent answers. What it costs is said before."
+            "Uses the server that runs, powers on the one that is off in its paid hour, or makes\n"
+            "a new one; returns when its agent answers. What it costs is said before."
         ),
         _up,
     ),
     "status": (
         "what exists, what it costs, and when it goes",
         (
-            "Every resource with state, age, idle time, lease and cost; what will be deleted when and\n"
-            "by whom; strays of every location and leftovers without complete labels."
+            "Every resource with state, age, idle time, lease and cost; what will be deleted when\n"
+            "and by whom; strays of every location and leftovers without complete labels."
         ),
         _status,
     ),

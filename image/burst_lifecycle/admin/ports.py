@@ -12,10 +12,11 @@ from typing import Protocol
 import attrs
 
 from burst_lifecycle import ledger
-from burst_lifecycle.admin.endings import Lease, Policy
 from burst_lifecycle.books import Account
 from burst_lifecycle.cloud.model import Image, Kind, Server, Volume
 from burst_lifecycle.cloud.port import Cloud
+from burst_lifecycle.host import Lease
+from burst_lifecycle.reaper import Policy
 
 Tell = Callable[[str], None]
 """Takes one line about what is being done, for stderr."""
@@ -69,6 +70,11 @@ class Control(Protocol):
         ...
 
     @property
+    def key_fingerprint(self) -> str:
+        """As the API has it; empty if this machine has no burst key yet."""
+        ...
+
+    @property
     def policy(self) -> Policy: ...
 
     async def lease(self, server: Server) -> Lease:
@@ -88,10 +94,8 @@ class Control(Protocol):
         something runs there, unless `force`: then its hard end is now."""
         ...
 
-    async def extend(
-        self, server: Server, *, hard_end_in_s: float | None, keep_alive_s: float | None
-    ) -> None:
-        """Label and dead man; durations from now."""
+    async def extend(self, *, hard_end_in_s: float | None, keep_alive_s: float | None) -> None:
+        """All servers of the owner, label and dead man; durations from now."""
         ...
 
     async def adopt(self, volume: Volume, project: str) -> None:

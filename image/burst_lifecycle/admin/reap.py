@@ -63,12 +63,7 @@ def _install(way: str, desk: Desk) -> int:
     if not (desk.hetzner.token.file or desk.hetzner.token.command):
         raise NoStoredToken("a timer does not see HCLOUD_TOKEN of your shell")
     machine = Machine(desk.places, desk.environ, desk.clock)
-
-    def last_good_reap_s() -> float | None:
-        desk.forget()
-        return desk.books().last_good_reap_s
-
-    became = reaper_unit.install(way, machine, last_good_reap_s, desk.say)
+    became = reaper_unit.install(way, machine, desk.last_good_reap_s, desk.say)
     every = reaper_unit.EVERY_MIN
     desk.out(f"the reaper runs every {every} minutes by {became}, and one run through it was good")
     if became == "systemd" and reaper_unit.lingers(machine) is not True:

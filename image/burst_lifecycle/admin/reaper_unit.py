@@ -20,8 +20,8 @@ from typing import Final
 import attrs
 
 from burst_lifecycle.admin.ports import Tell
+from burst_lifecycle.errors import ReaperProblem
 from burst_lifecycle.places import Places, write_atomically
-from burst_protocol.errors import EnvironmentProblem
 
 NAME: Final = "burst-reap"
 EVERY_MIN: Final = 5
@@ -36,14 +36,6 @@ _PASSED_ON: Final = (
 )
 _CRON_PATIENCE_S: Final = 150.0
 _RUN_PATIENCE_S: Final = 300.0
-
-
-class ReaperProblem(EnvironmentProblem):
-    """the reaper is not installed: {detail}"""
-
-    exit_code = 58
-    code = "reaper"
-    hint = "run `burst-admin reap` by hand until it is; README: a scheduled job elsewhere"
 
 
 @attrs.frozen

@@ -43,7 +43,7 @@ def after(desk: Desk, failure: BurstError | None = None) -> StillBilling | None:
     books = desk.books()
     now_s = desk.clock()
     if overdue(books, desk.seen, now_s):
-        last_s = books.last_good_reap_s
+        last_s = _last_reap_s(books)
         ago = "never" if last_s is None else f"{text.duration(now_s - last_s)} ago"
         desk.say(
             f"{desk.painted('yellow', 'warning:', desk.stderr)} something bills, and the last good "
@@ -62,8 +62,12 @@ def after(desk: Desk, failure: BurstError | None = None) -> StillBilling | None:
 def overdue(books: Books, seen: Inventory | None, now_s: float) -> bool:
     """Nobody reaped well for a while although something bills. Home's clock will do."""
     bills = bool(books.billing()) if seen is None else _bills(seen)
-    last_s = books.last_good_reap_s
+    last_s = _last_reap_s(books)
     return bills and (last_s is None or now_s - last_s > OVERDUE_S)
+
+
+def _last_reap_s(books: Books) -> float | None:
+    return None if books.last_good_reap is None else books.last_good_reap.at_s
 
 
 def _bills(seen: Inventory) -> bool:
@@ -90,8 +94,8 @@ def elsewhere_sentences(lines: Sequence[ElsewhereLine], now_s: float) -> list[st
     found = [
         f"{line.kind} {line.name or line.id} (id {line.id}"
         + (f", {line.location}" if line.location else "")
-        + f", since {text.clock(line.created_s, now_s)}) may still cost {text.rate(line.eur_per_hour)}; "
-        f"it was made with another token ({line.token[:8] or 'unknown'})"
+        + f", since {text.clock(line.created_s, now_s)}) may still cost "
+        f"{text.rate(line.eur_per_hour)}; made with another token ({line.token[:8] or 'unknown'})"
         for line in lines
     ]
     found.append(

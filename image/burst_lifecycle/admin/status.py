@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from burst_lifecycle.admin import reaper_unit, reminders, text
 from burst_lifecycle.admin.desk import Desk
-from burst_lifecycle.admin.endings import Ending, Keepers, Lease
+from burst_lifecycle.admin.endings import Ending, Keepers
 from burst_lifecycle.admin.ports import Control
 from burst_lifecycle.admin.tariff import Tariff
 from burst_lifecycle.admin.view import (
@@ -22,6 +22,7 @@ from burst_lifecycle.admin.view import (
 )
 from burst_lifecycle.cloud.model import Inventory, Server, ServerState
 from burst_lifecycle.errors import CloudProblem
+from burst_lifecycle.host import Lease
 from burst_lifecycle.labels import Claim
 from burst_lifecycle.pricing import Amount
 from burst_protocol.errors import BurstError, UsageError
@@ -73,7 +74,7 @@ async def gather(desk: Desk, control: Control, owner: str | None = None) -> Stat
     inventory = await desk.look(control)
     leases, problems = await ask_leases(control, inventory, owner or control.owner)
     books = desk.books()
-    reaper = ReaperState(books.last_good_reap_s, reaper_unit.installed(desk.places))
+    reaper = ReaperState(desk.last_good_reap_s(), reaper_unit.installed(desk.places))
     keepers = Keepers(reaper=bool(reaper.installed) and not reaper.overdue(inventory.read_s))
     return status_report(
         Found(
@@ -229,19 +230,16 @@ def state(line: ResourceLine) -> str:
 def ending(end: Ending | None, now_s: float) -> str:
     """When, under which condition, and by whom."""
     if end is None:
-        return "stays"
-    if end.earliest_s is None and end.latest_s is None:
-        return f"{end.what}, by {end.by}" if end.by != "nobody" else end.what
-    if end.earliest_s is not None and end.earliest_s <= now_s:
-        return f"now: {end.what}, by {end.by}"
-    parts = []
-    if end.earliest_s is not None:
-        parts.append(f"{text.clock(end.earliest_s, now_s)} {end.what}")
-    else:
-        parts.append(end.what)
-    if end.latest_s is not None and end.latest_s != end.earliest_s:
-        parts.append(f"at the latest {text.clock(end.latest_s, now_s)}")
-    return f"{', '.join(parts)}, by {end.by}"
+        return "never by itself"
+    by = f", by {end.by}" if end.by else ""
+    if end.due:
+        return f"now: {end.what}{by}"
+    if end.at_s is None:
+        return f"{end.what}{by}"
+    if end.latest_s is not None and end.at_s >= end.latest_s:
+        return f"at the latest {text.clock(end.latest_s, now_s)} ({end.what}){by}"
+    latest = "" if end.latest_s is None else f"; at the latest {text.clock(end.latest_s, now_s)}"
+    return f"{text.clock(end.at_s, now_s)} ({end.what}){by}{latest}"
 
 
 def _leftover(line: ResourceLine) -> str:

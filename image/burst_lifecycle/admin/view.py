@@ -13,8 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from burst_lifecycle.admin import endings
-from burst_lifecycle.admin.endings import Ending, Keepers, Lease, Policy, Rules
+from burst_lifecycle.admin.endings import Ending, Keepers, foresee
 from burst_lifecycle.admin.tariff import Tariff
 from burst_lifecycle.books import Account
 from burst_lifecycle.cloud.model import (
@@ -27,9 +26,12 @@ from burst_lifecycle.cloud.model import (
     Volume,
 )
 from burst_lifecycle.events import Created, Event
-from burst_lifecycle.history import History, Life, merge, observed
+from burst_lifecycle.guard import clock_is_trusted
+from burst_lifecycle.history import History, merge, observed
+from burst_lifecycle.host import Lease
 from burst_lifecycle.labels import FILESYSTEM, MARK, STAGE, Claim
 from burst_lifecycle.pricing import per_hour
+from burst_lifecycle.reaper import Policy
 
 SCHEMA: Final = 1
 OVERDUE_S: Final = 15 * 60
@@ -183,7 +185,7 @@ class Found:
     elsewhere: tuple[Created, ...] = ()
     pending: tuple[str, ...] = ()
     tariff: Tariff = Tariff()
-    policy: Policy = Policy()
+    policy: Policy = Policy("")
     keepers: Keepers = Keepers()
     reaper: ReaperState = ReaperState()
     clock_offset_s: float | None = None
@@ -237,7 +239,13 @@ class _View:
         self._recorded = {
             (event.kind, event.id) for event in found.events if isinstance(event, Created)
         }
-        self._rules = Rules(found.policy, found.keepers, now_s)
+        self._endings = foresee(
+            found.inventory,
+            found.leases,
+            found.policy,
+            found.keepers,
+            trusted_clock=clock_is_trusted(found.clock_offset_s),
+        )
         self._now_s = now_s
         self._ours = {
             server.id: claim
@@ -275,7 +283,7 @@ class _View:
             eur_per_hour=self._found.tariff.per_hour(life, self._now_s),
             eur_so_far=cost.amount.eur,
             exact=cost.exact,
-            ending=self._ending(resource, claim, lease, life) if claim else None,
+            ending=self._endings.get((kind, resource.id)),
             owner=claim.owner if claim else "",
             project=claim.project if claim else "",
             role=str(claim.role) if claim else "",
@@ -344,22 +352,6 @@ class _View:
         if kind is not Kind.SERVER:
             return ""
         return self._found.lease_problems.get(resource.id, "")
-
-    def _ending(
-        self, resource: Resource, claim: Claim, lease: Lease | None, life: Life
-    ) -> Ending | None:
-        rules = self._rules
-        if isinstance(resource, Server):
-            ready = bool(life.starts) or lease is not None
-            return endings.server_ending(resource, claim, lease, rules, ready=ready)
-        if isinstance(resource, Volume):
-            last = self._last_use.get(claim.project)
-            return endings.volume_ending(resource, last, rules)
-        if isinstance(resource, Image):
-            return endings.image_ending(resource, claim, rules)
-        if isinstance(resource, PrimaryIp):
-            return endings.address_ending(resource, rules)
-        return None
 
 
 def _detail(resource: Resource) -> str:

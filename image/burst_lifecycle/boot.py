@@ -164,9 +164,7 @@ class Boot:
         now_s = context.cloud.now_s()
         if not is_booting(fresh, now_s):
             boot_by = int(now_s + context.wishes.boot_deadline_s)
-            told = labels.merged(
-                fresh.labels, **{labels.BOOT_BY: str(boot_by), labels.READY: None}
-            )
+            told = labels.merged(fresh.labels, **{labels.BOOT_BY: str(boot_by), labels.READY: None})
             with context.effect("label the boot"):
                 await context.cloud.set_labels(Kind.SERVER, server.id, told)
         with context.effect("power on"):
@@ -315,9 +313,7 @@ class Boot:
         plan = await self._plan(everything, tariff)
         async with turn(context, self.guard) as held:
             servers = await self._servers()
-            found = situation.assess(
-                servers, wishes.owner, wishes.recipe, context.cloud.now_s()
-            )
+            found = situation.assess(servers, wishes.owner, wishes.recipe, context.cloud.now_s())
             if found.move is not Move.CREATE:
                 return
             await self._search(plan, everything, tariff, held)

@@ -41,7 +41,8 @@ class Tariff:
             return rate
         address = Rate.of_ipv4(self.prices, location)
         return Rate(
-            rate.per_hour + address.per_hour, (rate.per_month or _ZERO) + (address.per_month or _ZERO)
+            rate.per_hour + address.per_hour,
+            (rate.per_month or _ZERO) + (address.per_month or _ZERO),
         )
 
 
@@ -142,7 +143,9 @@ def next_hour_exceeds(
     return already_eur + now - _server(server, tariff, begin_s, now_s) + hour_later > budget_eur
 
 
-def over(events: Sequence[Event], budget_eur: Decimal | None, base_eur: Decimal, now_s: float) -> bool:
+def over(
+    events: Sequence[Event], budget_eur: Decimal | None, base_eur: Decimal, now_s: float
+) -> bool:
     """Whether nothing at all may be begun any more."""
     return budget_eur is not None and spent(events, now_s) + base_eur >= budget_eur
 

@@ -45,7 +45,9 @@ async def create(
     `post(name)` sends the request. NameTaken is raised when something that is not of this operation
     has the name (or the key); Ambiguous when it stays unknown: its labels carry an expiry.
     """
-    made, _ = await create_with_actions(context, kind, claim, post, name=name, location=location, rate=rate)
+    made, _ = await create_with_actions(
+        context, kind, claim, post, name=name, location=location, rate=rate
+    )
     return made
 
 
@@ -64,6 +66,7 @@ async def create_with_actions(
     shared = bool(name) or kind is Kind.SSH_KEY  # others may have that name or that key: no wonder
     name = name or name_of(claim)
     await context.ledger.record(records.intent(context, kind, claim, name, location))
+    actions: tuple[int, ...] = ()
     for attempt in range(_TRIES):
         try:
             with context.effect(f"create {noun}"):
@@ -73,13 +76,13 @@ async def create_with_actions(
                 if attempt == _TRIES - 1:
                     raise
                 continue
-            made, actions = cast("R", found), ()
+            made = cast("R", found)
         except NameTaken:
             # The first try had arrived after all, or it is somebody else's.
             look = _look if shared else _made_before
             if (found := await look(context, kind, claim)) is None:
                 raise
-            made, actions = cast("R", found), ()
+            made = cast("R", found)
         except CloudProblem as error:
             # A clear no: nothing came of it, and nobody needs to look for it.
             await context.ledger.record(
@@ -92,9 +95,10 @@ async def create_with_actions(
             )
             raise
         else:
-            made, actions = (
-                (answer.resource, answer.actions) if isinstance(answer, Created) else (answer, ())
-            )
+            if isinstance(answer, Created):
+                made, actions = answer.resource, answer.actions
+            else:
+                made = answer
         await context.ledger.record(records.created(context, kind, made, rate))
         return made, actions
     raise AssertionError("unreachable")

@@ -199,4 +199,3 @@ def peer_of(ssh_connection: str) -> str:
     if len(fields) != 4:
         raise ValueError("no SSH_CONNECTION")
     return str(ipaddress.ip_address(fields[0].partition("%")[0]))
-

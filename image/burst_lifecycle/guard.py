@@ -22,7 +22,6 @@ from burst_lifecycle.cloud.model import (
     Server,
     ServerState,
     SshKey,
-    Volume,
 )
 from burst_lifecycle.context import Context
 from burst_lifecycle.errors import Busy, NotFound, NotOurs

@@ -140,7 +140,9 @@ class Host:
     async def mount(self, volume_id: int, uuid: str, *, fresh: bool) -> Mount:
         """Mount it by its identity. `fresh`: make the file system if its first MiB reads blank."""
         argv = ["volume", "mount", "--id", str(volume_id), "--uuid", uuid]
-        found = await self._ask(*argv, *(["--new"] if fresh else []), limit_s=_DISK_S, refusals=True)
+        found = await self._ask(
+            *argv, *(["--new"] if fresh else []), limit_s=_DISK_S, refusals=True
+        )
         return Mount(found.get("mounted") is True, str(found.get("why", "")))
 
     async def unmount(self, volume_id: int | None = None) -> bool:

@@ -88,9 +88,7 @@ def plan(
             why = f"{eur:.4f} euros per hour, and {max_eur_per_hour} are the limit"
             refused.append(Refused(what, why, money=True))
             continue
-        one = Candidate(
-            server_type.name, place, server_type.cores, eur, offer.monthly.net_eur
-        )
+        one = Candidate(server_type.name, place, server_type.cores, eur, offer.monthly.net_eur)
         (available if offer.available else rest).append(one)
     if volume_location:
         # A hint does not move a build away from its warm volume: all types there come first.

@@ -9,6 +9,7 @@ less. What lacks one of our labels is reported and never touched, as is all of o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -396,19 +397,25 @@ class Reaper:
     async def _label_addresses(self, inventory: Inventory) -> None:
         """Addresses whose labels were lost in a crash: found by their server, which is ours."""
         known = {address.id for address in inventory.primary_ips}
-        for server in situation.of_owner(inventory.servers, self.policy.owner):
-            claim = Claim.of(server.labels)
-            assert claim is not None
-            for address_id in (server.ipv4_id, server.ipv6_id):
-                if address_id is None or address_id in known:
-                    continue
-                try:
+        wanted = {
+            address_id: claim
+            for server in situation.of_owner(inventory.servers, self.policy.owner)
+            if (claim := Claim.of(server.labels)) is not None
+            for address_id in (server.ipv4_id, server.ipv6_id)
+            if address_id is not None and address_id not in known
+        }
+        if not wanted:
+            return
+        with contextlib.suppress(CloudProblem):
+            for one in await self.context.cloud.find(Kind.PRIMARY_IP, f"!{labels.MARK}"):
+                # One that somebody has labelled, or that outlives its server, is not ours.
+                if one.id in wanted and isinstance(one, PrimaryIp) and one.auto_delete:
+                    if one.labels:
+                        continue
                     with self.context.effect("label the address"):
                         await self.context.cloud.set_labels(
-                            Kind.PRIMARY_IP, address_id, claim.labels()
+                            Kind.PRIMARY_IP, one.id, wanted[one.id].labels()
                         )
-                except CloudProblem:
-                    continue
 
 
 def explicit_volumes(
@@ -423,4 +430,3 @@ def explicit_volumes(
         and claim.role is Role.STORE
         and (project is None or claim.project == project)
     )
-

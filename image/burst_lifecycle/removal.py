@@ -11,7 +11,7 @@ from typing import Final
 
 from burst_lifecycle import access, labels, volumes
 from burst_lifecycle.cloud.model import Kind, Server, ServerState
-from burst_lifecycle.context import Context
+from burst_lifecycle.context import Context, Login
 from burst_lifecycle.errors import Busy, CloudProblem, NotFound, ServerProblem
 from burst_lifecycle.firewall import reopen
 from burst_lifecycle.guard import Granted, Ground, Guard
@@ -36,24 +36,28 @@ async def reach(context: Context, server: Server) -> Host:
     except (Unreachable, LinkLost):
         if not await reopen(context, server):
             raise
-        give_up_s = context.time.monotonic() + _OPEN_WAIT_S
-        while True:
-            try:
-                login = await host.hello()
-                break
-            except (Unreachable, LinkLost):
-                if context.time.monotonic() >= give_up_s:
-                    raise
-                await context.time.sleep(_POLL_S)
+        login = await _when_open(context, host)
     return Host(context.ssh, login, server.id)
 
 
-async def drained(context: Context, guard: Guard, server: Server, host: Host, granted: Granted) -> None:
+async def _when_open(context: Context, host: Host) -> Login:
+    give_up_s = context.time.monotonic() + _OPEN_WAIT_S
+    while True:
+        try:
+            return await host.hello()
+        except (Unreachable, LinkLost):
+            if context.time.monotonic() >= give_up_s:
+                raise
+        await context.time.sleep(_POLL_S)
+
+
+async def drained(
+    context: Context, guard: Guard, server: Server, host: Host, granted: Granted
+) -> None:
     """Case (a), after the grant."""
     unmounted = False
-    with contextlib.suppress(BurstError):
-        with context.effect("unmount all"):
-            unmounted = await host.unmount()
+    with contextlib.suppress(BurstError), context.effect("unmount all"):
+        unmounted = await host.unmount()
     if not unmounted:
         # The agent refuses work, so nothing runs; its shutdown unmounts, then case (b) holds.
         await powered_off(context, guard, server, Ground.OFF)
@@ -93,9 +97,8 @@ async def powered_off(context: Context, guard: Guard, server: Server, ground: Gr
 
 async def _shut_down(context: Context, server_id: int) -> None:
     cloud = context.cloud
-    with contextlib.suppress(Busy):
-        with context.effect("shut down"):
-            await cloud.shutdown(server_id)
+    with contextlib.suppress(Busy), context.effect("shut down"):
+        await cloud.shutdown(server_id)
     give_up_s = context.time.monotonic() + _OFF_WAIT_S
     while context.time.monotonic() < give_up_s:
         if (await cloud.server(server_id)).state is ServerState.OFF:

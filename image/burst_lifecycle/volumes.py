@@ -165,9 +165,7 @@ async def _find_or_make(context: Context, server: Server) -> Volume | str:
         context,
         Kind.VOLUME,
         claim,
-        lambda name: cloud.create_volume(
-            VolumeSpec(name, wishes.volume_gb, server.location, told)
-        ),
+        lambda name: cloud.create_volume(VolumeSpec(name, wishes.volume_gb, server.location, told)),
         location=server.location,
         rate=Rate.of_volume(await cloud.prices()),
     )
@@ -272,9 +270,7 @@ async def rest(context: Context, volume_id: int) -> None:
         pass
 
 
-async def _mount(
-    context: Context, host: Host, volume: Volume, file_system: FileSystem
-) -> Store:
+async def _mount(context: Context, host: Host, volume: Volume, file_system: FileSystem) -> Store:
     fresh = file_system.content is Content.NEW
     mount = None
     for attempt in range(_MOUNT_TRIES):
@@ -296,7 +292,9 @@ async def _mount(
             "nothing on it was touched",
             hint="`burst-admin volume rm` deletes it; the next boot makes another",
         )
-    raise ServerProblem(f"volume {volume.name} cannot be mounted: {mount.why}", what=host.login.host)
+    raise ServerProblem(
+        f"volume {volume.name} cannot be mounted: {mount.why}", what=host.login.host
+    )
 
 
 async def _mark(context: Context, volume: Volume, file_system: FileSystem) -> None:

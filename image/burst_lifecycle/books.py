@@ -7,6 +7,7 @@ since the API never gives an id twice.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Final
 
 import attrs
@@ -38,6 +39,8 @@ class Books:
     """In the order of their creation; with the latest token that saw them, and their size now."""
     pending: tuple[Intent, ...] = ()
     last_good_reap: Reap | None = None
+    growth: tuple[Resized, ...] = ()
+    """Of open things."""
 
     def billing(self) -> tuple[Created, ...]:
         """Those of the open ones that cost money."""
@@ -55,27 +58,27 @@ _Key = tuple[str, Kind, int]
 
 def add_up(events: Iterable[Event]) -> Books:
     """In any order of lines; `at_s` decides where two contradict each other."""
-    created: dict[_Key, Created] = {}
-    sizes: dict[_Key, Resized] = {}
+    created: dict[_Key, list[Created]] = {}
+    sizes: dict[_Key, list[tuple[float, Decimal]]] = {}
     ended: set[_Key] = set()
-    ended_anywhere: set[tuple[Kind, int]] = set()
     intents: dict[tuple[str, Kind], Intent] = {}
     answered: set[tuple[str, Kind]] = set()
+    resized: list[Resized] = []
     reap: Reap | None = None
     for event in events:
         match event:
             case Created():
                 key = (event.endpoint, event.kind, event.id)
-                created[key] = _union(created[key], event) if key in created else event
+                created.setdefault(key, []).append(event)
                 answered.add((event.operation, event.kind))
+                if event.size_gb is not None:
+                    sizes.setdefault(key, []).append((event.at_s, event.size_gb))
             case Resized():
                 key = (event.endpoint, event.kind, event.id)
-                if key not in sizes or sizes[key].at_s <= event.at_s:
-                    sizes[key] = event
+                sizes.setdefault(key, []).append((event.at_s, event.size_gb))
+                resized.append(event)
             case Deleted() | Gone():
                 ended.add((event.endpoint, event.kind, event.id))
-                if not event.endpoint:
-                    ended_anywhere.add((event.kind, event.id))
             case Intent():
                 intents[event.operation, event.kind] = event
             case Settled():
@@ -86,33 +89,32 @@ def add_up(events: Iterable[Event]) -> Books:
             case _:
                 pass
     still = [
-        _sized(thing, sizes.get(key))
-        for key, thing in created.items()
-        if key not in ended and thing.key not in ended_anywhere
+        _union(births, sizes.get(key, []))
+        for key, births in created.items()
+        # An end that names no endpoint is an old line: it ends whatever has that number.
+        if key not in ended and ("", *key[1:]) not in ended
     ]
-    still.sort(key=lambda thing: (thing.created_s or thing.at_s, thing.id))
+    still.sort(key=lambda thing: (thing.created_s or thing.at_s, thing.id, thing.endpoint))
     pending = sorted(
         (intent for key, intent in intents.items() if key not in answered),
-        key=lambda intent: intent.at_s,
+        key=lambda intent: (intent.at_s, intent.operation),
     )
-    return Books(tuple(still), tuple(pending), reap)
+    alive = {(thing.endpoint, thing.kind, thing.id) for thing in still}
+    growth = (event for event in resized if (event.endpoint, event.kind, event.id) in alive)
+    return Books(tuple(still), tuple(pending), reap, tuple(dict.fromkeys(growth)))
 
 
-def _union(one: Created, other: Created) -> Created:
+def _union(births: Iterable[Created], sizes: Iterable[tuple[float, Decimal]]) -> Created:
     """Later lines win where they say something; the earliest birth is the true one."""
-    older, newer = sorted((one, other), key=lambda event: event.at_s)
-    known = {
-        field.name: getattr(newer, field.name)
-        for field in attrs.fields(Created)
-        if getattr(newer, field.name) not in {None, ""}
-    }
-    births = [event.created_s for event in (older, newer) if event.created_s is not None]
-    known["created_s"] = min(births) if births else None
-    known["at_s"] = older.at_s if older.token == newer.token else newer.at_s
-    return attrs.evolve(older, **known)
-
-
-def _sized(thing: Created, resized: Resized | None) -> Created:
-    if resized is None or resized.at_s < thing.at_s:
-        return thing
-    return attrs.evolve(thing, size_gb=resized.size_gb)
+    lines = sorted(births, key=lambda event: (event.at_s, event.token))
+    known: dict[str, object] = {}
+    for line in lines:
+        for field in attrs.fields(Created):
+            value = getattr(line, field.name)
+            if value is not None and value != "":
+                known[field.name] = value
+    known["created_s"] = min(
+        (line.created_s for line in lines if line.created_s is not None), default=None
+    )
+    known["size_gb"] = max(sizes, default=(0.0, None))[1]
+    return attrs.evolve(lines[0], **known)

@@ -102,7 +102,7 @@ class Ledger:
             # From here on others make the new file; whoever still writes into the old one is read.
             books = self.books()
             reaps = () if books.last_good_reap is None else (books.last_good_reap,)
-            self._write((*books.open, *books.pending, *reaps))
+            self._write((*books.open, *books.growth, *books.pending, *reaps))
             for path in self._rotated()[: -self.keep_files]:
                 os.unlink(path)
 

@@ -7,9 +7,8 @@ must not silently mean nothing. The wrapper's `Config` is made from the same lay
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -18,30 +17,14 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from burst_lifecycle.places import Places
-from burst_lifecycle.setting_keys import (
-    BUILT_IN_EXCLUDES,
-    KEYS,
-    Form,
-    Key,
-    Scope,
-    TokenSource,
-    default,
-)
+from burst_lifecycle.setting_keys import BUILT_IN_EXCLUDES, KEYS, Scope, TokenSource, default
+from burst_lifecycle.setting_values import convert, unknown, wrong
 from burst_lifecycle.trust import Trust
-from burst_protocol.errors import ConfigError
 
 PROJECT_FILE: Final = os.path.join(".config", "burst.toml")
+_LIMIT_BYTES: Final = 1 << 20
+_USER_FILE: Final = "`~/.config/burst/config.toml`"
 _SECTIONS: Final = tuple({name.partition(".")[0] for name in KEYS if "." in name})
-_WORD: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
-_OWNER: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-
-
-@attrs.frozen
-class Rule:
-    """What a crate or macro is known to read beyond what can be observed."""
-
-    extra_inputs: tuple[bytes, ...] = ()
-    key_env: tuple[bytes, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -158,8 +141,8 @@ def from_options(options: Mapping[str, object]) -> Layer:
     """ConfigError, as for a file."""
     for name in options:
         if name not in KEYS:
-            raise _wrong("option", _unknown(name, KEYS))
-    values = {name: _convert("option", KEYS[name], value) for name, value in options.items()}
+            raise wrong("option", unknown(name, KEYS))
+    values = {name: convert("option", KEYS[name], value) for name, value in options.items()}
     return Layer(values)
 
 
@@ -209,33 +192,39 @@ def build(cls: type[_S], found: tuple[Layer, ...], **more: Any) -> _S:
 
 def _read(path: str, *, project: bool) -> Layer:
     try:
-        with open(path, "rb") as file:
-            stat = os.fstat(file.fileno())
-            data = file.read()
+        # A project is not ours: a pipe in place of its file must not hold up a build.
+        with open(path, "rb", opener=_without_waiting) as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise wrong(path, "cannot be read: it is no file")
+            data = file.read(_LIMIT_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return Layer()
     except OSError as error:
-        raise _wrong(path, f"cannot be read: {error.strerror}") from error
+        raise wrong(path, f"cannot be read: {error.strerror}") from error
+    if len(data) > _LIMIT_BYTES:
+        raise wrong(path, "is larger than any configuration")
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _wrong(path, f"is not TOML: {error}") from error
+        raise wrong(path, f"is not TOML: {error}") from error
     values: dict[str, Any] = {}
     for name, raw in _flat(path, table):
         key = KEYS[name]
         if project and key.scope is Scope.USER:
-            raise _wrong(path, f"`{name}` is not a project's to set, only yours: {_USER_FILE}")
-        values[name] = _convert(path, key, raw)
+            raise wrong(path, f"`{name}` is not a project's to set, only yours: {_USER_FILE}")
+        values[name] = convert(path, key, raw)
     return Layer(
         values,
         frozenset(name for name in table if name in _SECTIONS),
         tuple(_strange_unexcludes(values.get("unexclude", ()))),
-        stamp=(stat.st_mtime_ns, stat.st_size),
+        stamp=(info.st_mtime_ns, info.st_size),
         content=data,
     )
 
 
-_USER_FILE: Final = "`~/.config/burst/config.toml`"
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
 
 
 def _flat(path: str, table: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -244,16 +233,16 @@ def _flat(path: str, table: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for name, value in table.items():
         if name in _SECTIONS:
             if not isinstance(value, dict):
-                raise _wrong(path, f"`{name}` must be a table: `[{name}]`")
+                raise wrong(path, f"`{name}` must be a table: `[{name}]`")
             for inner, raw in value.items():
                 full = f"{name}.{inner}"
                 if full not in KEYS:
-                    raise _wrong(path, _unknown(full, _of_section(name), elsewhere=top))
+                    raise wrong(path, unknown(full, _of_section(name), elsewhere=top))
                 yield full, raw
         elif name in top:
             yield name, value
         else:
-            raise _wrong(path, _unknown(name, (*top, *_SECTIONS), elsewhere=_all_inner()))
+            raise wrong(path, unknown(name, (*top, *_SECTIONS), elsewhere=_all_inner()))
 
 
 def _of_section(section: str) -> list[str]:
@@ -269,155 +258,3 @@ def _strange_unexcludes(entries: Iterable[str]) -> Iterable[str]:
     for entry in entries:
         if entry.rstrip("/") not in known:
             yield f"`unexclude`: {entry!r} is not excluded anyway"
-
-
-# -- values ---------------------------------------------------------------------------------------
-
-
-def _convert(path: str, key: Key, value: Any) -> Any:
-    """What it becomes. Messages name the key and never show the value: it may be a secret."""
-    name = key.name
-    match key.form:
-        case Form.TEXT:
-            return _text(path, name, value)
-        case Form.NUMBER | Form.POSITIVE:
-            return _number(path, name, value, positive=key.form is Form.POSITIVE)
-        case Form.COUNT:
-            return _whole(path, name, value, 0, 4096)
-        case Form.SIZE:
-            return _whole(path, name, value, 10, 10240)
-        case Form.FLAG:
-            if not isinstance(value, bool):
-                raise _wrong(path, f"`{name}` must be true or false")
-            return value
-        case Form.NAMES:
-            names = tuple(
-                os.fsencode(os.path.expanduser(word)) for word in _words(path, name, value)
-            )
-            if name == "pure_macros":
-                return tuple(word.replace(b"-", b"_") for word in names)
-            return names
-        case Form.WORDS:
-            return _words(path, name, value)
-        case Form.WORD_OR_WORDS:
-            words = (value,) if isinstance(value, str) else _words(path, name, value)
-            if not words or not all(_WORD.fullmatch(word) for word in words):
-                raise _wrong(
-                    path, f"`{name}` must be a name or a list of names like `{key.default[0]}`"
-                )
-            return tuple(dict.fromkeys(words))
-        case Form.EUROS:
-            return Decimal(str(_number(path, name, value, positive=True)))
-        case Form.CHOICE:
-            return _choice(path, key, _text(path, name, value))
-        case Form.CHOICES:
-            return tuple(_choice(path, key, word) for word in _words(path, name, value))
-        case Form.OWNER:
-            text = _text(path, name, value)
-            if text and not _OWNER.fullmatch(text):
-                raise _wrong(path, f"`{name}` must be {Form.OWNER.value}")
-            return text
-        case Form.ENDPOINT:
-            from burst_lifecycle.token import check_endpoint  # noqa: PLC0415 - rarely needed
-
-            try:
-                return check_endpoint(_text(path, name, value))
-            except ValueError as error:
-                raise _wrong(path, f"`{name}` {error}") from error
-        case Form.TOKEN:
-            return _token(path, name, value)
-        case Form.CRATES:
-            return _crates(path, value)
-        case _:  # pragma: no cover - every form stands above
-            raise AssertionError(key.form)
-
-
-def _token(path: str, name: str, value: Any) -> TokenSource:
-    how = f'`{name}` must be {{ file = "…" }}, {{ command = ["…"] }} or {{ env = true }}'
-    if isinstance(value, str):
-        raise _wrong(path, f"{how}: a token does not belong into the configuration itself")
-    if not isinstance(value, dict) or len(value) != 1:
-        raise _wrong(path, how)
-    ((inner, raw),) = value.items()
-    if inner == "file":
-        text = _text(path, f"{name}.file", raw)
-        if not text or "\0" in text:
-            raise _wrong(path, f"`{name}.file` names no file")
-        return TokenSource(file=text)
-    if inner == "command":
-        argv = _words(path, f"{name}.command", raw)
-        if not argv:
-            raise _wrong(path, f"`{name}.command` is empty")
-        return TokenSource(command=argv)
-    if inner == "env":
-        if not isinstance(raw, bool):
-            raise _wrong(path, f"`{name}.env` must be true or false")
-        return TokenSource(env=raw)
-    raise _wrong(path, _unknown(f"{name}.{inner}", ("file", "command", "env")))
-
-
-def _crates(path: str, value: Any) -> tuple[tuple[bytes, Rule], ...]:
-    if not isinstance(value, dict):
-        raise _wrong(path, "`crate` must be tables like `[crate.NAME]`")
-    rules = []
-    for name, table in value.items():
-        if not isinstance(table, dict):
-            raise _wrong(path, f"`crate.{name}` must be a table")
-        for key in table:
-            if key not in {"extra_inputs", "key_env"}:
-                raise _wrong(path, _unknown(f"crate.{name}.{key}", ("extra_inputs", "key_env")))
-        inputs, variables = (
-            _convert(path, KEYS[key], table.get(key, [])) for key in ("extra_inputs", "key_env")
-        )
-        rules.append((name.replace("-", "_").encode(), Rule(inputs, variables)))
-    return tuple(rules)
-
-
-def _words(path: str, key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise _wrong(path, f"`{key}` must be a list of strings")
-    if not all(item and "\0" not in item for item in value):
-        raise _wrong(path, f"`{key}` holds what is no name")
-    return tuple(value)
-
-
-def _text(path: str, key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong(path, f"`{key}` must be a string")
-    return value
-
-
-def _number(path: str, key: str, value: Any, *, positive: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
-        raise _wrong(path, f"`{key}` must be a number that is not negative")
-    if value == 0 and positive:
-        raise _wrong(path, f"`{key}` must be more than 0")
-    return float(value)
-
-
-def _whole(path: str, key: str, value: Any, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise _wrong(path, f"`{key}` must be a whole number from {least} to {most}")
-    return value
-
-
-def _choice(path: str, key: Key, word: str) -> str:
-    if word not in key.choices:
-        shown = ", ".join(f"`{choice}`" for choice in key.choices)
-        raise _wrong(path, f"`{key.name}` knows {shown}")
-    return word
-
-
-def _unknown(key: str, known: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
-    """With what was probably meant; by the last part of the name."""
-    for candidates in (known, elsewhere):
-        by_end = {name.rsplit(".", 1)[-1]: name for name in candidates}
-        close = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_end, 1)
-        if close:
-            meant = by_end[close[0]]
-            return f"unknown key `{key}`; did you mean `{meant}`?"
-    return f"unknown key `{key}`"
-
-
-def _wrong(path: str, detail: str) -> ConfigError:
-    return ConfigError(detail, path=path)

@@ -25,6 +25,11 @@ forward_env = ["MY_API_TOKEN"]
 key_env = ["GREETING"]
 extra_inputs = ["~/shared/schema.graphql", "../proto"]
 pure_macros = ["my-derive"]
+exclude = ["datasets/"]
+unexclude = ["node_modules"]
+services = ["postgresql", "redis"]
+test_runner = "nextest"
+notify = ["notify-send", "burst"]
 
 [crate.my-app]
 extra_inputs = ["templates"]
@@ -67,14 +72,21 @@ def test_every_key(file: Path, home: Path) -> None:
         extra_inputs=(schema, b"../proto"),
         crates=((b"my_app", Rule((b"templates",), (b"LOCALE",))), (b"other", Rule())),
         pure_macros=(b"my_derive",),
+        exclude=("datasets/",),
+        unexclude=("node_modules",),
+        services=("postgresql", "redis"),
+        test_runner="nextest",
+        notify=("notify-send", "burst"),
     )
 
 
 def test_the_example_holds_every_key() -> None:
     """So that the test above is about all of them."""
-    names = {field.name for field in attrs.fields(Config)} - {"stamp", "crates"} | {"crate"}
-    assert set(_KEYS) == names
-    assert all(f"{key} = " in EVERYTHING or f"[{key}." in EVERYTHING for key in _KEYS)
+    ours = {"stamp", "crates", "hetzner", "warnings", "untrusted"}
+    names = {field.name for field in attrs.fields(Config)} - ours | {"crate"}
+    top = {key for key in KEYS if "." not in key}
+    assert top == names
+    assert all(f"{key} = " in EVERYTHING or f"[{key}." in EVERYTHING for key in top)
 
 
 def test_rules_of_a_crate_are_added_to_everybodys(file: Path) -> None:
@@ -117,6 +129,10 @@ def test_rules_of_a_crate_are_added_to_everybodys(file: Path) -> None:
         ("crate = { app = 1 }", "`crate.app` must be a table"),
         ("[[crate]]\nname = 'x'", "`crate` must be tables like `[crate.NAME]`"),
         ("[crate.app]\nextra_inputs = 'x'", "`extra_inputs` must be a list of strings"),
+        ("services = ['oracle']", "`services` knows `postgresql`, `mysql`, `redis`"),
+        ("test_runner = 'none'", "`test_runner` knows `auto`, `cargo`, `nextest`"),
+        ("max_eur_per_hour = 1", "did you mean `hetzner.max_eur_per_hour`?"),
+        ("hetzner = true", "`hetzner` must be a table: `[hetzner]`"),
         ("host = ", "is not TOML"),
         ("host = 'a'\nhost = 'b'", "is not TOML"),
     ],

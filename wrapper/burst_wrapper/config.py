@@ -11,7 +11,8 @@ from typing import Final
 import attrs
 
 from burst_lifecycle.setting_keys import default
-from burst_lifecycle.settings import Layer, Rule, Settings, build, read_project, read_user
+from burst_lifecycle.setting_values import Rule
+from burst_lifecycle.settings import Layer, Settings, build, read_project, read_user
 from burst_lifecycle.trust import Trust
 from burst_wrapper.paths import config_dir, state_dir
 

@@ -126,3 +126,7 @@ class Cloud(Protocol):
     async def delete(self, kind: Kind, resource_id: int) -> None:
         """Returns when the deletion has ended. Only `guard` may call this; see there."""
         ...
+
+    async def aclose(self) -> None:
+        """Ends idle connections. A request under way ends by itself, and nobody waits for it."""
+        ...

@@ -133,7 +133,7 @@ class Desk:
 
     @cached_property
     def notices(self) -> notices.Notices:
-        return notices.Notices(self.places.cloud)
+        return notices.Notices(self.places.cloud, clock=self.clock)
 
     def forget(self) -> None:
         """Read the records anew when they are asked for next."""

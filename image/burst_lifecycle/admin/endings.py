@@ -8,6 +8,7 @@ comes by.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
@@ -50,6 +51,9 @@ class Ending:
     """The next who comes by does it."""
 
 
+WITH_SERVER: Final = Ending("with its server", "the cloud")
+
+
 def foresee(
     inventory: Inventory,
     leases: Mapping[int, Lease],
@@ -86,9 +90,9 @@ def ending(verdict: Verdict, keepers: Keepers, now_s: float) -> Ending:
     if verdict.deed is not Deed.KEEP:
         return Ending(verdict.reason, keepers.name, now_s, latest_s, due=True)
     if isinstance(resource, PrimaryIp) and resource.assignee_id is not None:
-        return Ending("with its server", "the cloud" if resource.auto_delete else keepers.name)
+        return WITH_SERVER if resource.auto_delete else Ending("after its server", keepers.name)
     if isinstance(resource, Volume) and resource.server_id is not None:
-        return Ending(verdict.reason, "")
+        return Ending(f"not while {verdict.reason}", "")
     if verdict.at_s is None:
         return Ending(verdict.reason, "")
     by = verdict.by if "dead man" in verdict.by else keepers.name

@@ -192,8 +192,8 @@ def _by_owner(report: StatusReport) -> list[str]:
 def resource_table(
     resources: Sequence[ResourceLine], now_s: float, *, owner: bool = False
 ) -> list[str]:
-    """One row each, their ends in words."""
-    heads = ["what", "name", "type", "where", "state", "age", "idle", "euros", "rate", "goes"]
+    """One row each, then when what costs something goes."""
+    heads = ["what", "name", "type", "where", "state", "age", "idle", "euros", "rate"]
     rows = [
         [
             line.kind,
@@ -205,14 +205,17 @@ def resource_table(
             "-" if line.idle_s is None else text.duration(line.idle_s),
             Amount(line.eur_so_far, not line.exact).text,
             text.rate(line.eur_per_hour),
-            ending(line.ending, now_s),
         ]
         for line in resources
     ]
     if owner:
         heads.insert(0, "owner")
         rows = [[line.owner, *row] for line, row in zip(resources, rows, strict=True)]
-    return text.table(heads, rows, right="age,idle,euros,rate")
+    found = text.table(heads, rows, right="age,idle,euros,rate")
+    goes = [line for line in resources if line.bills or (line.ending and line.ending.due)]
+    if goes:
+        found += ["", *(f"{line.name} goes {ending(line.ending, now_s)}" for line in goes)]
+    return found
 
 
 def state(line: ResourceLine) -> str:
@@ -228,18 +231,18 @@ def state(line: ResourceLine) -> str:
 
 
 def ending(end: Ending | None, now_s: float) -> str:
-    """When, under which condition, and by whom."""
+    """When, under which condition, and by whom; behind `goes`."""
     if end is None:
-        return "never by itself"
+        return "only by hand"
     by = f", by {end.by}" if end.by else ""
     if end.due:
         return f"now: {end.what}{by}"
     if end.at_s is None:
         return f"{end.what}{by}"
     if end.latest_s is not None and end.at_s >= end.latest_s:
-        return f"at the latest {text.clock(end.latest_s, now_s)} ({end.what}){by}"
-    latest = "" if end.latest_s is None else f"; at the latest {text.clock(end.latest_s, now_s)}"
-    return f"{text.clock(end.at_s, now_s)} ({end.what}){by}{latest}"
+        return f"at {text.clock(end.latest_s, now_s)} at the latest ({end.what}){by}"
+    latest = "" if end.latest_s is None else f"; {text.clock(end.latest_s, now_s)} at the latest"
+    return f"at {text.clock(end.at_s, now_s)} if nobody uses it ({end.what}){by}{latest}"
 
 
 def _leftover(line: ResourceLine) -> str:

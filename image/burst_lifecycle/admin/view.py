@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from burst_lifecycle.admin.endings import Ending, Keepers, foresee
+from burst_lifecycle.admin.endings import WITH_SERVER, Ending, Keepers, foresee
 from burst_lifecycle.admin.tariff import Tariff
 from burst_lifecycle.books import Account
 from burst_lifecycle.cloud.model import (
@@ -283,7 +283,7 @@ class _View:
             eur_per_hour=self._found.tariff.per_hour(life, self._now_s),
             eur_so_far=cost.amount.eur,
             exact=cost.exact,
-            ending=self._endings.get((kind, resource.id)),
+            ending=self._ending(kind, resource),
             owner=claim.owner if claim else "",
             project=claim.project if claim else "",
             role=str(claim.role) if claim else "",
@@ -347,6 +347,11 @@ class _View:
             last = self._last_use.get(claim.project)
             return None if last is None else max(0.0, self._now_s - last)
         return None
+
+    def _ending(self, kind: Kind, resource: Resource) -> Ending | None:
+        found = self._endings.get((kind, resource.id))
+        with_server = isinstance(resource, PrimaryIp) and resource.assignee_id in self._ours
+        return WITH_SERVER if found is None and with_server else found
 
     def _lease_problem(self, kind: Kind, resource: Resource) -> str:
         if kind is not Kind.SERVER:

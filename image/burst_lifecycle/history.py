@@ -264,19 +264,23 @@ def _life(kind: Kind, ident: int, events: list[Event]) -> Life:
 
 def _with_their_servers(lives: list[Life]) -> list[Life]:
     """Addresses that came with a server (of the same operation) go with it, by the cloud's hand."""
-    ends = {
-        life.operation: life.end
+    servers = {
+        life.operation: life
         for life in sorted(lives, key=lambda life: -life.id)
-        if life.kind is Kind.SERVER and life.operation and life.end is not None
+        if life.kind is Kind.SERVER and life.operation
     }
-    found = []
-    for life in lives:
-        end = ends.get(life.operation) if life.kind is Kind.PRIMARY_IP else None
-        if end is not None and life.end is None and life.seen_s <= end.at_s:
-            found.append(attrs.evolve(life, end=attrs.evolve(end, case=""), gone_s=None))
-        else:
-            found.append(life)
-    return found
+    return [_with_its_server(life, servers.get(life.operation)) for life in lives]
+
+
+def _with_its_server(life: Life, server: Life | None) -> Life:
+    if life.kind is not Kind.PRIMARY_IP or life.end is not None or server is None:
+        return life
+    if server.end is not None and life.seen_s <= server.end.at_s:
+        end = attrs.evolve(server.end, case="")
+        return attrs.evolve(life, end=end, gone_s=None)
+    if server.gone_s is not None and life.gone_s is None and life.seen_s <= server.seen_s:
+        return attrs.evolve(life, seen_s=server.seen_s, gone_s=server.gone_s)
+    return life
 
 
 def _alive_at(event: Event) -> tuple[float, ...]:

@@ -28,21 +28,22 @@ _STYLE: Final = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 860px; margin: 0 auto; padding: 32px 20px 56px; }
+main { max-width: 900px; margin: 0 auto; padding: 32px 20px 56px; }
 h1 { font-size: 26px; margin: 0 0 2px; } h2 { font-size: 17px; margin: 0 0 10px; }
 p { margin: 6px 0; } .soft, small { color: var(--soft); }
 section { background: var(--card); border: 1px solid var(--edge); border-radius: 10px;
   padding: 18px 20px; margin: 18px 0; overflow-x: auto; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(122px, 1fr)); gap: 10px;
   margin: 20px 0; }
 .tile { background: var(--card); border: 1px solid var(--edge); border-radius: 10px;
-  padding: 12px 16px; }
-.tile b { display: block; font-size: 22px; font-variant-numeric: tabular-nums; }
+  padding: 12px 14px; }
+.tile b { display: block; font-size: 20px; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 4px 8px; border-bottom: 1px solid var(--edge);
   white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; }
-th:first-child, td:first-child, .left { text-align: left; }
+th:first-child, td:first-child { text-align: left; }
+.words th:last-child, .words td:last-child { text-align: left; white-space: normal; }
 tr:last-child td { border-bottom: 0; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 4px 0 8px;
   padding: 0; color: var(--soft); font-size: 13px; }
@@ -255,7 +256,7 @@ def _servers(report: AuditReport) -> str:
             line.name or str(line.id),
             line.type,
             line.location,
-            text.iso(line.created_s).replace("T", " ").removesuffix("Z"),
+            text.iso(line.created_s)[:16].replace("T", " "),
             str(line.hours),
             Amount(line.eur, not line.exact).text,
             line.reason + (f" ({line.case})" if line.case else ""),
@@ -263,15 +264,15 @@ def _servers(report: AuditReport) -> str:
         for line in report.servers
     ]
     heads = ["server", "type", "location", "created (UTC)", "hours", "euros", "end"]
-    return "<h2>Every server</h2>" + _table(heads, rows)
+    return "<h2>Every server</h2>" + _table(heads, rows, style="words")
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str = "plain") -> str:
     head = "".join(f"<th>{escape(word)}</th>" for word in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<table class="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _mean(stats: Stats) -> str:

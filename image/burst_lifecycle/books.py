@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -107,7 +107,7 @@ def add_up(events: Iterable[Event]) -> Books:
 def _union(births: Iterable[Created], sizes: Iterable[tuple[float, Decimal]]) -> Created:
     """Later lines win where they say something; the earliest birth is the true one."""
     lines = sorted(births, key=lambda event: (event.at_s, event.token))
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     for line in lines:
         for field in attrs.fields(Created):
             value = getattr(line, field.name)

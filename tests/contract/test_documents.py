@@ -6,11 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import attrs
-
+from burst_lifecycle.setting_keys import KEYS, Scope
 from burst_protocol.version import BUILD
 from burst_wrapper.cli.cargo_burst import VERBS
-from burst_wrapper.config import _KEYS, Config
 from documents import README, REPOSITORY, with_error_table
 
 TEXT = README.read_text()
@@ -21,6 +19,7 @@ PACKAGES = {
     "wrapper/burst_wrapper": "burst_wrapper",
     "image/burst_lifecycle": "burst_lifecycle",
 }
+VARIABLE = re.compile(r"\b(?:BURST|HCLOUD)_[A-Z]+(?:_[A-Z]+)*\b")
 # Between our own processes, not for people.
 INTERNAL = {"BURST_OBSERVER_FD", "BURST_RESUME"}
 
@@ -40,30 +39,45 @@ def as_toml(value: Any) -> str:
     """As one writes it into the file."""
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return "none"
     if isinstance(value, tuple):
-        return "[]"
-    return '""' if value == "" else f"{value:g}"
+        return f"[{', '.join(as_toml(entry) for entry in value)}]"
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
 def test_every_configuration_key_with_its_default() -> None:
     """In the order of nobody's liking, but all of them, and none that does not exist."""
-    defaults = {field.name: field.default for field in attrs.fields(Config)}
     table = {key: (default, meaning) for key, default, meaning in rows("| key | default |")}
-    assert set(table) == set(_KEYS)
-    for key, (shown, meaning) in table.items():
-        assert len(meaning) > 20, key
-        if key == "crate":
-            continue
-        assert shown == as_toml(defaults[key]), key
+    inner = {
+        f"hetzner.{key}": (default, meaning)
+        for key, default, meaning in rows("| key in `[hetzner]` | default |")
+    }
+    assert set(table) == {name for name in KEYS if "." not in name}
+    assert set(inner) == {name for name in KEYS if "." in name}
+    for name, (shown, meaning) in (table | inner).items():
+        assert len(meaning) > 20, name
+        default = None if name == "crate" else KEYS[name].default
+        assert shown == as_toml(default), name
+
+
+def test_what_a_project_may_set() -> None:
+    """The two lists of the README are those of the table."""
+    for scope, begin in ((Scope.PROJECT, "always"), (Scope.TRUSTED, "once you trust it")):
+        (line,) = [line for line in TEXT.split("\n") if line.startswith(f"- *{begin}*:")]
+        named = set(re.findall(r"`([a-z_.]+)`", line))
+        assert named == {name for name, key in KEYS.items() if key.scope is scope}, begin
 
 
 def test_every_variable_that_is_read() -> None:
-    """Whatever the sources call BURST_SOMETHING is in the table, or internal."""
+    """Whatever the sources call BURST_ or HCLOUD_SOMETHING is in the table, or internal."""
     read: set[str] = set()
     for root in ("wrapper", "agent", "image"):
         for path in (REPOSITORY / root).rglob("*"):
             if path.suffix in {".py", ".c"} or path.name == "burst-rustc":
-                read |= set(re.findall(r"\bBURST_[A-Z]+(?:_[A-Z]+)*\b", path.read_text()))
+                read |= set(
+                    re.findall(r"\b(?:BURST|HCLOUD)_[A-Z]+(?:_[A-Z]+)*\b", path.read_text())
+                )
     table = {row[0] for row in rows("| variable | meaning |")}
     assert read - INTERNAL == table
 

@@ -1,4 +1,4 @@
-"""burst_lifecycle.ledger, books, events, jsonlines: no line is lost, and what is open stays known."""
+"""burst_lifecycle.ledger, books, events, jsonlines: no line is lost, what is open stays known."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from burst_lifecycle.events import (
     How,
     Intent,
     Part,
-    Reap,
     Ready,
+    Reap,
     Refusal,
     Resized,
     Seen,
@@ -251,7 +251,7 @@ def test_what_is_open_does_not_depend_on_the_order_of_lines(
 
 
 def test_rotation_keeps_what_is_open(tmp_path: Path) -> None:
-    """However many files went: open things, unanswered intents and the last good reap stay known."""
+    """However many files went: open things, pending intents, the last good reap."""
     folder = tmp_path / "cloud"
     ledger = Ledger(str(folder), by="m", rotate_bytes=2000, keep_files=2)
     open_volume = born(1, Kind.VOLUME, size_gb=Decimal(10), token="t", endpoint="e", project="p")

@@ -99,7 +99,10 @@ def test_every_key_of_the_table_has_a_field_with_that_default() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("server_typ = 'x'", "unknown key `hetzner.server_typ`; did you mean `hetzner.server_type`?"),
+        (
+            "server_typ = 'x'",
+            "unknown key `hetzner.server_typ`; did you mean `hetzner.server_type`?",
+        ),
         ("host = 'x'", "unknown key `hetzner.host`; did you mean `host`?"),
         ("token = 'abcdef'", "a token does not belong into the configuration itself"),
         ("token = {}", "must be { file"),
@@ -162,7 +165,12 @@ def test_a_project_alone_configures_no_server(
     assert "no effect" in got.warnings[0]
 
 
-MONEY = 'key_env = ["K"]\nforward_env = ["AWS_SECRET"]\nexclude = ["y"]\n[hetzner]\nboot_after_s = 0\nwait = true'
+MONEY = """key_env = ["K"]
+forward_env = ["AWS_SECRET"]
+exclude = ["y"]
+[hetzner]
+boot_after_s = 0
+wait = true"""
 
 
 def test_what_costs_or_sends_needs_trust(
@@ -252,7 +260,7 @@ def test_unexclude_of_what_is_not_excluded_warns(
 
 def test_options_are_checked_like_files(places: Places) -> None:
     """They come from a command line."""
-    with pytest.raises(ConfigError, match="did you mean `hetzner.keep_alive_s`"):
+    with pytest.raises(ConfigError, match=r"did you mean `hetzner\.keep_alive_s`"):
         load(places, None, {"hetzner.keepalive_s": 1})
     with pytest.raises(ConfigError, match="must be a number"):
         load(places, None, {"hetzner.keep_alive_s": "1"})

@@ -94,7 +94,9 @@ def python(code: str) -> TokenSource:
 
 def test_a_command() -> None:
     """Its first line; without a shell, and without our input."""
-    assert get(python(f"import sys; print({SECRET!r}); print('x'); sys.stdin.read()")).value == SECRET
+    assert (
+        get(python(f"import sys; print({SECRET!r}); print('x'); sys.stdin.read()")).value == SECRET
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,10 +126,9 @@ def test_a_cancelled_command_is_ended(tmp_path: Path) -> None:
 
     async def run() -> None:
         os.mkfifo(started)
-        code = f"import os, signal; open({str(started)!r}, 'w').write(str(os.getpid())); signal.pause()"
-        task = asyncio.create_task(
-            obtain(python(code), endpoint=ENDPOINT, environ={}, daemon=True)
-        )
+        tell = f"open({str(started)!r}, 'w').write(str(os.getpid()))"
+        code = f"import os, signal; {tell}; signal.pause()"
+        task = asyncio.create_task(obtain(python(code), endpoint=ENDPOINT, environ={}, daemon=True))
         pid = int(await asyncio.to_thread(started.read_text))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

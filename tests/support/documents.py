@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from burst_lifecycle import errors as cloud_errors
 from burst_protocol import errors
 from burst_protocol.errors import BurstError
 
@@ -18,14 +19,17 @@ BEGIN, END = "<!-- errors -->\n", "<!-- /errors -->\n"
 
 
 def concrete_errors() -> list[type[BurstError]]:
-    """Those that are raised, by exit code. Other modules' subclasses do not matter here."""
+    """Those that are raised, by exit code: kinds that are only caught have none of their own."""
     classes = [
         value
-        for value in vars(errors).values()
+        for module in (errors, cloud_errors)
+        for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, BurstError)
     ]
-    kinds = {base for cls in classes for base in cls.__bases__}
-    return sorted((cls for cls in classes if cls not in kinds), key=lambda cls: cls.exit_code)
+    return sorted(
+        {cls for cls in classes if cls.exit_code != BurstError.exit_code},
+        key=lambda cls: cls.exit_code,
+    )
 
 
 def error_table() -> str:

@@ -75,7 +75,7 @@ class World:
         """In steps, so that dead men act when it is their time."""
         end_s = self.now_s + duration_s
         while self.now_s < end_s:
-            self.now_s = min(end_s, self.now_s + 60)
+            self.now_s = min(end_s, self.now_s + max(60, (end_s - self.now_s) / 200))
             for watcher in self.watchers:
                 watcher(self.now_s)
 

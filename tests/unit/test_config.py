@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 import pytest
 
-from burst_protocol.errors import ConfigError
 from burst_lifecycle.setting_keys import KEYS
+from burst_protocol.errors import ConfigError
 from burst_wrapper.config import Config, Rule, config_path, load
 
 EVERYTHING = """

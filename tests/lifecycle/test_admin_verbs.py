@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from admin_stage import Stage
+from admin_stage import Stage, Terminal
 from burst_lifecycle import labels
-from burst_lifecycle.admin import main, volume
+from burst_lifecycle.admin import main, status, volume
 from burst_lifecycle.admin.parser import make_parser
 from burst_lifecycle.cloud.model import Kind, ServerState
 from burst_lifecycle.errors import CloudUnreachable, Unauthorized
@@ -253,7 +253,7 @@ def test_another_token_made_something(stage: Stage) -> None:
         "server burst-build-other (id 4711, hel1, since 05:13) may still cost €1.3678/h" in said.err
     )
     assert "console.hetzner.com" in said.err
-    assert "error: something still costs money: 1 resource of another token, €1.3678/h" in said.err
+    assert "error: something still costs money: server burst-build-other" in said.err
 
 
 @pytest.mark.parametrize("verb", [["status"], ["reap"], ["down", "--yes"], ["up"]])
@@ -343,6 +343,35 @@ def test_audit_of_a_session(running: Stage) -> None:
     assert offline["total"]["eur"] == document["total"]["eur"]
     rated = json.loads(running.run("audit", "--json", "--rate", "9").out)
     assert {line["group"]: line["eur"] for line in rated["costs"]}["servers"] == "9"
+
+
+def test_another_machines_copy_counts_once(running: Stage) -> None:
+    """The same server in two ledgers is one server; what only the other knows is added."""
+    other = running.folder / "other.jsonl"
+    other.write_bytes((Path(running.ledger.path)).read_bytes() + b'{"event": "seen", torn')
+    once = json.loads(running.run("audit", "--json").out)
+    twice = json.loads(running.run("audit", "--json", "--ledger", "other.jsonl").out)
+    assert twice["total"] == once["total"]
+    assert (once["unreadable"], twice["unreadable"]) == (0, 1)
+
+
+def test_watch_draws_anew_on_a_terminal(running: Stage) -> None:
+    """Notices are shown, and stay for a command that somebody reads."""
+    desk = running.desk()
+    desk.stdout = Terminal()
+    notice = Notice("ends in ten minutes", "hard-end:1", Level.MONEY, at_s=running.now_s)
+    desk.notices.post(notice)
+    options = make_parser().parse_args(["status", "--watch"])
+
+    async def draw() -> None:
+        async with desk.control() as control:
+            status._draw(options, desk, await status.gather(desk, control))
+
+    asyncio.run(draw())
+    shown = desk.stdout.getvalue()
+    assert shown.startswith("\x1b[H\x1b[2J")
+    assert "notice: 08:10: ends in ten minutes" in shown
+    assert [one.text for one in desk.notices.pending()] == [notice.text]
 
 
 def test_audit_writes_a_page(running: Stage) -> None:

@@ -110,6 +110,15 @@ class Desk:
             raise NotConfigured("there is no [hetzner] in the configuration")
         return found
 
+    @property
+    def key_path(self) -> str:
+        """This machine's private burst key; it need not be there yet."""
+        return os.path.expanduser(self.hetzner.ssh_key_path or self.places.ssh_key)
+
+    @property
+    def has_key(self) -> bool:
+        return os.path.exists(self.key_path)
+
     @cached_property
     def ledger(self) -> ledger.Ledger:
         name = machine.machine_id(machine.machine_key(self.places.cloud))

@@ -164,7 +164,7 @@ async def key(desk: Desk, control: Control) -> Check:
 
 def key_file(desk: Desk) -> tuple[str, Check | None]:
     """Where it lies, and what is to be said if it cannot be used or is not there yet."""
-    path = os.path.expanduser(desk.hetzner.ssh_key_path or desk.places.ssh_key)
+    path = desk.key_path
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

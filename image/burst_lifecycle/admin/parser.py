@@ -329,7 +329,7 @@ VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
 }
 
 EPILOG = """\
-exit codes: 0 done; 1 a check failed or nothing was found; 2 wrong usage; 40 to 57 what went
+exit codes: 0 done; 1 a check failed, or the answer was no; 2 wrong usage; 10 to 59 what went
 wrong (see the README); 55 something costs money and cannot be ended with this token; 70 a bug.
 `burst-admin VERB --help` says more."""
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Final
 
 from burst_lifecycle.admin import text
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.view import OVERDUE_S, ElsewhereLine, elsewhere_line
-from burst_lifecycle.books import Books
+from burst_lifecycle.books import Books, still_billing
 from burst_lifecycle.cloud.model import Inventory, PrimaryIp
 from burst_lifecycle.errors import NotConfigured, StillBilling, TokenProblem, Unauthorized
 from burst_lifecycle.labels import Claim
@@ -51,12 +50,14 @@ def after(desk: Desk, failure: BurstError | None = None) -> StillBilling | None:
             f"{desk.painted('cyan', 'hint:', desk.stderr)} `burst-admin reap`, or for good "
             "`burst-admin reap --install`",
         )
-    lines = elsewhere(desk, books, failure)
-    if not lines:
-        return None
-    for sentence in elsewhere_sentences(lines, now_s):
+    refused = isinstance(failure, Unauthorized | TokenProblem | NotConfigured)
+    if desk.account is None and not refused:
+        return None  # a command that did not ask the cloud: nothing is known
+    account = None if refused else desk.account
+    things = books.elsewhere(account)
+    for sentence in elsewhere_sentences([elsewhere_line(thing) for thing in things], now_s):
         desk.say(f"{desk.painted('yellow', 'warning:', desk.stderr)} {sentence}")
-    return StillBilling(f"{text.count(len(lines), 'resource')} of another token, {hourly(lines)}")
+    return still_billing(books, account, now_s)
 
 
 def overdue(books: Books, seen: Inventory | None, now_s: float) -> bool:
@@ -79,35 +80,19 @@ def _bills(seen: Inventory) -> bool:
     )
 
 
-def elsewhere(desk: Desk, books: Books, failure: BurstError | None) -> tuple[ElsewhereLine, ...]:
-    """What bills, by the ledger, and is out of reach: of another token, or of all tokens if there
-    is none that works. Of a command that did not ask the cloud nothing is known."""
-    if isinstance(failure, Unauthorized | TokenProblem | NotConfigured):
-        return tuple(elsewhere_line(thing) for thing in books.elsewhere(None))
-    if desk.account is None:
-        return ()
-    return tuple(elsewhere_line(thing) for thing in books.elsewhere(desk.account))
-
-
 def elsewhere_sentences(lines: Sequence[ElsewhereLine], now_s: float) -> list[str]:
-    """One per resource, and where to look."""
+    """What bills and is out of reach of this token: one per resource, and where to look."""
+    if not lines:
+        return []
     found = [
         f"{line.kind} {line.name or line.id} (id {line.id}"
         + (f", {line.location}" if line.location else "")
         + f", since {text.clock(line.created_s, now_s)}) may still cost "
-        f"{text.rate(line.eur_per_hour)}; made with another token ({line.token[:8] or 'unknown'})"
+        f"{text.rate(line.eur_per_hour)}; made with the token {line.token[:8] or '?'}…"
         for line in lines
     ]
     found.append(
-        f"they are in a project that this token does not see: look into {CONSOLE}, each project, "
-        "`Servers`, `Volumes`, `Snapshots`, `Primary IPs`, or give `burst-admin reap` that token"
+        f"look for {'it' if len(lines) == 1 else 'them'} at {CONSOLE}, in every project: Servers, "
+        "Volumes, Snapshots, Primary IPs; or run `burst-admin reap` with that token"
     )
     return found
-
-
-def hourly(lines: Sequence[ElsewhereLine]) -> str:
-    """The sum, as far as it is known."""
-    known = sum((line.eur_per_hour or Decimal(0) for line in lines), Decimal(0))
-    if any(line.eur_per_hour is None for line in lines):
-        return f"at least {text.rate(known)}" if known else text.rate(None)
-    return text.rate(known)

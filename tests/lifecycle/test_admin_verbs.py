@@ -14,9 +14,12 @@ from admin_stage import Stage, Terminal
 from burst_lifecycle import labels
 from burst_lifecycle.admin import main, status, volume
 from burst_lifecycle.admin.parser import make_parser
-from burst_lifecycle.cloud.model import Kind, ServerState
+from burst_lifecycle.admin.tariff import Tariff
+from burst_lifecycle.books import Account
+from burst_lifecycle.cloud.model import Inventory, Kind, Server, ServerState
 from burst_lifecycle.errors import CloudUnreachable, Unauthorized
-from burst_lifecycle.events import Created, Refusal
+from burst_lifecycle.events import Created, Event, Refusal, Seen
+from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.notices import Level, Notice
 from lifecycles import OWNER, PROJECT, box_of
 
@@ -387,3 +390,36 @@ def test_a_server_that_is_off_is_deleted_by_down(running: Stage) -> None:
     running.machine.account.change(ident, ServerState.OFF)
     assert running.run("down", "--yes").code == 0
     assert held(running, Kind.SERVER) == []
+
+
+def test_what_another_machine_made_is_remembered(running: Stage, tmp_path: Path) -> None:
+    """Its ledger is lost; who saw the server, or deleted it, knows what it cost."""
+    here = Stage(tmp_path / "here", machine=running.machine)
+    assert here.ledger.path != running.ledger.path
+    here.run("down", "--yes", "--with-volumes")
+    found = json.loads(here.run("audit", "--json", "--offline").out)
+    costs = {line["group"]: (line["eur"], line["exact"]) for line in found["costs"]}
+    assert costs["servers"] == ("1.3678", True)
+    assert found["total"]["exact"]
+
+
+def test_a_look_is_noted_twice_an_hour() -> None:
+    """So that an end by other hands is known to the half hour, and the ledger stays small."""
+    start_s = 1_800_000_000.0
+    there = Server(
+        id=7,
+        name="burst-build-7",
+        labels=Claim(OWNER, Role.BUILD, "op", int(start_s + 9e4)).labels(),
+        created_s=start_s,
+        state=ServerState.RUNNING,
+        type="ccx43",
+        location="fsn1",
+    )
+    here = Account("memory", "token")
+    events: list[Event] = []
+    for minute in range(0, 120, 5):
+        inventory = Inventory(servers=(there,), read_s=start_s + minute * 60)
+        events += status.news(events, inventory, OWNER, here, Tariff())
+    assert [type(event) for event in events] == [Created, Seen, Seen, Seen]
+    now = Inventory(servers=(there,), read_s=start_s + 9000)
+    assert status.news(events, now, "bob", here, Tariff()) == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cached_property
 from typing import Any, TextIO
@@ -18,9 +18,11 @@ from burst_lifecycle.admin.ports import Control
 from burst_lifecycle.books import Account, Books
 from burst_lifecycle.cloud.model import Inventory
 from burst_lifecycle.errors import NotConfigured
+from burst_lifecycle.events import Event
 from burst_lifecycle.ledger import History as Records
 from burst_lifecycle.places import Places
 from burst_lifecycle.settings import Hetzner, Settings, load
+from burst_protocol.errors import DiskFull
 
 Opener = Callable[["Desk"], AbstractAsyncContextManager[Control]]
 
@@ -143,6 +145,15 @@ class Desk:
     @cached_property
     def notices(self) -> notices.Notices:
         return notices.Notices(self.places.cloud, clock=self.clock)
+
+    async def remember(self, events: Sequence[Event]) -> None:
+        """Into this machine's ledger; a full disk does not keep anybody from looking."""
+        if events:
+            try:
+                await self.ledger.record(*events)
+            except (OSError, DiskFull) as error:
+                self.say(f"note: the ledger could not be written: {error}")
+            self.forget()
 
     def forget(self) -> None:
         """Read the records anew when they are asked for next."""

@@ -6,6 +6,8 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
+import attrs
+
 from burst_lifecycle.admin import reaper_unit, reminders, text
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.endings import Ending, Keepers
@@ -20,14 +22,19 @@ from burst_lifecycle.admin.view import (
     document,
     status_report,
 )
-from burst_lifecycle.cloud.model import Inventory, Server, ServerState
+from burst_lifecycle.books import BILLING_KINDS, Account
+from burst_lifecycle.cloud.model import Inventory, Kind, Server, ServerState
 from burst_lifecycle.errors import CloudProblem
+from burst_lifecycle.events import Created, Event, Seen
+from burst_lifecycle.guard import is_ready
+from burst_lifecycle.history import merge, observed
 from burst_lifecycle.host import Lease
 from burst_lifecycle.labels import Claim
 from burst_lifecycle.pricing import Amount
 from burst_protocol.errors import BurstError, UsageError
 
 _LEAST_S = 10.0
+_SEEN_S = 1800.0
 _ANSWERING = frozenset({ServerState.RUNNING, ServerState.STARTING, ServerState.STOPPING})
 
 
@@ -73,6 +80,11 @@ async def gather(desk: Desk, control: Control, owner: str | None = None) -> Stat
     """Look at everything, ask every agent, and put it together."""
     inventory = await desk.look(control)
     leases, problems = await ask_leases(control, inventory, owner or control.owner)
+    prices = await tariff(control)
+    if control.owner_known and owner in {None, control.owner}:
+        await desk.remember(
+            news(desk.history.events, inventory, control.owner, control.account, prices)
+        )
     books = desk.books()
     reaper = ReaperState(desk.last_good_reap_s(), reaper_unit.installed(desk.places))
     keepers = Keepers(reaper=bool(reaper.installed) and not reaper.overdue(inventory.read_s))
@@ -87,7 +99,7 @@ async def gather(desk: Desk, control: Control, owner: str | None = None) -> Stat
             events=desk.history.events,
             elsewhere=books.elsewhere(control.account),
             pending=tuple(f"{intent.name} ({intent.operation})" for intent in books.pending),
-            tariff=await tariff(control),
+            tariff=prices,
             policy=control.policy,
             keepers=keepers,
             reaper=reaper,
@@ -105,14 +117,59 @@ async def tariff(control: Control) -> Tariff:
     return Tariff.of(prices, types)
 
 
+def news(
+    events: Sequence[Event],
+    inventory: Inventory,
+    owner: str,
+    account: Account,
+    prices: Tariff,
+) -> list[Event]:
+    """What this machine's ledger should know of a look, so that an audit knows it when the resource
+    is gone and no other copy is left: what bills and was never heard of, with its price; and twice
+    an hour that something still exists. Pure."""
+    known = {(life.kind, life.id): life for life in merge(events).lives}
+    found: list[Event] = []
+    for created in observed(inventory, (), account):
+        if not isinstance(created, Created) or created.owner != owner:
+            continue
+        if created.kind not in BILLING_KINDS:
+            continue
+        life = known.get((created.kind, created.id))
+        if life is None or not life.created_known:
+            found.append(with_price(created, prices))
+        elif inventory.read_s - life.seen_s >= _SEEN_S:
+            found.append(
+                Seen(
+                    at_s=inventory.read_s,
+                    kind=created.kind,
+                    id=created.id,
+                    endpoint=account.endpoint,
+                )
+            )
+    return found
+
+
+def with_price(created: Created, prices: Tariff) -> Created:
+    """As far as it is known."""
+    (life,) = merge([created]).lives
+    rate = prices.rate(life)
+    if rate is None:
+        return created
+    if created.kind in {Kind.VOLUME, Kind.IMAGE}:
+        return attrs.evolve(created, eur_per_gb_month=rate.per_gb_month)
+    return attrs.evolve(created, eur_per_hour=rate.per_hour, eur_per_month=rate.per_month)
+
+
 async def ask_leases(
     control: Control, inventory: Inventory, owner: str
 ) -> tuple[dict[int, Lease], dict[int, str]]:
-    """Of every server of that owner that may answer, all at once."""
+    """Of every server of that owner that may answer, all at once. One that boots has no agent yet,
+    and perhaps not even the host key that it will have."""
     servers = [
         server
         for server in inventory.servers
         if server.state in _ANSWERING
+        and is_ready(server)
         and (claim := Claim.of(server.labels)) is not None
         and claim.owner == owner
     ]

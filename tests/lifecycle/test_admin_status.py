@@ -15,6 +15,7 @@ from burst_lifecycle.admin.status import lines
 from burst_lifecycle.admin.tariff import Tariff
 from burst_lifecycle.admin.view import (
     Found,
+    Month,
     ReaperState,
     ResourceLine,
     Standing,
@@ -223,7 +224,10 @@ def test_the_document_is_an_interface() -> None:
         endpoint="https://cloud",
         eur_per_hour=Decimal("0.1"),
     )
-    found_shape = shape(json.loads(json.dumps(document(status_report(found(elsewhere=(other,)))))))
+    month = Month(Decimal("1.5"), Decimal(30))
+    found_shape = shape(
+        json.loads(json.dumps(document(status_report(found(elsewhere=(other,), month=month)))))
+    )
     lease = {
         "draining": "bool",
         "running": "int",
@@ -284,6 +288,7 @@ def test_the_document_is_an_interface() -> None:
         "pending": [],
         "reaper": {"last_good_s": "float", "installed": "str", "overdue": "bool"},
         "clock_offset_s": "float",
+        "month": {"eur": "str", "budget_eur": "str"},
     }
     assert document(status_report(found()))["schema"] == 1
 

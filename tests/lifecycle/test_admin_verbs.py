@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import subprocess
 import time
+from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
+import attrs
 import pytest
 
-from admin_stage import Stage, Terminal
+from admin_stage import CONFIG, Stage, Terminal
 from burst_lifecycle import labels
-from burst_lifecycle.admin import main, status, volume
+from burst_lifecycle.admin import here, main, status
+from burst_lifecycle.admin.live import Live
 from burst_lifecycle.admin.parser import make_parser
 from burst_lifecycle.admin.tariff import Tariff
 from burst_lifecycle.books import Account
 from burst_lifecycle.cloud.model import Inventory, Kind, Server, ServerState
+from burst_lifecycle.context import Answer, Login, Ssh
 from burst_lifecycle.errors import CloudUnreachable, Unauthorized
 from burst_lifecycle.events import Created, Event, Refusal, Seen
 from burst_lifecycle.labels import Claim, Role
@@ -291,10 +298,19 @@ def test_volumes(running: Stage) -> None:
 
 
 def test_the_project_of_a_folder(stage: Stage) -> None:
-    """Of no project: say which."""
-    said = stage.run("volume", "list")
-    assert said.out == "you have no volume\n"
-    assert volume.project_id("/a/b/../c") == volume.project_id("/a/c")
+    """All worktrees of a repository are one; without git it is the workspace; else none."""
+    assert stage.run("volume", "list").out == "you have no volume\n"
+    assert here.project_here(stage.desk()) is None
+    (stage.folder / "Cargo.toml").write_text('[package]\nname = "a"\n[lib]\npath = "a.rs"\n')
+    (stage.folder / "a.rs").write_text("")
+    for name in ("CARGO_HOME", "RUSTUP_HOME"):
+        if name in os.environ:
+            stage.environ[name] = os.environ[name]
+    stage.environ["HOME"] = os.environ.get("HOME", "/")
+    assert here.project_here(stage.desk()) == here.project_id(str(stage.folder))
+    subprocess.run(["git", "init", "-q", str(stage.folder)], check=True)
+    assert here.project_here(stage.desk()) == here.project_id(str(stage.folder / ".git"))
+    assert here.project_id("/a/b/../c") == here.project_id("/a/c")
 
 
 def test_images(running: Stage) -> None:
@@ -423,3 +439,45 @@ def test_a_look_is_noted_twice_an_hour() -> None:
     assert [type(event) for event in events] == [Created, Seen, Seen, Seen]
     now = Inventory(servers=(there,), read_s=start_s + 9000)
     assert status.news(events, now, "bob", here, Tariff()) == []
+
+
+def test_the_months_budget(running: Stage) -> None:
+    """What is committed now counts, a volume for its whole month."""
+    running.configure(CONFIG + "budget_eur_per_month = 30\n")
+    assert "this month €7.09 of €30.00 are spent or committed\n" in running.run("status").out
+    running.run("down", "--yes")
+    document = json.loads(running.run("status", "--json").out)
+    assert Decimal(document["month"]["budget_eur"]) == 30
+
+
+@attrs.define
+class Reading:
+    """Ssh that also reads a file on the server."""
+
+    inner: Ssh
+    content: bytes
+    read: list[Sequence[str]] = attrs.field(factory=list)
+
+    async def run(
+        self, login: Login, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 30.0
+    ) -> Answer:
+        if argv[0] == "cat":
+            self.read.append(argv)
+            return Answer(0, self.content)
+        return await self.inner.run(login, argv, stdin=stdin, timeout_s=timeout_s)
+
+    async def forget(self, login: Login) -> None:
+        await self.inner.forget(login)
+
+
+def test_the_ledger_on_a_volume_is_read(running: Stage) -> None:
+    """What other machines' sessions left there."""
+    lifecycle = running.machine.lifecycle
+    line = b'{"event":"session","t":1.0,"session":"s","id":7,"start_s":1.0,"end_s":9.0}\n{"torn'
+    ssh = Reading(lifecycle.context.ssh, line)
+    lifecycle.context = attrs.evolve(lifecycle.context, ssh=ssh)
+    (copy,) = asyncio.run(Live(lifecycle, "").copies())
+    assert [event.EVENT for event in copy.events] == ["session"]
+    assert copy.unreadable == 1
+    (volume_id,) = held(running, Kind.VOLUME)
+    assert ssh.read == [["cat", "--", f"/mnt/burst/{volume_id}/ledger.jsonl"]]

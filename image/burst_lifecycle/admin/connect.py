@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 
-from burst_lifecycle.admin import reaper_unit
+from burst_lifecycle.admin import here, reaper_unit
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.live import Live
 from burst_lifecycle.admin.ports import Control
 from burst_lifecycle.session import Lifecycle
 from burst_lifecycle.setting_keys import TokenSource
+from burst_lifecycle.settings import load
 
 
 @asynccontextmanager
@@ -20,9 +21,18 @@ async def connect(desk: Desk) -> AsyncIterator[Control]:
     hetzner = desk.hetzner
     # With the key lost a new one is made, whose owner has nothing: then all owners are shown.
     owner_known = bool(hetzner.owner) or desk.has_key
+    settings, project = desk.settings, None
+    root = here.workspace_here(desk) if desk.for_project else None
+    if root is not None:
+        settings = load(desk.places, root)
+        project = import_module("burst_lifecycle.project").find(root)
     assembly = import_module("burst_lifecycle.assembly")
     request = assembly.Request(
-        settings=desk.settings, places=desk.places, environ=desk.environ, daemon=False
+        settings=settings,
+        places=desk.places,
+        environ=desk.environ,
+        daemon=False,
+        project=project,
     )
     async with assembly.open_lifecycle(request) as lifecycle:
         assert isinstance(lifecycle, Lifecycle)

@@ -50,6 +50,8 @@ class Desk:
         self._opener = opener
         self.account: Account | None = None
         """Known once a verb has talked to the cloud."""
+        self.for_project = False
+        """Whether the connection is for the project of this folder: `up`."""
         self.seen: Inventory | None = None
         """The last look at everything."""
 

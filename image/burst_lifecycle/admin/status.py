@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from burst_lifecycle import budget
 from burst_lifecycle.admin import reaper_unit, reminders, text
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.endings import Ending, Keepers
@@ -15,6 +16,7 @@ from burst_lifecycle.admin.ports import Control
 from burst_lifecycle.admin.tariff import Tariff
 from burst_lifecycle.admin.view import (
     Found,
+    Month,
     ReaperState,
     ResourceLine,
     Standing,
@@ -104,8 +106,21 @@ async def gather(desk: Desk, control: Control, owner: str | None = None) -> Stat
             keepers=keepers,
             reaper=reaper,
             clock_offset_s=control.cloud.offset_s,
+            month=month(desk, inventory, owner or control.owner, prices),
         )
     )
+
+
+def month(desk: Desk, inventory: Inventory, owner: str, prices: Tariff) -> Month | None:
+    """What a boot is refused by."""
+    settings = desk.settings.hetzner
+    limit = None if settings is None else settings.budget_eur_per_month
+    if limit is None or prices.prices is None:
+        return None
+    now_s = inventory.read_s
+    rates = budget.Tariff(prices.types, prices.prices)
+    eur = budget.spent(desk.history.events, now_s)
+    return Month(eur + budget.committed(inventory, owner, rates, now_s), limit)
 
 
 async def tariff(control: Control) -> Tariff:
@@ -318,6 +333,9 @@ def _footer(report: StatusReport) -> list[str]:
         last = f"last good reap {text.duration(report.at_s - reaper.last_good_s)} ago"
     how = f"reaper by {reaper.installed}" if reaper.installed else "no reaper installed"
     found = [f"{how}, {last}"]
+    if report.month is not None:
+        spent, limit = Amount(report.month.eur).text, Amount(report.month.budget_eur).text
+        found.insert(0, f"this month {spent} of {limit} are spent or committed")
     if report.clock_offset_s is not None and abs(report.clock_offset_s) > 60:
         found.append(
             f"this machine's clock is {text.duration(abs(report.clock_offset_s))} "

@@ -65,6 +65,7 @@ class Tariff:
     prices: Prices | None = None
     offers: Mapping[tuple[str, str], Offer] = attrs.field(factory=dict)
     """By type and location."""
+    types: tuple[ServerType, ...] = ()
     rates: Mapping[str, Decimal] = attrs.field(factory=dict)
     """Euros per server hour that the user gave, by type; `""` is for all types."""
 
@@ -76,7 +77,7 @@ class Tariff:
         rates: Mapping[str, Decimal] | None = None,
     ) -> Tariff:
         offers = {(type_.name, offer.location): offer for type_ in types for offer in type_.offers}
-        return cls(prices, offers, rates or {})
+        return cls(prices, offers, tuple(types), rates or {})
 
     def rate(self, life: Life) -> Rate | None:
         """None if nobody knows a price."""

@@ -22,6 +22,7 @@ def run(options: argparse.Namespace, desk: Desk) -> int:
 
 async def _run(options: argparse.Namespace, desk: Desk) -> int:
     settings = desk.hetzner
+    desk.for_project = True
     async with desk.control() as control:
         wish = Up(
             server_types=tuple(options.server_type),

@@ -125,6 +125,15 @@ class ReaperState:
 
 
 @attrs.frozen
+class Month:
+    """This calendar month (UTC), as the budget counts it: what has ended, what is there until the
+    end of its paid hour, volumes and images until the end of the month."""
+
+    eur: Decimal
+    budget_eur: Decimal
+
+
+@attrs.frozen
 class StatusReport:
     at_s: float
     owner: str
@@ -136,6 +145,8 @@ class StatusReport:
     """Names that were asked for, with no answer on record."""
     reaper: ReaperState
     clock_offset_s: float | None
+    month: Month | None = None
+    """None: no budget is set, or prices are not known."""
 
     def of(self, *standings: Standing) -> tuple[ResourceLine, ...]:
         return tuple(line for line in self.lines if line.standing in standings)
@@ -189,6 +200,7 @@ class Found:
     keepers: Keepers = Keepers()
     reaper: ReaperState = ReaperState()
     clock_offset_s: float | None = None
+    month: Month | None = None
 
 
 def status_report(found: Found) -> StatusReport:
@@ -213,6 +225,7 @@ def status_report(found: Found) -> StatusReport:
         pending=found.pending,
         reaper=found.reaper,
         clock_offset_s=found.clock_offset_s,
+        month=found.month,
     )
 
 
@@ -402,6 +415,7 @@ def document(report: StatusReport) -> dict[str, Any]:
             "overdue": report.warn_of_reaper,
         },
         "clock_offset_s": report.clock_offset_s,
+        "month": plain(report.month),
     }
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
-import os
 import re
-import subprocess
 from typing import Final
 
 from burst_lifecycle.admin import status, text
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.down import NeedsYes
+from burst_lifecycle.admin.here import project_here
 from burst_lifecycle.admin.ports import Control
 from burst_lifecycle.admin.view import ResourceLine, StatusReport, plain
 from burst_lifecycle.cloud.model import Kind
@@ -139,30 +137,3 @@ def _agreed(options: argparse.Namespace, desk: Desk, question: str) -> bool:
         return True
     desk.say("nothing was changed")
     return False
-
-
-def project_here(desk: Desk) -> str | None:
-    """The project of this folder, as volumes are labelled: its git common directory, else its
-    workspace as cargo gives it."""
-    common = _said(desk, ["git", "rev-parse", "--path-format=absolute", "--git-common-dir"])
-    root = common
-    if root is None:
-        manifest = _said(desk, ["cargo", "locate-project", "--workspace", "--message-format=plain"])
-        root = None if manifest is None else os.path.dirname(manifest)
-    return None if root is None else project_id(root)
-
-
-def project_id(root: str) -> str:
-    """16 hex digits of the real path."""
-    return hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
-
-
-def _said(desk: Desk, argv: list[str]) -> str | None:
-    try:
-        done = subprocess.run(
-            argv, cwd=desk.cwd, env=desk.environ, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return None
-    said = done.stdout.strip()
-    return said if done.returncode == 0 and said else None

@@ -1,4 +1,4 @@
-"""The one client of this process: bytes in, messages out, and the order of what we write.
+"""One client: bytes in, messages out, and the order of what we write.
 
 Small messages never wait behind large files: blobs travel in pieces, and between two pieces all
 small messages go first. Only what belongs to one id keeps its order: a Stderr line that announces a
@@ -257,8 +257,15 @@ class Connection:
 async def open_socket(fd: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Streams over an inherited, connected socket. OSError if `fd` is none."""
     sock = socket.socket(fileno=fd)
-    sock.setblocking(False)
     os.set_inheritable(fd, False)
+    return await over_socket(sock)
+
+
+async def over_socket(
+    sock: socket.socket,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Streams over a connected socket, which then belongs to them."""
+    sock.setblocking(False)
     return await asyncio.open_connection(sock=sock, limit=_READ_BYTES)
 
 

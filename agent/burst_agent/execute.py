@@ -56,7 +56,7 @@ _JUDGED_EMITS: Final = frozenset({"dep-info", "metadata"})
 
 @attrs.define
 class Workshop:
-    """What all runs of this agent share."""
+    """What a run needs: the store it works in, and its client's tools."""
 
     store: BlobStore
     materialiser: Materialiser
@@ -64,7 +64,7 @@ class Workshop:
     jobserver: Jobserver
     local: bool
     room: Callable[[], Awaitable[None]]
-    """Waits while the client reads too slowly."""
+    """Waits while its clients read too slowly."""
     launcher: Launcher | None = None
     observer: bytes | None = None
 

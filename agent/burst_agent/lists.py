@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from burst_agent.entries import EntryFiles
+from burst_agent.entries import EntryFiles, peek
 from burst_agent.store import BlobStore
 
 MAX_LISTS: Final = 8
@@ -53,6 +53,12 @@ class InputLists:
     def delete(self, weak_key: bytes) -> None:
         freed = self._files.remove(weak_key)
         self._files.root.account(-freed, -1 if freed else 0)
+
+
+def peek_lists(root: bytes, weak_key: bytes) -> list[bytes]:
+    """Those in a store that is not ours."""
+    payload = peek(root, b"lists", weak_key)
+    return [] if payload is None else _decode(payload)
 
 
 def _encode(lists: Iterable[bytes]) -> bytes:

@@ -1,117 +1,43 @@
-"""`burst-agent`: runs rustc for a daemon that is on the other end of a socket or of ssh."""
+"""`burst-agent`: what it is asked to be. Nothing is imported before that is known."""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import gc
-import logging
-import logging.handlers
-import os
-import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
-
-from burst_agent.connection import Connection, open_socket, open_stdio
-from burst_agent.evict import DEFAULT_LIMIT_BYTES
-from burst_agent.serve import Agent, Settings
-from burst_agent.slots import default_slots
-from burst_protocol.errors import BurstError
-from burst_protocol.session import Role, Session
-from burst_protocol.version import BUILD
-
-_LOG_BYTES: Final = 1_000_000
-_LOG_FILES: Final = 2
-_BUG: Final = 70
-
-_log = logging.getLogger("burst.agent")
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="burst-agent",
-        description="Runs compilers in sandboxes. It is started by the burst daemon.",
-    )
-    link = parser.add_mutually_exclusive_group(required=True)
-    link.add_argument("--fd", type=int, metavar="N", help="talk over this inherited socket")
-    link.add_argument("--stdio", action="store_true", help="talk over stdin and stdout")
-    parser.add_argument("--root", type=os.fsencode, required=True, metavar="DIR", help="the store")
-    parser.add_argument("--local", action="store_true", help="the client is on this machine")
-    parser.add_argument("--slots", type=int, metavar="N", help="compilers at once (default: cores)")
-    parser.add_argument(
-        "--store-bytes", type=int, default=DEFAULT_LIMIT_BYTES, metavar="N", help="size limit"
-    )
-    parser.add_argument(
-        "--patience", type=float, default=0, metavar="S", help="end if the client is silent"
-    )
-    parser.add_argument("--version", action="version", version=BUILD)
-    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when the client ended, that of a BurstError, 70 for a bug."""
+    """The exit status. `lease` and `connect` are run over ssh all the time, so they start fast."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["cache"]:
-        from burst_agent import cache_cli  # noqa: PLC0415 - not for agents
+    match words[:1]:
+        case ["lease"]:
+            from burst_agent import lease_cli  # noqa: PLC0415
 
-        return cache_cli.main(words[1:])
-    options = parse(words)
-    try:
-        os.makedirs(options.root, mode=0o700, exist_ok=True)
-        _start_log(options.root)
-        settings = Settings(
-            root=os.path.abspath(options.root),
-            local=options.local,
-            slots=max(1, options.slots or default_slots()),
-            store_limit_bytes=options.store_bytes,
-            patience_s=options.patience,
-        )
-        os.umask(0o077)
-        # Threads hash and copy; one that is done must not wait 5 ms for the interpreter.
-        sys.setswitchinterval(0.0005)
-        # Modules stay; what a unit leaves behind is counted, mostly, and not collected.
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
-        asyncio.run(_serve(settings, None if options.stdio else options.fd))
-    except BurstError as error:
-        sys.stderr.write(f"burst-agent: {error}\n")
-        return error.exit_code
-    except OSError as error:
-        sys.stderr.write(f"burst-agent: {error}\n")
-        return 1
-    except Exception:
-        _log.exception("the agent ends")
-        sys.stderr.write("burst-agent: a bug; see agent.log in the store\n")
-        return _BUG
-    return 0
+            return lease_cli.main(words[1:])
+        case ["connect"]:
+            from burst_agent import connect  # noqa: PLC0415
 
+            return connect.main(words[1:])
+        case ["serve"]:
+            from burst_agent import service  # noqa: PLC0415
 
-async def _serve(settings: Settings, fd: int | None) -> None:
-    streams = await (open_stdio() if fd is None else open_socket(fd))
-    session = Session(Role.AGENT, BUILD, os.getpid())
-    agent = Agent(settings, Connection.over(session, *streams))
-    serving = asyncio.ensure_future(agent.serve())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, serving.cancel)
-    _log.info("agent %d starts, build %s, %d slots", os.getpid(), BUILD, settings.slots)
-    try:
-        await serving
-    except asyncio.CancelledError:
-        _log.info("ended by a signal")
-    _log.info("agent %d ends", os.getpid())
+            return service.main(words[1:])
+        case ["volume"]:
+            from burst_agent.host import volume  # noqa: PLC0415
 
+            return volume.main(words[1:])
+        case ["hostkey"]:
+            from burst_agent.host import hostkey  # noqa: PLC0415
 
-def _start_log(root: bytes) -> None:
-    """Never stdout, which may carry the protocol, and not stderr, which ssh shows to the user."""
-    handler = logging.handlers.RotatingFileHandler(
-        os.fsdecode(root) + "/agent.log", maxBytes=_LOG_BYTES, backupCount=_LOG_FILES
-    )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.INFO)
-    logging.raiseExceptions = False
+            return hostkey.main(words[1:])
+        case ["cache"]:
+            from burst_agent import cache_cli  # noqa: PLC0415
+
+            return cache_cli.main(words[1:])
+        case _:
+            from burst_agent import single  # noqa: PLC0415
+
+            return single.main(words)
 
 
 if __name__ == "__main__":

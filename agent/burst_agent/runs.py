@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 
@@ -13,30 +13,49 @@ from burst_protocol.digest import Digest
 Event = m.Output | m.Stdout | m.Stderr | m.Observed | m.Exited | m.Failed
 
 
-@attrs.frozen
+class Hearer(Protocol):
+    """A client, as a run knows it."""
+
+    @property
+    def number(self) -> int:
+        """Unique among the clients of this process."""
+
+    def deliver(self, listener: Listener, event: m.Started | Event) -> None: ...
+
+    def answer(self, listener: Listener, known: m.Hit | m.Lists) -> None:
+        """It need not listen any more: somebody else's run had the result."""
+
+    async def room(self) -> None:
+        """Waits until it has read enough."""
+
+
+@attrs.frozen(eq=False)
 class Listener:
     """A client's Execute that waits for this run."""
 
     request: m.Execute
     coalesced: bool
+    hearer: Hearer
 
     @property
     def id(self) -> int:
         return self.request.id
 
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.hearer.number, self.request.id
 
-Deliver = Callable[[Listener, m.Started | Event], None]
 
-
-@attrs.define
+@attrs.define(eq=False)
 class Run:
     """A run from its acceptance until the last listener accepted or released its result."""
 
     request: m.Execute
     """The first one; later ones name an equal action."""
-    _deliver: Deliver
-    listeners: dict[int, Listener] = attrs.field(factory=dict)
+    listeners: dict[tuple[int, int], Listener] = attrs.field(factory=dict)
     task: asyncio.Task[None] | None = None
+    orphaned: asyncio.TimerHandle | None = None
+    """Nobody listens, since a short while; this ends it."""
     locked: bool = False
     """Other agents of this root do not run the same meanwhile."""
     started: bool = False
@@ -49,14 +68,17 @@ class Run:
     def key(self) -> bytes:
         return self.request.action_key
 
-    def attach(self, request: m.Execute) -> None:
+    def attach(self, request: m.Execute, hearer: Hearer) -> None:
         """A new listener gets everything from the start."""
-        listener = Listener(request, coalesced=request is not self.request)
-        self.listeners[request.id] = listener
+        if self.orphaned is not None:
+            self.orphaned.cancel()
+            self.orphaned = None
+        listener = Listener(request, coalesced=request is not self.request, hearer=hearer)
+        self.listeners[listener.key] = listener
         if self.started:
             self._announce(listener)
             for event in self._events:
-                self._deliver(listener, attrs.evolve(event, id=listener.id))
+                hearer.deliver(listener, attrs.evolve(event, id=listener.id))
 
     def announce(self) -> None:
         """It will run: from here on the only ends are Exited and Failed."""
@@ -71,12 +93,26 @@ class Run:
             self.ended = True
             self.reusable = isinstance(event, m.Exited) and event.code == event.signal == 0
         for listener in tuple(self.listeners.values()):
-            self._deliver(listener, attrs.evolve(event, id=listener.id))
+            listener.hearer.deliver(listener, attrs.evolve(event, id=listener.id))
         return self.reusable or not self.ended
+
+    async def room(self) -> None:
+        """Waits while all who listen read too slowly; one that is stuck holds nobody else up."""
+        hearers = {listener.hearer.number: listener.hearer for listener in self.listeners.values()}
+        if len(hearers) <= 1:
+            for hearer in hearers.values():
+                await hearer.room()
+            return
+        waiting = [asyncio.ensure_future(hearer.room()) for hearer in hearers.values()]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in waiting:
+                future.cancel()
 
     def output_digests(self) -> list[Digest]:
         return [event.file.digest for event in self._events if isinstance(event, m.Output)]
 
     def _announce(self, listener: Listener) -> None:
         out_dir = self.request.action.out_dir
-        self._deliver(listener, m.Started(listener.id, listener.coalesced, out_dir))
+        listener.hearer.deliver(listener, m.Started(listener.id, listener.coalesced, out_dir))

@@ -18,7 +18,8 @@
     │   ├── SandboxUnavailable      no namespaces, no bubblewrap                 (19)
     │   ├── ToolchainProblem        rustc not found or not understood            (20)
     │   ├── PlatformProblem         linker or libraries could not be captured    (21)
-    │   └── DaemonUnavailable       the daemon does not start or answer          (22)
+    │   ├── DaemonUnavailable       the daemon does not start or answer          (22)
+    │   └── Draining                that server takes no more work               (23)
     ├── DataProblem                 something stored or sent is not what it says
     │   ├── DigestMismatch          bytes do not have their digest               (30)
     │   ├── BlobMissing             the store lacks a blob                       (31)
@@ -182,6 +183,14 @@ class DaemonUnavailable(EnvironmentProblem):
     exit_code = 22
     code = "daemon"
     hint = "see its log; `cargo burst stop` ends a daemon that hangs"
+
+
+class Draining(EnvironmentProblem):
+    """the server is about to go: {detail}"""
+
+    exit_code = 23
+    code = "draining"
+    hint = "units compile at home; the next one that is worth it boots another server"
 
 
 class DataProblem(BurstError):

@@ -2,6 +2,7 @@
 
 Client (a daemon)                         Agent
     Hello                        <->        Hello
+    OpenStore                     ->        Opened | Failed: before anything else, or not at all
     UseTools                      ->        Ready
     Lookup                        ->        Hit | Lists
     Execute                       ->        Hit | Lists | Missing | Started, then
@@ -13,6 +14,7 @@ Client (a daemon)                         Agent
     PutResult                     ->        (nothing): a result that came from another agent
     Ping                         <->        Pong
     AskStatus                     ->        Status
+                                 <-         Notice: for the user, whenever there is one
     Shutdown                      ->        (closes)
 
 Changing a message: bump VERSION in `framing` and say in CHANGELOG what old readers, new readers and
@@ -90,6 +92,8 @@ class Lookup:
     strong_keys: tuple[bytes, ...] = field(many(KEY))
     push: bool = field(BOOL, default=False)
     """Send the blobs of a hit right away, before the Hit (agents on other machines)."""
+    prolongs: bool = field(BOOL, default=True)
+    """Whether a server should stay for the sake of whoever asks; see Execute."""
 
 
 @attrs.frozen
@@ -122,6 +126,10 @@ class Execute:
     action: Action = field(struct(Action))
     push: bool = field(BOOL)
     """Send output blobs without being asked (agents on other machines)."""
+    prolongs: bool = field(BOOL, default=True)
+    """Counts as use of a server. False for what uses one that is there and keeps none."""
+    detached: bool = field(BOOL, default=False)
+    """Goes on when its client is gone; otherwise it ends then, at once or after a while."""
 
 
 @attrs.frozen
@@ -285,17 +293,41 @@ class Shutdown:
     pass
 
 
+@attrs.frozen
+class OpenStore:
+    """Work in the store on this volume; without it, in the agent's own. First of all or never."""
+
+    id: int = field(INT)
+    volume: str = field(TEXT)
+    """The name of a mounted volume's folder."""
+
+
+@attrs.frozen
+class Opened:
+    id: int = field(INT)
+    root: bytes = field(BYTES)
+
+
+@attrs.frozen
+class Notice:
+    """Something the user should know: the server's hard end is near, say."""
+
+    text: str = field(TEXT)
+
+
 Message = (
     Hello | UseTools | Ready | Lookup | Hit | Lists | Execute | Missing | Started | Output | Stdout
     | Stderr | Observed | Exited | Failed | PutBlobs | BlobChunk | PutFiles | Fetch | Accept
-    | Release | Cancel | PutResult | Ping | Pong | AskStatus | Status | Shutdown
+    | Release | Cancel | PutResult | Ping | Pong | AskStatus | Status | Shutdown | OpenStore
+    | Opened | Notice
 )  # fmt: skip
 
 # Numbers on the wire are positions in this list: append only.
 _CLASSES: Final[tuple[type[Any], ...]] = (
     Hello, UseTools, Ready, Lookup, Hit, Lists, Execute, Missing, Started, Output, Stdout,
     Stderr, Observed, Exited, Failed, PutBlobs, BlobChunk, PutFiles, Fetch, Accept,
-    Release, Cancel, PutResult, Ping, Pong, AskStatus, Status, Shutdown,
+    Release, Cancel, PutResult, Ping, Pong, AskStatus, Status, Shutdown, OpenStore,
+    Opened, Notice,
 )  # fmt: skip
 _KINDS: Final[tuple[Kind, ...]] = tuple(struct(cls) for cls in _CLASSES)
 _NUMBERS: Final = {cls: number for number, cls in enumerate(_CLASSES)}

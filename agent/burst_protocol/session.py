@@ -34,12 +34,14 @@ _FROM_CLIENT: Final = frozenset(
     {
         m.Hello, m.UseTools, m.Lookup, m.Execute, m.PutBlobs, m.BlobChunk, m.PutFiles, m.Fetch,
         m.Accept, m.Release, m.Cancel, m.PutResult, m.Ping, m.Pong, m.AskStatus, m.Shutdown,
+        m.OpenStore,
     }
 )  # fmt: skip
 _FROM_AGENT: Final = frozenset(
     {
         m.Hello, m.Ready, m.Hit, m.Lists, m.Missing, m.Started, m.Output, m.Stdout, m.Stderr,
         m.Observed, m.Exited, m.Failed, m.BlobChunk, m.Ping, m.Pong, m.Status,
+        m.Opened, m.Notice,
     }
 )  # fmt: skip
 

@@ -69,7 +69,7 @@ def load_or_make(path: Path, make: Callable[[], tuple[str, str]]) -> ClientKey:
 
 
 def public_half(private_key: str) -> str:
-    """Out of OpenSSH's own format, which holds it in the clear (PROTOCOL.key). ValueError if not."""
+    """Out of OpenSSH's own format, where it is in the clear (PROTOCOL.key). ValueError if not."""
     lines = private_key.strip().splitlines()
     if lines[:1] != [f"-----BEGIN {_PEM}-----"] or lines[-1:] != [f"-----END {_PEM}-----"]:
         raise ValueError("no private key")

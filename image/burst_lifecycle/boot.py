@@ -72,6 +72,7 @@ WRONG_KEY_S: Final = 120.0
 _CREATE_S: Final = 900.0
 _POLL_S: Final = 1.5
 _OFF_POLLS: Final = 10
+_ROTATION_TRIES: Final = 6
 _GONE_POLL_S: Final = 3.0
 
 
@@ -86,6 +87,13 @@ class Booted:
     agent: str
     how: How | None
     """None: it ran already."""
+
+
+@attrs.frozen
+class _Made:
+    server: Server
+    actions: tuple[int, ...]
+    claim: Claim
 
 
 @attrs.define(eq=False)
@@ -230,7 +238,7 @@ class Boot:
             await context.time.sleep(_POLL_S)
 
     async def _equip(self, server: Server, host: Host) -> Booted:
-        """From the first login to `ready`. On a ready server: what this machine and project lack."""
+        """From the first login to `ready`. On a ready one: what this machine and project lack."""
         context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
         claim = Claim.of(server.labels)
         hard_end_s = claim.expires_s if claim else cloud.now_s() + wishes.hard_end_s
@@ -293,15 +301,25 @@ class Boot:
                     await cloud.set_labels(Kind.SERVER, server_id, told)
             with context.effect("activate the host key"):
                 await host.activate_host_key()
-            await context.ssh.forget(host.login)
             server = await cloud.server(server_id)
-            login = attrs.evolve(access.login(context, server), pins=(next_pin,))
-            host = Host(context.ssh, await Host(context.ssh, login, server_id).hello(), server_id)
+            host = await self._shows(server, host, next_pin)
         told = labels.merged(server.labels, **{labels.PIN: next_pin, labels.NEXT_PIN: None})
         with context.effect("label the new pin"):
             await cloud.set_labels(Kind.SERVER, server_id, told)
         login = attrs.evolve(host.login, pins=(next_pin,))
         return Host(context.ssh, login, server_id)
+
+    async def _shows(self, server: Server, host: Host, wanted: str) -> Host:
+        """Log in anew until that key is shown."""
+        context = self.context
+        both = access.login(context, server)
+        for _ in range(_ROTATION_TRIES):
+            await context.ssh.forget(host.login)
+            host = Host(context.ssh, await Host(context.ssh, both, server.id).hello(), server.id)
+            if hostkey.pin(host.login.host_key) == wanted:
+                return host
+            await context.time.sleep(_POLL_S)
+        raise ServerProblem("does not show its new host key", what=server.name)
 
     # -- a new one ---------------------------------------------------------------------------------
 
@@ -339,10 +357,10 @@ class Boot:
                 everything,
                 wishes.owner,
                 tariff,
-                wishes.budget_eur_per_month,
-                budget.spent(history.events, now_s),
-                now_s,
-                0 if good or not wishes.project else wishes.volume_gb,
+                budget_eur=wishes.budget_eur_per_month,
+                already_eur=budget.spent(history.events, now_s),
+                now_s=now_s,
+                new_volume_gb=0 if good or not wishes.project else wishes.volume_gb,
             )
         if not plan.candidates:
             if any(one.money for one in plan.refused):
@@ -362,16 +380,21 @@ class Boot:
         for candidate in search:
             await held.extend()
             try:
-                await self._create(candidate, keys, access_wall.id, image, tariff, held)
-            except (NoCapacity, QuotaExceeded, ActionFailed) as error:
+                made = await self._create(candidate, keys, access_wall.id, image, held)
+            except (NoCapacity, QuotaExceeded) as error:
                 last = error
-                if not search.failed(candidate, error) and not isinstance(error, ActionFailed):
-                    raise
-                continue
-            finally:
+                search.failed(candidate, error)
                 for text in search.notices:
                     context.tell("quota", text)
                 search.notices.clear()
+                continue
+            # From here on there is a server: whatever goes wrong, no other is made beside it.
+            try:
+                await self._finish(made, tariff)
+            except ActionFailed as error:
+                last = error
+                await removal.abandon(context, self.guard, made.server)
+                continue
             self.how = How.COLD
             return
         if isinstance(last, QuotaExceeded | ActionFailed):
@@ -384,9 +407,8 @@ class Boot:
         keys: access.OwnerKeys,
         firewall_id: int,
         image: Image,
-        tariff: Tariff,
         held: Turn,
-    ) -> Server:
+    ) -> _Made:
         context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
         host_key = hostkey.HostKey(*context.new_host_key())
         now_s = held.now_s()
@@ -409,7 +431,7 @@ class Boot:
             host_key,
             keys.public_keys,
             userdata.Deadlines(int(wishes.keep_alive_s), int(wishes.hard_end_s)),
-            context.scripts,
+            context.server_files,
         )
         server, actions = await creation.create_with_actions(
             context,
@@ -430,15 +452,18 @@ class Boot:
             location=candidate.location,
             rate=Rate(candidate.eur_per_hour, candidate.eur_per_month),
         )
-        await self._label_addresses(server, claim, tariff)
+        return _Made(server, actions, claim)
+
+    async def _finish(self, made: _Made, tariff: Tariff) -> None:
+        """Until its create has ended. ActionFailed: it is there, and no good."""
+        cloud = self.context.cloud
+        await self._label_addresses(made.server, made.claim, tariff)
         try:
-            await cloud.wait(actions, _CREATE_S)
-        except ActionFailed:
-            await removal.abandon(context, self.guard, server)
-            raise
-        server = await cloud.server(server.id)
-        await self._label_addresses(server, claim, tariff)
-        return server
+            await cloud.wait(made.actions, _CREATE_S)
+        except NotFound as error:
+            raise ActionFailed("it was gone", what="creating a server") from error
+        server = await cloud.server(made.server.id)
+        await self._label_addresses(server, made.claim, tariff)
 
     async def _label_addresses(self, server: Server, claim: Claim, tariff: Tariff) -> None:
         """They come with the server and go with it; should they stay, they are found."""

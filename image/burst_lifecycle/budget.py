@@ -100,12 +100,13 @@ def affordable(
     inventory: Inventory,
     owner: str,
     tariff: Tariff,
+    *,
     budget_eur: Decimal | None,
     already_eur: Decimal,
     now_s: float,
     new_volume_gb: int = 0,
 ) -> Plan:
-    """The candidates whose first hour fits. `new_volume_gb`: what the boot would add to the rent."""
+    """The candidates whose first hour fits. `new_volume_gb`: what the boot adds to the rent."""
     if budget_eur is None:
         return plan
     base = already_eur + committed(inventory, owner, tariff, now_s)
@@ -130,6 +131,7 @@ def next_hour_exceeds(
     inventory: Inventory,
     owner: str,
     tariff: Tariff,
+    *,
     budget_eur: Decimal | None,
     already_eur: Decimal,
     now_s: float,

@@ -7,7 +7,7 @@ ones, tests bring a cloud in memory whose time is virtual.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from pathlib import Path
@@ -152,11 +152,11 @@ class Wishes:
 
 
 @attrs.frozen
-class Scripts:
-    """Text that is put on a server by its user data; see `userdata`."""
+class ServerFiles:
+    """What user data puts on a server: the dead man and its units, and what sets the rest up."""
 
-    deadman: str
-    setup: str = ""
+    files: Mapping[str, str]
+    """By name, as in `burst_lifecycle/server`."""
 
 
 def _no_step(_name: str) -> None:
@@ -182,7 +182,7 @@ class Context:
     time: Time
     wishes: Wishes
     key: ClientKey
-    scripts: Scripts
+    server_files: ServerFiles
     new_host_key: Callable[[], tuple[str, str]]
     """A fresh ed25519 pair: private (OpenSSH's PEM), public (one line)."""
     lock: Callable[[], AbstractAsyncContextManager[object]] = contextlib.nullcontext

@@ -1,8 +1,8 @@
 """The only caller of `Cloud.delete`: re-reads, checks, then deletes, or refuses.
 
 A server goes in exactly four cases: (a) its agent granted `drain`, (b) the API says `off`, (c) its
-hard end has passed, (d) it was never ready by its boot deadline. Whatever lacks one of our labels, or
-is another owner's, is never touched. What is gone already is a success.
+hard end has passed, (d) it was never ready by its boot deadline. Whatever lacks one of our labels,
+or is another owner's, is never touched. What is gone already is a success.
 """
 
 from __future__ import annotations

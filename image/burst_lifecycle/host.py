@@ -59,19 +59,18 @@ class Mount:
 
     mounted: bool
     why: str = ""
-    """Not mounted: `no-device` and `busy` may pass, whatever else is about its data."""
+    """One of the words of `burst-agent volume`."""
+    detail: str = ""
 
     @property
     def is_bad(self) -> bool:
         """There is something on it that we must not touch."""
-        return not self.mounted and self.why not in {"no-device", "busy", "wrong-device"}
+        return self.why in {"bad", "not-blank"}
 
-
-@attrs.frozen
-class MountedStore:
-    volume_id: int
-    idle_s: float
-    busy: bool
+    @property
+    def may_pass(self) -> bool:
+        """Its device is not there yet, or its link leads elsewhere for now."""
+        return self.why in {"absent", "other", "busy"}
 
 
 @attrs.frozen(eq=False)
@@ -137,35 +136,35 @@ class Host:
         """Told to all its clients."""
         await self._ask("lease", "notice", text)
 
-    async def mount(self, volume_id: int, uuid: str, *, fresh: bool) -> Mount:
-        """Mount it by its identity. `fresh`: make the file system if its first MiB reads blank."""
-        argv = ["volume", "mount", "--id", str(volume_id), "--uuid", uuid]
-        found = await self._ask(
-            *argv, *(["--new"] if fresh else []), limit_s=_DISK_S, refusals=True
+    async def format(self, volume_id: int, label: str) -> Mount:
+        """Make the file system that a label `new-<uuid>` announces, if the volume reads blank."""
+        return await self._volume("formatted", "format", str(volume_id), "--label", label)
+
+    async def mount(self, volume_id: int, label: str) -> Mount:
+        """Mount it if it holds the file system that its label names."""
+        return await self._volume("mounted", "mount", str(volume_id), "--label", label)
+
+    async def unmount(self, volume_id: int) -> bool:
+        """Unmount and sync it. False if something still uses it."""
+        return (await self._volume("unmounted", "unmount", str(volume_id))).mounted
+
+    async def _volume(self, done: str, *argv: str) -> Mount:
+        found = await self._ask("volume", *argv, limit_s=_DISK_S, refusals=True)
+        return Mount(
+            found.get(done) is True, str(found.get("why", "")), str(found.get("detail", ""))[:200]
         )
-        return Mount(found.get("mounted") is True, str(found.get("why", "")))
 
-    async def unmount(self, volume_id: int | None = None) -> bool:
-        """Unmount and sync one, or all. False if something still uses it."""
-        which = [] if volume_id is None else ["--id", str(volume_id)]
-        found = await self._ask("volume", "unmount", *which, limit_s=_DISK_S, refusals=True)
-        return found.get("unmounted") is True
-
-    async def stores(self) -> tuple[MountedStore, ...]:
-        """All mounted volumes."""
+    async def mounted(self) -> tuple[int, ...]:
+        """Which volumes are mounted."""
         found = await self._ask("volume", "list")
         try:
-            return tuple(
-                MountedStore(int(one["id"]), _seconds(one["idle_s"]) or 0.0, bool(one["busy"]))
-                for one in found["volumes"]
-            )
+            return tuple(int(one["id"]) for one in found["volumes"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._problem(f"its list of volumes is unreadable ({error})") from error
 
     async def prepare_host_key(self) -> str:
         """Make the next host key there (or say which it made before); its public half."""
-        found = await self._ask("hostkey", "prepare")
-        public = str(found.get("public_key", ""))
+        public = str((await self._ask("hostkey", "rotate")).get("next", ""))
         try:
             blob(public)
         except ValueError as error:
@@ -173,8 +172,8 @@ class Host:
         return bare(public)
 
     async def activate_host_key(self) -> None:
-        """From its next connection on the server shows the prepared key; again changes nothing."""
-        await self._ask("hostkey", "activate")
+        """From its next connection on the server shows the prepared key."""
+        await self._ask("hostkey", "rotate", "--commit")
 
     async def _ask(
         self, *argv: str, limit_s: float = _QUICK_S, refusals: bool = False

@@ -37,10 +37,12 @@ VERSION: Final = "burst-version"
 READY: Final = "burst-ready"
 """Of servers: `1` from the moment its agent answered."""
 BOOT_BY: Final = "burst-boot-by"
-"""Of servers: epoch seconds of the API's clock by which it must be ready; its booter may only lower it
-to give it up, or raise it together with taking `burst-ready` away."""
+"""Of servers: epoch seconds of the API's clock by which it must be ready. Lowered to give a boot
+up; raised only together with taking `burst-ready` away, for a power-on."""
 CLIENT: Final = "burst-client"
-"""Which machine of the owner made it (16 hex digits of its key): it may carry on with it at once."""
+"""Which machine of the owner made it (16 hex digits of its key): it may carry on at once."""
+USED: Final = "burst-used"
+"""Of volumes: epoch seconds of the API's clock when its project last asked for a server."""
 
 _VALUE: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 

@@ -1,9 +1,9 @@
 """What is to be deleted, when, by whom: a pure decision, and its execution.
 
 The same verdicts are what `status` shows. Servers go in the four cases of `guard` only; without an
-answer over ssh nobody guesses whether one is idle: it is waited for its dead man, which turns it off,
-or for its hard end. Every condition is "at or after": a reaper that comes late finds more to do, not
-less. What lacks one of our labels is reported and never touched, as is all of other owners.
+answer over ssh nobody guesses whether one is idle: its dead man turns it off, or its end comes.
+Every condition is "at or after": a reaper that comes late finds more to do, not less. What lacks
+one of our labels is reported and never touched, as is all of other owners.
 """
 
 from __future__ import annotations
@@ -289,9 +289,9 @@ class Reaper:
                     inventory,
                     policy.owner,
                     tariff,
-                    wishes.budget_eur_per_month,
-                    already_eur,
-                    now_s,
+                    budget_eur=wishes.budget_eur_per_month,
+                    already_eur=already_eur,
+                    now_s=now_s,
                 )
             )
             policy = attrs.evolve(policy, drain_at_edge=over)
@@ -306,7 +306,7 @@ class Reaper:
         """
         inventory, leases = await self.look()
         verdicts = await self.verdicts(inventory, leases)
-        self._warn(verdicts, inventory)
+        self._warn(verdicts)
         done: list[Verdict] = []
         refused: list[tuple[Verdict, str]] = []
         failed: list[tuple[Verdict, str]] = []
@@ -368,7 +368,7 @@ class Reaper:
                 await guard.delete_expired(verdict.kind, resource.id)
         return ""
 
-    def _warn(self, verdicts: Iterable[Verdict], inventory: Inventory) -> None:
+    def _warn(self, verdicts: Iterable[Verdict]) -> None:
         now_s = self.context.cloud.now_s()
         for verdict in verdicts:
             claim = Claim.of(verdict.resource.labels)

@@ -55,16 +55,25 @@ async def drained(
     context: Context, guard: Guard, server: Server, host: Host, granted: Granted
 ) -> None:
     """Case (a), after the grant."""
-    unmounted = False
-    with contextlib.suppress(BurstError), context.effect("unmount all"):
-        unmounted = await host.unmount()
-    if not unmounted:
+    if not await _unmount_all(context, server, host):
         # The agent refuses work, so nothing runs; its shutdown unmounts, then case (b) holds.
         await powered_off(context, guard, server, Ground.OFF)
         return
     await _rest_volumes(context, server)
     await context.ssh.forget(host.login)
     await guard.delete_server(server.id, Ground.DRAINED, granted)
+
+
+async def _unmount_all(context: Context, server: Server, host: Host) -> bool:
+    """Whether nothing is mounted there any more."""
+    try:
+        for volume_id in {*await host.mounted(), *server.volume_ids}:
+            with context.effect("unmount"):
+                if not await host.unmount(volume_id):
+                    return False
+    except BurstError:
+        return False
+    return True
 
 
 async def drain(

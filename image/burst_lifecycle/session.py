@@ -1,18 +1,18 @@
 """`Lifecycle`: all that the daemon and `burst-admin` ask of servers.
 
-Everything is found by labels, so with all local state lost it still works; the ledger only remembers
-what was. Each method can be cancelled anywhere and called again.
+Everything is found by labels, so with all local state lost it still works; the ledger only
+remembers what was. Each method can be cancelled anywhere and called again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from burst_lifecycle import labels, records, removal, situation, volumes
-from burst_lifecycle.books import add_up
+from burst_lifecycle.books import Books, add_up
 from burst_lifecycle.boot import Boot, Booted
 from burst_lifecycle.cloud.model import Inventory, Kind, Resource, Server, ServerState, Volume
 from burst_lifecycle.context import Context
@@ -96,8 +96,41 @@ class Lifecycle:
         context = self.context
         inventory = await context.cloud.inventory(labels.selector(context.wishes.owner))
         books = (await asyncio.to_thread(context.ledger.read)).events
-        await context.ledger.record(*_corrections(context, inventory, books))
+        if found := _answers(context, inventory, books):
+            await context.ledger.record(*found)
+        await self._bury(inventory, add_up(books))
         return inventory
+
+    async def _bury(self, inventory: Inventory, books: Books) -> None:
+        """What the ledger has and the cloud has not. A resource that only lost its labels bills
+        on, so those that do are asked for by their id."""
+        context = self.context
+        present = {(kind, resource.id) for kind, resource in inventory.everything()}
+        for thing in books.open:
+            if not context.account.holds(thing) or thing.key in present:
+                continue
+            if thing.owner != context.wishes.owner or await self._exists(thing.kind, thing.id):
+                continue
+            await context.ledger.record(records.gone(context, thing.kind, thing.id))
+
+    async def _exists(self, kind: Kind, resource_id: int) -> bool:
+        cloud = self.context.cloud
+        try:
+            match kind:
+                case Kind.SERVER:
+                    await cloud.server(resource_id)
+                case Kind.VOLUME:
+                    await cloud.volume(resource_id)
+                case Kind.IMAGE:
+                    await cloud.image(resource_id)
+                case Kind.PRIMARY_IP:
+                    found = await cloud.find(kind, f"!{labels.MARK}")
+                    return any(one.id == resource_id for one in found)
+                case Kind.FIREWALL | Kind.SSH_KEY:
+                    return False
+        except NotFound:
+            return False
+        return True
 
     async def current(self) -> Booted | None:
         """The running server, verified, if there is one that takes work; nothing is changed for it.
@@ -115,13 +148,12 @@ class Lifecycle:
             lease = await host.lease()
             if lease.draining:
                 continue
-            stores = await host.stores()
-            store = await self._store(server, [one.volume_id for one in stores])
+            store = await self._store(server, await host.mounted())
             login = attrs.evolve(host.login, user="burst")
             return Booted(server, login, store, lease.build, None)
         return None
 
-    async def _store(self, server: Server, mounted: list[int]) -> volumes.Store:
+    async def _store(self, server: Server, mounted: Sequence[int]) -> volumes.Store:
         wishes = self.context.wishes
         found = await self.context.cloud.find(
             Kind.VOLUME, labels.selector(wishes.owner, project=wishes.project)
@@ -224,8 +256,8 @@ class Lifecycle:
     ) -> Down:
         """Delete the owner's servers now, by request; volumes stay unless asked for.
 
-        One that works, or that cannot be asked, is left (and told) unless `even_if_busy`: that moves
-        its hard end to now, as `extend` can.
+        One that works, or that cannot be asked, is left (and told) unless `even_if_busy`: that
+        moves its hard end to now, as `extend` can.
         """
         context, guard = self.context, self.guard
         inventory = await self.reconcile()
@@ -286,8 +318,8 @@ class Lifecycle:
         await self.guard.delete_volume(volume_id, VolumeGround.EXPLICIT)
 
 
-def _corrections(context: Context, inventory: Inventory, events: tuple[Event, ...]) -> list[Event]:
-    """Events that say what the ledger does not know yet: pure but for the clock."""
+def _answers(context: Context, inventory: Inventory, events: tuple[Event, ...]) -> list[Event]:
+    """What became of intents whose answer was never seen."""
     books = add_up(events)
     account, now_s = context.account, context.cloud.now_s()
     present = {(kind, resource.id): resource for kind, resource in inventory.everything()}
@@ -307,11 +339,4 @@ def _corrections(context: Context, inventory: Inventory, events: tuple[Event, ..
             found.append(
                 Settled(at_s=now_s, operation=intent.operation, kind=intent.kind, reason="absent")
             )
-    for thing in books.open:
-        if (
-            account.holds(thing)
-            and thing.owner == context.wishes.owner
-            and (thing.key not in present)
-        ):
-            found.append(records.gone(context, thing.kind, thing.id))
     return found

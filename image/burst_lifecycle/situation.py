@@ -1,7 +1,7 @@
 """What to do about the servers that are there before one is made: pure.
 
-One server per owner. Names carry the operation, so a dying one is never in the way of a new name; it
-is waited for all the same, because its cores count against the account's limit.
+One server per owner. Names carry the operation, so a dying one is never in the way of a new name;
+it is waited for all the same, because its cores count against the account's limit.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ import base64
 import gzip
 import json
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any, Final
 
 import attrs
 
-from burst_lifecycle.context import Scripts
+from burst_lifecycle.context import ServerFiles
 from burst_lifecycle.errors import ServerProblem
 from burst_lifecycle.hostkey import HostKey
 
@@ -27,9 +28,11 @@ _PUT: Final = (
     # Runs from `bootcmd`, before write_files: $1 path, $2 mode, $3 content.
     'mkdir -p "${1%/*}" && printf %s "$3" >"$1.new" && chmod "$2" "$1.new" && mv -f "$1.new" "$1"'
 )
-DEADMAN_PATH: Final = "/usr/local/sbin/burst-deadman"
+LIBRARY: Final = "/usr/local/lib/burst"
 DEADMAN_CONF: Final = "/etc/burst/deadman.conf"
-SETUP_PATH: Final = "/usr/local/sbin/burst-setup"
+_UNITS: Final = "/etc/systemd/system"
+_DEADMAN: Final = ("deadman.sh", "burst-deadman.service", "burst-deadman.timer")
+_SETUP: Final = "setup.sh"
 
 
 @attrs.frozen
@@ -39,17 +42,15 @@ class Deadlines:
     keep_alive_s: int
     hard_end_s: int
     """From its first boot on."""
-    first_sign_s: int = 15 * 60
+    first_client_s: int = 15 * 60
     """Without any client until then it powers off."""
-    edge_minute: int = 50
 
     def as_config(self) -> str:
-        """For a shell to read."""
+        """As deadman.sh reads it."""
         return (
             f"KEEP_ALIVE_S={self.keep_alive_s}\n"
             f"HARD_END_S={self.hard_end_s}\n"
-            f"FIRST_SIGN_S={self.first_sign_s}\n"
-            f"EDGE_MINUTE={self.edge_minute}\n"
+            f"FIRST_CLIENT_S={self.first_client_s}\n"
         )
 
 
@@ -57,14 +58,23 @@ def render(
     host_key: HostKey,
     authorized_keys: Sequence[str],
     deadlines: Deadlines,
-    scripts: Scripts,
+    server_files: ServerFiles,
 ) -> str:
     """The user data. ServerProblem if it does not fit (far too many keys)."""
+    files = server_files.files
+    script, *units = _DEADMAN
     config: dict[str, Any] = {
         "bootcmd": [
             ["sh", "-c", _PUT, "burst", DEADMAN_CONF, "644", deadlines.as_config()],
-            ["sh", "-c", _PUT, "burst", DEADMAN_PATH, "755", scripts.deadman],
-            [DEADMAN_PATH, "arm"],
+            ["sh", "-c", _PUT, "burst", f"{LIBRARY}/{script}", "755", files[script]],
+            *(
+                ["sh", "-c", _PUT, "burst", f"{_UNITS}/{unit}", "644", files[unit]]
+                for unit in units
+            ),
+            [f"{LIBRARY}/{script}", "arm"],
+            ["systemctl", "daemon-reload"],
+            ["systemctl", "enable", "--quiet", units[-1]],
+            ["systemctl", "start", "--no-block", units[-1]],
         ],
         "disable_root": False,
         "ssh_pwauth": False,
@@ -79,8 +89,10 @@ def render(
             {"name": "root", "ssh_authorized_keys": list(authorized_keys)},
             {
                 "name": "burst",
-                "shell": "/bin/bash",
-                "lock_passwd": True,
+                "shell": "/bin/sh",
+                # No password ever fits `*`, but unlike `!` it does not lock the account for sshd.
+                "lock_passwd": False,
+                "passwd": "*",
                 "ssh_authorized_keys": list(authorized_keys),
             },
         ],
@@ -88,11 +100,22 @@ def render(
         "package_update": False,
         "package_upgrade": False,
     }
-    if scripts.setup:
+    if _SETUP in files:
         config["write_files"] = [
-            {"path": SETUP_PATH, "permissions": "0755", "content": scripts.setup}
+            {
+                "path": f"{LIBRARY}/setup/{name}",
+                "permissions": "0755" if name.endswith(".sh") else "0644",
+                "content": content,
+            }
+            for name, content in sorted(files.items())
+            if name not in _DEADMAN
         ]
-        config["runcmd"] = [[SETUP_PATH]]
+        # setup.sh wants all of them in one folder; those of the dead man are there already.
+        copies = [f"{LIBRARY}/{script}", *(f"{_UNITS}/{unit}" for unit in units)]
+        config["runcmd"] = [
+            ["cp", *copies, f"{LIBRARY}/setup/"],
+            ["sh", f"{LIBRARY}/setup/{_SETUP}", f"{LIBRARY}/setup"],
+        ]
     text = _HEAD + json.dumps(config, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
     if len(text) <= LIMIT_BYTES:
         return text
@@ -101,3 +124,15 @@ def render(
     if len(packed) <= LIMIT_BYTES:
         return packed
     raise ServerProblem(f"{len(packed)} bytes of user data; 32768 are allowed", what="to be made")
+
+
+def server_files() -> ServerFiles:
+    """Those that come with this version."""
+    folder = resources.files("burst_lifecycle") / "server"
+    return ServerFiles(
+        {
+            one.name: one.read_text("utf-8")
+            for one in folder.iterdir()
+            if not one.name.startswith("_")
+        }
+    )

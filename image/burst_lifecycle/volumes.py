@@ -2,8 +2,8 @@
 
 What a volume holds says its label: `new-<uuid>` may become a file system with exactly that uuid, if
 its first MiB reads blank; `ready-<uuid>` is only ever mounted, checked by that uuid; what does not
-match becomes `bad-<uuid>` and is left alone. Whenever there is no volume to be had, the store lies on
-the server's own disk, which is gone with the server, and people are told.
+match becomes `bad-<uuid>` and is left alone. Whenever there is no volume to be had, the store lies
+on the server's own disk, which is gone with the server, and people are told.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from burst_lifecycle import creation, labels
 from burst_lifecycle.cloud.model import Kind, Server, ServerState, Volume, VolumeSpec
 from burst_lifecycle.context import Context
 from burst_lifecycle.errors import Busy, CloudProblem, NotFound, NotOurs, ServerProblem
-from burst_lifecycle.host import Host
+from burst_lifecycle.host import Host, Mount
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.pricing import Rate
 from burst_protocol.errors import EnvironmentProblem
@@ -178,12 +178,12 @@ def _expiry(context: Context, server: Server) -> int:
     return int(end_s + context.wishes.volume_keep_alive_s)
 
 
-async def keep(context: Context, volume: Volume, expires_s: int) -> Volume:
+async def keep(context: Context, volume: Volume, expires_s: int, **more: str) -> Volume:
     """Move its expiry, later or earlier. A fresh read is merged: others write labels as well."""
     fresh = await context.cloud.volume(volume.id)
     if Claim.of(fresh.labels) is None:
         raise NotOurs("its labels are not all there", what=f"volume {fresh.name}")
-    told = labels.merged(fresh.labels, **{labels.EXPIRES: str(expires_s)})
+    told = labels.merged(fresh.labels, **{labels.EXPIRES: str(expires_s), **more})
     if told != dict(fresh.labels):
         with context.effect("keep the volume"):
             await context.cloud.set_labels(Kind.VOLUME, volume.id, told)
@@ -193,7 +193,8 @@ async def keep(context: Context, volume: Volume, expires_s: int) -> Volume:
 async def _attach(context: Context, server: Server, host: Host, volume: Volume) -> Volume:
     """Attached to this server, kept and protected. Busy if another server really uses it."""
     cloud = context.cloud
-    volume = await keep(context, volume, _expiry(context, server))
+    used = {labels.USED: str(int(cloud.now_s()))}
+    volume = await keep(context, volume, _expiry(context, server), **used)
     if not volume.delete_protected:
         with context.effect("protect the volume"):
             await cloud.protect(Kind.VOLUME, volume.id, delete=True)
@@ -229,9 +230,10 @@ async def _let_go(context: Context, volume: Volume, holder_id: int) -> None:
         try:
             with context.effect("detach the volume"):
                 await cloud.detach(volume.id)
-            return
         except (Busy, NotFound):
             pass
+        else:
+            return
     await context.time.sleep(_SECOND_S)
 
 
@@ -240,15 +242,17 @@ async def _make_room(context: Context, server: Server, host: Host) -> None:
     fresh = await context.cloud.server(server.id)
     if len(fresh.volume_ids) < SLOTS:
         return
-    stores = [one for one in await host.stores() if not one.busy]
-    for store in sorted(stores, key=lambda one: one.idle_s, reverse=True):
-        if store.volume_id in fresh.volume_ids and await detach(context, host, store.volume_id):
+    found = await context.cloud.find(Kind.VOLUME, labels.selector(context.wishes.owner))
+    mine = [one for one in found if isinstance(one, Volume) and one.id in fresh.volume_ids]
+    for volume in sorted(mine, key=lambda one: (one.labels.get(labels.USED, ""), one.id)):
+        # What a project reads or writes right now does not unmount.
+        if await detach(context, host, volume.id):
             return
     raise Busy("all of its 16 volumes are in use", what=f"server {server.name}")
 
 
 async def detach(context: Context, host: Host | None, volume_id: int) -> bool:
-    """Unmount (where the server still answers), sync, detach; its idle time begins. False: in use."""
+    """Unmount (where the server answers), sync, detach; its idle time begins. False: in use."""
     if host is not None and not await host.unmount(volume_id):
         return False
     await rest(context, volume_id)
@@ -271,30 +275,37 @@ async def rest(context: Context, volume_id: int) -> None:
 
 
 async def _mount(context: Context, host: Host, volume: Volume, file_system: FileSystem) -> Store:
-    fresh = file_system.content is Content.NEW
-    mount = None
-    for attempt in range(_MOUNT_TRIES):
-        with context.effect("mount the volume"):
-            mount = await host.mount(volume.id, file_system.uuid, fresh=fresh)
-        if mount.mounted or mount.is_bad:
-            break
-        await context.time.sleep(_SECOND_S * (attempt + 1))  # its device comes late
-    assert mount is not None
+    mount = await _prepared(context, host, volume, file_system)
     if mount.mounted:
-        if fresh:
+        if file_system.content is Content.NEW:
             await _mark(context, volume, attrs.evolve(file_system, content=Content.READY))
         return Store(volume.id)
     if mount.is_bad:
         await _mark(context, volume, attrs.evolve(file_system, content=Content.BAD))
         context.tell(
             f"bad-volume:{volume.id}",
-            f"volume {volume.name} does not hold what it should ({mount.why}); "
+            f"volume {volume.name} does not hold what it should ({mount.why}: {mount.detail}); "
             "nothing on it was touched",
             hint="`burst-admin volume rm` deletes it; the next boot makes another",
         )
-    raise ServerProblem(
-        f"volume {volume.name} cannot be mounted: {mount.why}", what=host.login.host
-    )
+    detail = f"volume {volume.name} cannot be mounted ({mount.why}: {mount.detail})"
+    raise ServerProblem(detail, what=host.login.host)
+
+
+async def _prepared(context: Context, host: Host, volume: Volume, file_system: FileSystem) -> Mount:
+    """Formatted if it is new, and mounted. Its device may come late."""
+    mount = Mount(mounted=False)
+    for attempt in range(_MOUNT_TRIES):
+        if file_system.content is Content.NEW:
+            with context.effect("format the volume"):
+                mount = await host.format(volume.id, file_system.label)
+        if mount.mounted or file_system.content is not Content.NEW:
+            with context.effect("mount the volume"):
+                mount = await host.mount(volume.id, file_system.label)
+        if mount.mounted or not mount.may_pass:
+            return mount
+        await context.time.sleep(_SECOND_S * (attempt + 1))
+    return mount
 
 
 async def _mark(context: Context, volume: Volume, file_system: FileSystem) -> None:

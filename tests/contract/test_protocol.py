@@ -41,10 +41,11 @@ STRUCTS = {
 CLIENT_SAYS = {
     *("UseTools", "Lookup", "Execute", "PutBlobs", "BlobChunk", "PutFiles", "Fetch", "Accept"),
     *("Release", "Cancel", "PutResult", "Ping", "Pong", "AskStatus", "Shutdown"),
+    "OpenStore",
 }
 AGENT_SAYS = {
     *("Ready", "Hit", "Lists", "Missing", "Started", "Output", "Stdout", "Stderr", "Observed"),
-    *("Exited", "Failed", "BlobChunk", "Ping", "Pong", "Status"),
+    *("Exited", "Failed", "BlobChunk", "Ping", "Pong", "Status", "Opened", "Notice"),
 }
 
 
@@ -134,7 +135,7 @@ def test_numbers_on_the_wire_never_change() -> None:
         *("Hello", "UseTools", "Ready", "Lookup", "Hit", "Lists", "Execute", "Missing", "Started"),
         *("Output", "Stdout", "Stderr", "Observed", "Exited", "Failed", "PutBlobs", "BlobChunk"),
         *("PutFiles", "Fetch", "Accept", "Release", "Cancel", "PutResult", "Ping", "Pong"),
-        *("AskStatus", "Status", "Shutdown"),
+        *("AskStatus", "Status", "Shutdown", "OpenStore", "Opened", "Notice"),
     ]
     assert set(messages._CLASSES) == set(CLASSES)
     assert CLIENT_SAYS | AGENT_SAYS | {"Hello"} == {cls.__name__ for cls in CLASSES}
@@ -142,10 +143,10 @@ def test_numbers_on_the_wire_never_change() -> None:
 
 def test_known_frames() -> None:
     """The bytes themselves: length, check, payload; what a peer of any release must understand."""
-    assert VERSION == 1
+    assert VERSION == 2
     assert frame(messages.Ping(7)).hex() == "0400000078f9ce4f92179107"
-    hello = frame(messages.Hello(1, "0.1.0", 5))
-    assert hello.hex() == "0b000000ae40b66a92009301a5302e312e3005"
+    hello = frame(messages.Hello(2, "0.1.0", 5))
+    assert hello.hex() == "0b0000001953296292009302a5302e312e3005"
 
 
 def test_a_directory_hint_is_no_identity() -> None:

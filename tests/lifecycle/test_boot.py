@@ -59,8 +59,8 @@ def test_idle_at_the_edge() -> None:
     account.disks[volume_id].data = "precious"
     world.pass_time(2000)
     assert not asyncio.run(machine.lifecycle.reap()).done
-    box = box_of(machine)
-    world.pass_time(3010 - (world.now_s - next(iter(account.held[Kind.SERVER].values())).created_s))
+    (server,) = account.held[Kind.SERVER].values()
+    world.pass_time(3010 - (world.now_s - server.created_s))
     report = asyncio.run(machine.lifecycle.reap())
     assert report.ok
     assert not account.held[Kind.SERVER]

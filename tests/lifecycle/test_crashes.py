@@ -1,8 +1,8 @@
 """Whatever command is stopped wherever, the next one carries on, and nothing is forgotten.
 
-Every command is run once to see at which points it can be stopped: before and after every request,
-every ssh command and every step. Then it is stopped at each of them in turn, and followed by another
-`up`, and by nothing but reaps after all that expires has expired.
+Every command is run once to see at which points it can be stopped: before and after every request
+and every ssh command. Then it is stopped at each of them in turn, and followed by another `up`, or
+by nothing but reaps after all that expires has expired.
 """
 
 from __future__ import annotations
@@ -218,9 +218,7 @@ def plant_foreign(machine: Machine) -> dict[tuple[Kind, int], Resource]:
             volume, id=account.new_id(), name="data", labels={}, server_id=None
         )
         account.held[Kind.VOLUME][other_volume.id] = other_volume
-    return {
-        (kind, one.id): one for kind in Kind for one in account.held[kind].values()
-    }
+    return {(kind, one.id): one for kind in Kind for one in account.held[kind].values()}
 
 
 def foreign_now(
@@ -403,6 +401,8 @@ def test_the_foreign_things_are_there() -> None:
     planted = plant_foreign(machine)
     kinds = {kind for kind, _ in planted}
     assert {Kind.SERVER, Kind.VOLUME, Kind.FIREWALL, Kind.SSH_KEY, Kind.PRIMARY_IP} <= kinds
-    assert make_key(77)[1] in {key.public_key for key in machine.account.held[Kind.SSH_KEY].values()}
+    assert make_key(77)[1] in {
+        key.public_key for key in machine.account.held[Kind.SSH_KEY].values()
+    }
     assert machine.account.world.now_s >= START_S
     assert machine.wishes.max_eur_per_hour == Decimal(2)

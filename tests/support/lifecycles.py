@@ -13,7 +13,7 @@ import attrs
 from burst_lifecycle import access
 from burst_lifecycle.books import Account as LedgerAccount
 from burst_lifecycle.cloud.model import Kind
-from burst_lifecycle.context import Context, Scripts, Wishes
+from burst_lifecycle.context import Context, ServerFiles, Wishes
 from burst_lifecycle.events import Event
 from burst_lifecycle.labels import Claim
 from burst_lifecycle.ledger import History
@@ -24,6 +24,13 @@ from memory_hosts import Box, KeyMaker, MemoryAgent, MemorySsh, make_key
 
 OWNER = "alice"
 PROJECT = "0123456789abcdef"
+FILES = ServerFiles(
+    {
+        "deadman.sh": "#!/bin/sh\nexit 0\n",
+        "burst-deadman.service": "[Service]\n",
+        "burst-deadman.timer": "[Timer]\n",
+    }
+)
 
 
 @attrs.define
@@ -110,7 +117,7 @@ class Machine:
             time=self.account.world,
             wishes=self.wishes,
             key=access.client_key(Path("/nowhere/ed25519"), public),
-            scripts=Scripts("#!/bin/sh\nexit 0\n"),
+            server_files=FILES,
             new_host_key=self.keys,
             lock=self._lock,
             step=lambda name: self.hook(f"step {name}"),

@@ -109,9 +109,7 @@ class Account:
     """One project of one account; several `MemoryCloud`s may look at it."""
 
     world: World
-    held: dict[Kind, dict[int, Any]] = attrs.field(
-        factory=lambda: {kind: {} for kind in Kind}
-    )
+    held: dict[Kind, dict[int, Any]] = attrs.field(factory=lambda: {kind: {} for kind in Kind})
     boxes: dict[int, Box] = attrs.field(factory=dict)
     no_capacity: set[tuple[str, str]] = attrs.field(factory=set)
     """(type, location)"""
@@ -132,9 +130,7 @@ class Account:
     images: list[Image] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self.images.append(
-            Image(1, "ubuntu-24.04", {}, 0, ImageState.AVAILABLE, True, "x86", 5)
-        )
+        self.images.append(Image(1, "ubuntu-24.04", {}, 0, ImageState.AVAILABLE, True, "x86", 5))
         self.world.watchers.append(self._dead_men)
 
     def _dead_men(self, now_s: float) -> None:
@@ -153,11 +149,10 @@ class Account:
         if found is None:
             raise NotFound(what=f"server {server_id}")
         volumes = tuple(
-            volume.id
-            for volume in self.held[Kind.VOLUME].values()
-            if volume.server_id == server_id
+            volume.id for volume in self.held[Kind.VOLUME].values() if volume.server_id == server_id
         )
-        return attrs.evolve(found, state=self.state(found), volume_ids=volumes)
+        server: Server = attrs.evolve(found, state=self.state(found), volume_ids=volumes)
+        return server
 
     def change(self, server_id: int, state: ServerState, after_s: float = 0.0) -> None:
         server = self.held[Kind.SERVER][server_id]
@@ -172,9 +167,7 @@ class Account:
         claims = [Claim.of(one.labels) for one in self.held[Kind.SERVER].values()]
         owners = [claim.owner for claim in claims if claim is not None]
         for owner in owners:
-            self.most_servers[owner] = max(
-                self.most_servers.get(owner, 0), owners.count(owner)
-            )
+            self.most_servers[owner] = max(self.most_servers.get(owner, 0), owners.count(owner))
 
 
 @attrs.define
@@ -188,6 +181,9 @@ class MemoryCloud:
     _offset_s: float | None = None
     pending: dict[int, tuple[float, Exception | None]] = attrs.field(factory=dict)
     fail_next_create: Exception | None = None
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -437,18 +433,14 @@ class MemoryCloud:
     ) -> Created[Image]:
         raise NotImplementedError
 
-    async def create_ssh_key(
-        self, name: str, public_key: str, labels: Mapping[str, str]
-    ) -> SshKey:
+    async def create_ssh_key(self, name: str, public_key: str, labels: Mapping[str, str]) -> SshKey:
         from burst_lifecycle.access import client_key
 
         self._ask("create ssh_key")
         self._check_labels(labels)
         self._check_name(Kind.SSH_KEY, name)
         fingerprint = client_key(None, public_key).fingerprint  # type: ignore[arg-type]
-        if any(
-            one.fingerprint == fingerprint for one in self.account.held[Kind.SSH_KEY].values()
-        ):
+        if any(one.fingerprint == fingerprint for one in self.account.held[Kind.SSH_KEY].values()):
             raise NameTaken("fingerprint", what="ssh key")
         key = SshKey(
             self.account.new_id(),
@@ -585,7 +577,7 @@ class MemoryCloud:
                 account.boxes[resource_id].power_off()
                 for volume_id in found.volume_ids:
                     self._replace(Kind.VOLUME, volume_id, server_id=None)
-                account.held[Kind.PRIMARY_IP].pop(found.ipv4_id, None)
+                account.held[Kind.PRIMARY_IP].pop(found.ipv4_id or 0, None)
                 self._acted()
             del account.held[kind][resource_id]
             account.deleted.append((kind, resource_id, found.labels))

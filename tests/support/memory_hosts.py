@@ -28,7 +28,9 @@ AGENT = "/usr/local/bin/burst-agent"
 def make_key(number: int) -> tuple[str, str]:
     """Looks like an ed25519 pair in OpenSSH's format; the private half is nobody's."""
     name = b"ssh-ed25519"
-    blob = len(name).to_bytes(4, "big") + name + (32).to_bytes(4, "big") + number.to_bytes(32, "big")
+    blob = (
+        len(name).to_bytes(4, "big") + name + (32).to_bytes(4, "big") + number.to_bytes(32, "big")
+    )
     public = f"ssh-ed25519 {base64.b64encode(blob).decode()}"
 
     def string(data: bytes) -> bytes:
@@ -37,9 +39,7 @@ def make_key(number: int) -> tuple[str, str]:
     body = b"openssh-key-v1\0" + string(b"none") * 2 + string(b"") + (1).to_bytes(4, "big")
     body += string(blob) + string(b"secret")
     text = base64.b64encode(body).decode()
-    private = (
-        f"-----BEGIN OPENSSH PRIVATE KEY-----\n{text}\n-----END OPENSSH PRIVATE KEY-----\n"
-    )
+    private = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{text}\n-----END OPENSSH PRIVATE KEY-----\n"
     return private, public
 
 
@@ -101,7 +101,7 @@ class Box:
             config = self.config()
             self.host_key = bare(config["ssh_keys"]["ed25519_public"])
             self.authorized = tuple(bare(key) for key in config["ssh_authorized_keys"])
-            assert config["bootcmd"][-1][-1] == "arm"
+            assert any(line[-1] == "arm" for line in config["bootcmd"])
         self.running = self.detached = 0
         self.draining = self.seen = False
         self.active_s = at_s
@@ -158,11 +158,12 @@ class Box:
 
     def answer(self, argv: Sequence[str]) -> Answer:
         options = {
-            argv[at][2:]: argv[at + 1]
-            for at in range(len(argv) - 1)
-            if argv[at].startswith("--") and argv[at] != "--new"
+            argv[at][2:]: argv[at + 1] for at in range(len(argv) - 1) if argv[at].startswith("--")
         }
-        match list(argv[:3]):
+        words = list(argv)
+        if "--label" in words:
+            words = words[:3]
+        match words:
             case ["lease", "status"]:
                 return _json(self._status())
             case ["lease", "drain", *_]:
@@ -180,29 +181,25 @@ class Box:
                 return _json({"extended": True})
             case ["lease", "notice", *_]:
                 return _json({"noticed": True})
-            case ["volume", "mount", *_]:
-                return self._mount(int(options["id"]), options["uuid"], fresh="--new" in argv)
-            case ["volume", "unmount", *_]:
-                which = {int(options["id"])} if "id" in options else set(self.mounted)
-                if self.running or which & self.in_use:
-                    return _json({"unmounted": False, "why": "busy"}, 1)
-                self.mounted -= which
+            case ["volume", "format" | "mount", number]:
+                return self._volume(argv[1], int(number), options["label"])
+            case ["volume", "unmount", number]:
+                if self.running or int(number) in self.in_use:
+                    return _json({"why": "busy", "detail": "1 rustc"}, 1)
+                self.mounted.discard(int(number))
                 return _json({"unmounted": True})
             case ["volume", "list"]:
-                stores = [
-                    {"id": one, "idle_s": self.now_s - one, "busy": one in self.in_use}
-                    for one in sorted(self.mounted)
-                ]
-                return _json({"volumes": stores})
-            case ["hostkey", "prepare"]:
+                return _json({"volumes": [{"id": one} for one in sorted(self.mounted)]})
+            case ["hostkey", "rotate"]:
                 if not self.next_key:
                     self.keys += 1
                     self.next_key = make_key(self.server_id * 100_000 + self.keys)[1]
-                return _json({"public_key": self.next_key})
-            case ["hostkey", "activate"]:
-                if self.next_key:
-                    self.host_key, self.next_key = self.next_key, ""
-                return _json({"activated": True})
+                return _json({"current": self.host_key, "next": self.next_key})
+            case ["hostkey", "rotate", "--commit"]:
+                if not self.next_key:
+                    return _json({"committed": False, "why": "nothing to commit"}, 1)
+                self.host_key, self.next_key = self.next_key, ""
+                return _json({"current": self.host_key, "next": None, "committed": True})
             case _:
                 return Answer(2, b"", b"no such command")
 
@@ -233,20 +230,24 @@ class Box:
         self.draining = True
         return _json({"granted": True, "idle_s": idle_s})
 
-    def _mount(self, volume_id: int, uuid: str, *, fresh: bool) -> Answer:
+    def _volume(self, verb: str, volume_id: int, label: str) -> Answer:
         volume = self.account.held[Kind.VOLUME].get(volume_id)
         if volume is None or volume.server_id != self.server_id or self.device_missing > 0:
             self.device_missing -= 1
-            return _json({"mounted": False, "why": "no-device"}, 1)
+            return _json({"why": "absent"}, 1)
+        content, _, uuid = label.partition("-")
+        assert content in {"new", "ready"}
         disk = self.account.disks.setdefault(volume_id, Disk())
-        if disk.uuid is None and not disk.data:
-            if not fresh:
-                return _json({"mounted": False, "why": "blank"}, 1)
-            disk.uuid, disk.formatted = uuid, disk.formatted + 1
-        if disk.uuid != uuid:
-            return _json({"mounted": False, "why": "wrong-uuid"}, 1)
-        if disk.damaged:
-            return _json({"mounted": False, "why": "damaged"}, 1)
+        if verb == "format":
+            if content != "new":
+                return _json({"why": "ready"}, 1)
+            if disk.uuid is None and not disk.data:
+                disk.uuid, disk.formatted = uuid, disk.formatted + 1
+            if disk.uuid != uuid:
+                return _json({"why": "not-blank"}, 1)
+            return _json({"formatted": True})
+        if disk.uuid != uuid or disk.damaged:
+            return _json({"why": "bad", "detail": "holds something else"}, 1)
         self.mounted.add(volume_id)
         return _json({"mounted": True})
 
@@ -332,5 +333,3 @@ class MemoryAgent:
         answer = await self.ssh.run(login, ["true"])
         assert answer.status == 0
         return "test-agent"
-
-

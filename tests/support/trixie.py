@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Self
 from sshd import descendants, keygen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 RECIPE: Final = 1
 """Raise it to have the tree made anew."""
@@ -96,28 +96,42 @@ def mirror() -> str:
 
 def tree() -> Path:
     """The made tree; makes it the first time. Unavailable says why not."""
-    for tool in ("debootstrap", "ip", "unshare", "nsenter"):
+    for tool in ("ip", "unshare", "nsenter"):
         if shutil.which(tool) is None:
             raise Unavailable(f"{tool} is not installed")
+    return cached_tree(f"trixie-{RECIPE}", _make)
+
+
+def cached_tree(name: str, make: Callable[[Path], None]) -> Path:
+    """A tree of that name; `make` fills an empty place with it the first time, while others wait.
+
+    Unavailable without root or debootstrap.
+    """
+    if shutil.which("debootstrap") is None:
+        raise Unavailable("debootstrap is not installed")
     if os.getuid() != 0:
         raise Unavailable("needs root")
     # Not the HOME that tests change.
     folder = Path("~root").expanduser() / ".cache" / "burst-tests"
     folder.mkdir(parents=True, exist_ok=True)
-    made = folder / f"trixie-{RECIPE}"
-    with open(folder / "lock", "w", encoding="ascii") as lock:
+    made = folder / name
+    with open(folder / f"{name}.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            making = folder / f"making-{RECIPE}"
+            making = folder / f"making-{name}"
             shutil.rmtree(making, ignore_errors=True)
-            _make(making)
+            make(making)
             making.rename(made)
     return made
 
 
-def _make(root: Path) -> None:
-    include = f"--include={','.join(PACKAGES)}"
-    command = ["debootstrap", "--variant=minbase", include, "trixie", str(root), mirror()]
+def debootstrap(root: Path, packages: Sequence[str]) -> None:
+    """Debian trixie with these besides the minimum. Unavailable shows debootstrap's last words."""
+    include = f"--include={','.join(packages)}"
+    run_or_unavailable(["debootstrap", "--variant=minbase", include, "trixie", str(root), mirror()])
+
+
+def run_or_unavailable(command: Sequence[str]) -> None:
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -127,7 +141,11 @@ def _make(root: Path) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise Unavailable("debootstrap: " + "\n".join(done.stdout.splitlines()[-5:]))
+        raise Unavailable(f"{command[0]}: " + "\n".join(done.stdout.splitlines()[-5:]))
+
+
+def _make(root: Path) -> None:
+    debootstrap(root, PACKAGES)
     # The password `*` never fits, but does not lock the account, which `!` does for sshd.
     user = ["useradd", "-m", "-u", str(UID), "-s", "/bin/bash", "-p", "*", USER]
     subprocess.run(["chroot", root, *user], check=True)

@@ -130,12 +130,13 @@ async def start_agent_with_facts(
     agent_args: Sequence[str],
     answer_timeout_s: float = 30.0,
     on_upload: Callable[[int, int], None] | None = None,
+    root: str = "",
 ) -> tuple[AgentChannel, RemoteFacts]:
-    """As `start_agent`, with what the host said about itself."""
+    """As `start_agent`, with what the host said about itself. `root`: not in the user's cache."""
     bundle = await bundle_provider()
     channel = await connection.run(COMMAND)
     try:
-        facts = await _converse(channel, bundle, agent_args, answer_timeout_s, on_upload)
+        facts = await _converse(channel, bundle, agent_args, answer_timeout_s, on_upload, root=root)
     except BaseException:
         channel.close()
         raise
@@ -148,6 +149,8 @@ async def _converse(
     agent_args: Sequence[str],
     answer_timeout_s: float,
     on_upload: Callable[[int, int], None] | None,
+    *,
+    root: str = "",
 ) -> RemoteFacts:
     stub = await asyncio.to_thread(_stub_source)
     question = {
@@ -156,6 +159,7 @@ async def _converse(
         "unpacked_bytes": bundle.unpacked_bytes,
         "arch": bundle.arch,
         "agent_args": list(agent_args),
+        "root": root,
     }
     channel.write(b"%d\n%s" % (len(stub), stub) + _frame(b"Q", json.dumps(question).encode()))
     try:

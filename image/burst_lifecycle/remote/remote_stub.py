@@ -345,7 +345,9 @@ def serve(source: BinaryIO, out: BinaryIO) -> NoReturn:
     identity = str(question["identity"])
     if not identity.isalnum():
         raise StubError("protocol", "that is no identity")
-    root = cache_root()
+    # A server of burst's own has one place for all its users, and goes with all that is in it.
+    shared = str(question.get("root", ""))
+    root = shared or cache_root()
     os.makedirs(root, 0o700, exist_ok=True)
     known = facts(root)
     if known["arch"] != question["arch"]:
@@ -366,8 +368,9 @@ def serve(source: BinaryIO, out: BinaryIO) -> NoReturn:
         lock = hold(directory)
     if lock is None:
         raise StubError("unusable", f"{directory} does not stay as it was installed")
-    with contextlib.suppress(OSError):
-        tidy(root, identity)
+    if not shared:
+        with contextlib.suppress(OSError):
+            tidy(root, identity)
     cache = os.path.dirname(os.path.dirname(root))
     args = [str(arg).replace("{cache}", cache) for arg in question["agent_args"]]
     send(out, b"S", json.dumps(known).encode())

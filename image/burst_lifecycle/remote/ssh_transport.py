@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import asyncssh
 import attrs
 
+from burst_lifecycle import hostkey
 from burst_lifecycle.remote.known_hosts import KnownHosts, KnownKey
 from burst_protocol.errors import (
     AgentGone,
@@ -219,7 +220,8 @@ class AgentChannel(asyncssh.SSHClientSession[bytes]):
     @property
     def exit_status(self) -> int | None:
         """Of the remote command: negative for a signal, None while unknown."""
-        return None if self._channel is None else self._channel.get_returncode()
+        get = getattr(self._channel, "get_returncode", None)  # a socket's channel has none
+        return None if get is None else get()
 
     @property
     def stderr_tail(self) -> bytes:
@@ -281,6 +283,32 @@ class AgentChannel(asyncssh.SSHClientSession[bytes]):
                 waiter.set_result(None)
 
 
+class _OverSocket(asyncssh.SSHUNIXSession[bytes]):
+    """A forwarded socket's events, for a channel that looks like a command's."""
+
+    def __init__(self, channel: AgentChannel) -> None:
+        self._to = channel
+
+    def connection_made(self, chan: asyncssh.SSHUNIXChannel[bytes]) -> None:
+        # What we use of a channel is the same for both kinds.
+        self._to.connection_made(cast("asyncssh.SSHClientChannel[bytes]", chan))
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        self._to.data_received(data, datatype)
+
+    def eof_received(self) -> bool:
+        return self._to.eof_received()
+
+    def pause_writing(self) -> None:
+        self._to.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._to.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._to.connection_lost(exc)
+
+
 class SshConnection:
     """An authenticated connection to a host whose key we knew. Made by `connect`."""
 
@@ -315,6 +343,23 @@ class SshConnection:
             raise LinkLost(_reason(error), host=str(self.target)) from error
         except (asyncssh.Error, OSError) as error:
             raise LinkLost(_reason(error), host=str(self.target)) from error
+        return channel
+
+    async def open_socket(self, path: str) -> AgentChannel:
+        """A channel to what listens on that unix socket there (sshd connects, as the login's user).
+
+        LinkLost if nobody does, or if that sshd forbids it: `burst-agent connect` is the other way.
+        """
+        channel = AgentChannel(str(self.target), self._wire)
+        try:
+            await self._connection.create_unix_connection(
+                lambda: _OverSocket(channel),
+                path,
+                encoding=None,
+                window=_RECEIVE_WINDOW_BYTES,
+            )
+        except (asyncssh.Error, OSError) as error:
+            raise LinkLost(f"{path}: {_reason(error)}", host=str(self.target)) from error
         return channel
 
     @property
@@ -361,6 +406,104 @@ async def connect(
         login.abort()
         raise
     return SshConnection(target, connection, login.jumps, login.wire)
+
+
+class PinnedConnection(SshConnection):
+    """To a server whose host key has one of the given pins. Made by `connect_pinned`."""
+
+    host_key: str = ""
+    """The one it showed: `ssh-ed25519 AAAA…`."""
+
+
+async def connect_pinned(
+    host: str,
+    port: int,
+    *,
+    user: str,
+    pins: Sequence[str],
+    key_path: str,
+    connect_timeout_s: float = 10.0,
+    silence_s: float = 15.0,
+) -> PinnedConnection:
+    """Log in to a server of our own: exactly this key of ours, exactly these host keys.
+
+    No configuration, agent or known_hosts file of the user's takes part. Raises Unreachable,
+    HostKeyProblem, AuthenticationFailed; ConfigError if our key cannot be read.
+    """
+    target = SshTarget(host, user, port)
+    client = _PinnedClient(tuple(pins))
+    dialer = _Dialer(0, None)
+    try:
+        keys = await asyncio.to_thread(asyncssh.load_keypairs, key_path)
+    except (OSError, ValueError, asyncssh.Error) as error:
+        raise ConfigError(_reason(error), path=key_path) from error
+    try:
+        async with asyncio.timeout(connect_timeout_s):
+            connection = await asyncssh.connect(
+                host,
+                port,
+                username=user,
+                tunnel=cast("Any", dialer),
+                config=None,
+                client_factory=lambda: client,
+                known_hosts=lambda _host, _address, _port: ([], [], []),
+                server_host_key_algs=["ssh-ed25519"],
+                client_keys=keys,
+                agent_path=None,
+                agent_forwarding=False,
+                pkcs11_provider=None,
+                preferred_auth="publickey",
+                password_auth=False,
+                kbdint_auth=False,
+                host_based_auth=False,
+                gss_kex=False,
+                gss_auth=False,
+                x509_trusted_certs=None,
+                x509_trusted_cert_paths=[],
+                kex_algs=_KEX,
+                encryption_algs=_CIPHERS,
+                mac_algs=_MACS,
+                compression_algs=["none"],
+                command=None,
+                connect_timeout=None,
+                login_timeout=0,
+                keepalive_interval=silence_s / _KEEPALIVES_PER_SILENCE,
+                keepalive_count_max=_KEEPALIVES_PER_SILENCE - 1,
+            )
+    except TimeoutError as error:
+        raise Unreachable(f"no answer within {connect_timeout_s:g} s", host=str(target)) from error
+    except asyncssh.HostKeyNotVerifiable as error:
+        shown = client.host_key or "nothing that we could read"
+        detail = f"it shows {shown}, which none of its labels allows"
+        raise HostKeyProblem(detail, host=str(target)) from error
+    except asyncssh.PermissionDenied as error:
+        detail = "it does not know this machine's key"
+        raise AuthenticationFailed(detail, host=str(target)) from error
+    except (asyncssh.Error, OSError, ValueError) as error:
+        raise Unreachable(_reason(error), host=str(target)) from error
+    found = PinnedConnection(target, connection, (), dialer.wire)
+    found.host_key = client.host_key
+    return found
+
+
+def new_key_pair() -> tuple[str, str]:
+    """A fresh ed25519 pair: private in OpenSSH's format without passphrase, public as one line."""
+    key = asyncssh.generate_private_key("ssh-ed25519", comment="burst")
+    public = key.export_public_key("openssh").decode()
+    return key.export_private_key("openssh").decode(), " ".join(public.split()[:2])
+
+
+class _PinnedClient(asyncssh.SSHClient):
+    def __init__(self, pins: tuple[str, ...]) -> None:
+        self._pins = pins
+        self.host_key = ""
+
+    def validate_host_public_key(
+        self, host: str, addr: str, port: int, key: asyncssh.SSHKey
+    ) -> bool:
+        del host, addr, port
+        self.host_key = " ".join(key.export_public_key("openssh").decode().split()[:2])
+        return hostkey.pin(self.host_key) in self._pins
 
 
 class _Wire(asyncio.Protocol):

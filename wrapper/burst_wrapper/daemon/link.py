@@ -52,6 +52,8 @@ class AgentLink:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.on_blob: Callable[[m.BlobChunk], None] | None = None
+        self.on_notice: Callable[[str], None] | None = None
+        """What the agent wants the user to know."""
         self._stream = stream
         self._silence_s = silence_s
         self._session = Session(Role.CLIENT, BUILD, os.getpid())
@@ -150,6 +152,10 @@ class AgentLink:
             self.send(m.Pong(message.token))
             return
         if isinstance(message, m.Pong):
+            return
+        if isinstance(message, m.Notice):
+            if self.on_notice is not None:
+                self.on_notice(message.text)
             return
         identity: int = message.id  # type: ignore[union-attr]
         if identity == 0 and isinstance(message, m.Failed):

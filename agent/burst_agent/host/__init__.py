@@ -1,0 +1,1 @@
+"""What root does on a server: volumes, host keys. Standard library only."""

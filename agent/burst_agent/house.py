@@ -1,0 +1,269 @@
+"""What all clients of one agent process share: slots, jobserver, stores, the lease, notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import attrs
+
+from burst_agent import evict, stores
+from burst_agent.jobserver import Jobserver
+from burst_agent.lease import BEAT_S, WARN_S, Lease, Share
+from burst_agent.place import Place
+from burst_agent.slots import Slots
+from burst_protocol import messages as m
+from burst_protocol.errors import BurstError
+
+_STOP_S: Final = 30.0
+_STUCK: Final = 70
+_NOTICES: Final = 20
+LINGER_S: Final = 10.0
+"""A store that nobody works in is closed after this time: then its volume can leave."""
+
+_log = logging.getLogger("burst.agent")
+
+
+@attrs.frozen
+class Settings:
+    """From the command line."""
+
+    root: bytes
+    local: bool
+    slots: int
+    store_limit_bytes: int
+    patience_s: float = 0.0
+    """A client that says nothing for so long is gone; 0 for one on this machine, whose end the
+    kernel tells us."""
+    orphan_s: float = 0.0
+    """A run whose last client is gone goes on for so long, in case it comes back."""
+    volumes: bytes | None = None
+    """Where the owner's volumes are mounted, each in a folder of its own."""
+    lease: str | None = None
+    """The folder of this server's lease."""
+
+
+class Guest(Protocol):
+    """A client, as the house knows it."""
+
+    def notice(self, text: str) -> None: ...
+
+
+class House:
+    """Made in the event loop. `open` and `leave` go in pairs; `close` ends all that runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        """EnvironmentProblem if there is a lease and it cannot be kept."""
+        self.settings = settings
+        self._jobserver = Jobserver(settings.slots)
+        self._slots = Slots(settings.slots, self._jobserver)
+        self._share = None if settings.lease is None else Share(Lease(settings.lease))
+        self._places: dict[bytes, Place] = {}
+        self._opening = asyncio.Lock()
+        self._guests: set[Guest] = set()
+        self._said: deque[tuple[float, str]] = deque(maxlen=_NOTICES)
+        self._prolonging = 0
+        self._uncounted: list[m.Execute] = []
+        """Runs that have ended and stand in the lease all the same: it could not be written."""
+        self._executed = 0
+        self._hits = 0
+        self._beating: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._guest_numbers = 0
+        if self._share is not None:
+            self._beating = asyncio.create_task(self._beat())
+
+    # Clients
+
+    def enter(self, guest: Guest) -> int:
+        """A client came; its number. Draining if it must go again."""
+        if self._share is not None:
+            self._share.attach()
+        self._guests.add(guest)
+        self._guest_numbers += 1
+        for at_s, text in self._said:
+            if time.monotonic() - at_s < WARN_S:
+                guest.notice(text)
+        return self._guest_numbers
+
+    def exit(self, guest: Guest) -> None:
+        if guest in self._guests:
+            self._guests.discard(guest)
+            if self._share is not None:
+                with _logged():
+                    self._share.detach()
+
+    def active(self) -> None:
+        """A client did something that is no run."""
+        if self._share is not None:
+            self._share.active()
+
+    # Stores
+
+    async def open(self, volume: str = "") -> Place:
+        """The store on that volume, or the agent's own. DiskFull, EnvironmentProblem, OSError."""
+        root = self.settings.root
+        if volume:
+            root = stores.volume_store(self.settings.volumes, volume)
+        async with self._opening:
+            place = self._places.get(root) or await self._open(root)
+            if place.closing is not None:
+                place.closing.cancel()
+                place.closing = None
+            place.users += 1
+            return place
+
+    async def _open(self, root: bytes) -> Place:
+        limits = evict.Limits(limit_bytes=self.settings.store_limit_bytes)
+        opening = asyncio.ensure_future(asyncio.to_thread(Place, root, self, limits, self._roots))
+        try:
+            place = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The client is gone already; what its thread has opened must not stay open unseen.
+            await asyncio.wait((opening,))
+            if opening.exception() is None:
+                await asyncio.shield(opening.result().close())
+            raise
+        place.start()
+        self._places[root] = place
+        return place
+
+    def leave(self, place: Place) -> None:
+        """One client less works there."""
+        place.users -= 1
+        self._close_later(place)
+
+    def _close_later(self, place: Place) -> None:
+        if not place.users and place.closing is None:
+            loop = asyncio.get_running_loop()
+            place.closing = loop.call_later(LINGER_S, self._close_now, place)
+
+    def _close_now(self, place: Place) -> None:
+        place.closing = None
+        task = asyncio.create_task(self._close_unused(place))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close_unused(self, place: Place) -> None:
+        async with self._opening:
+            if place.closing is not None or self._places.get(place.store.root.path) is not place:
+                return
+            if place.busy:
+                self._close_later(place)
+                return
+            del self._places[place.store.root.path]
+            with _logged():
+                await place.close()
+
+    def _roots(self) -> list[bytes]:
+        return [*stores.mounted(self.settings.volumes), self.settings.root]
+
+    # Runs
+
+    @property
+    def slots(self) -> Slots:
+        return self._slots
+
+    @property
+    def jobserver(self) -> Jobserver:
+        return self._jobserver
+
+    def begin(self, request: m.Execute) -> None:
+        """Counts a run that starts. Draining: it must not."""
+        if self._share is not None:
+            self._share.begin(detached=request.detached, prolongs=request.prolongs)
+        self._prolonging += request.prolongs
+
+    def end(self, request: m.Execute) -> None:
+        self._prolonging -= request.prolongs
+        if self._share is not None:
+            self._uncounted.append(request)
+            self._count_ends()
+
+    def _count_ends(self) -> None:
+        share = self._share
+        while share is not None and self._uncounted:
+            request = self._uncounted[-1]
+            try:
+                share.end(detached=request.detached, prolongs=request.prolongs)
+            except BurstError as error:
+                _log.warning("%s", error)
+                return  # tried again with the next beat
+            self._uncounted.pop()
+
+    def executed(self) -> None:
+        self._executed += 1
+
+    def hit(self) -> None:
+        self._hits += 1
+
+    def status(self, request_id: int, place: Place) -> m.Status:
+        usage = place.store.root.usage()
+        return m.Status(
+            id=request_id,
+            running=self._slots.running,
+            queued=self._slots.queued,
+            store_bytes=0 if usage is None else usage[0],
+            executed=self._executed,
+            hits=self._hits,
+        )
+
+    # Life
+
+    async def _beat(self) -> None:
+        share = self._share
+        while share is not None:
+            await asyncio.sleep(BEAT_S)
+            self._count_ends()
+            with _logged():
+                share.beat(busy=self._prolonging > 0)
+                for text in share.news():
+                    self._said.append((time.monotonic(), text))
+                    for guest in tuple(self._guests):
+                        guest.notice(text)
+
+    async def close(self) -> None:
+        """Ends everything that runs; the sandboxes first."""
+        if self._beating is not None:
+            self._beating.cancel()
+        tasks = {task for place in self._places.values() for task in place.tasks}
+        await end_all(tasks)
+        async with self._opening:
+            for place in self._places.values():
+                if place.closing is not None:
+                    place.closing.cancel()
+                await place.close()
+            self._places.clear()
+        if self._closing:
+            await asyncio.wait(self._closing)
+        self._slots.close()
+        self._jobserver.close()
+        if self._share is not None:
+            self._share.close()
+
+
+async def end_all(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancels them and waits. An agent whose tasks do not end ends itself."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, stuck = await asyncio.wait(tasks, timeout=_STOP_S)
+        if stuck:
+            # A disk that does not answer, say. The sandboxes die with us in any case, and an
+            # agent that nobody talks to must not stay.
+            _log.error("%d tasks do not end", len(stuck))
+            os._exit(_STUCK)
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except (BurstError, OSError) as error:
+        _log.warning("%s", error)

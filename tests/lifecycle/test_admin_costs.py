@@ -153,6 +153,15 @@ def test_an_address_a_snapshot_and_what_is_free() -> None:
     assert cost(life(Kind.SSH_KEY, **seen)) == "0.0000"
 
 
+def test_an_address_of_which_kind_nobody_said() -> None:
+    """Only those that bill are recorded with a price."""
+    end = End(START + 60, "", "")
+    free = life(Kind.PRIMARY_IP, type="", end=end)
+    assert TARIFF.cost(free, START).amount.eur == 0
+    bills = life(Kind.PRIMARY_IP, type="", eur_per_hour=Decimal("0.0007"), end=end)
+    assert TARIFF.cost(bills, START).amount.eur == Decimal("0.0008")
+
+
 def test_an_end_that_nobody_saw() -> None:
     """At least until it was seen last; exact if its absence was seen in the same started hour."""
     late = TARIFF.cost(life(Kind.SERVER, seen_s=START + 600, gone_s=START + 9 * HOUR), START + 1e6)

@@ -88,7 +88,8 @@ class Tariff:
             offer = self.offers.get((life.type, life.location))
             return _recorded(life) if offer is None else Rate.of_offer(offer)
         if life.kind is Kind.PRIMARY_IP:
-            if life.type == "ipv6":
+            # Of which kind nobody said: what bills was recorded with its price.
+            if life.type == "ipv6" or (not life.type and life.eur_per_hour is None):
                 return Rate()
             if self.prices is None:
                 return _recorded(life)

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tiers import EVERYTHING
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 # Whoever runs us in the background may have SIGINT ignored; every cargo would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is no bug of what is tested.
+hypothesis.settings.register_profile("burst", deadline=None)
+hypothesis.settings.load_profile("burst")
 
 pytest_plugins: list[str] = ["fake_daemon", "native_client", "fake_plan"]
 

@@ -1,4 +1,4 @@
-"""Set and remove `build.rustc-wrapper` in a cargo configuration, touching nothing else: `toml_edit`.
+"""Set and remove `build.rustc-wrapper` in a cargo configuration, and touch nothing else.
 
 Keys and precedence: https://doc.rust-lang.org/cargo/reference/config.html
 """

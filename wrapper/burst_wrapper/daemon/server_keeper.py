@@ -26,6 +26,7 @@ from burst_lifecycle.decision import (
     Threshold,
     Work,
     decide,
+    words,
 )
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
@@ -161,13 +162,15 @@ class Keeper:
 
     def _why_not(self) -> BurstError:
         if self._booting is not None:
-            return NotYet("it boots", host="server")
+            return NotYet("it boots", host="the server")
         if self._looking is not None and not self._looking.done():
-            return NotYet("it is looked for", host="server")
+            return NotYet("it is looked for", host="the server")
         if self._failure is not None:
             return self._failure
-        reason = self.decision.reason if self.decision is not None else Reason.NOTHING_TO_DO
-        return NoServer(reason.value)
+        decision = self.decision or Decision(Course.HOME, Reason.NOTHING_TO_DO)
+        hetzner, lifecycle = self._hetzner or Hetzner(), self._lifecycle
+        threshold = Threshold(hetzner.boot_after_s, hetzner.boot_for_check)
+        return NoServer(words(decision, threshold, lifecycle.retry_in_s if lifecycle else 0.0))
 
     # -- the cloud ---------------------------------------------------------------------------
 
@@ -319,7 +322,7 @@ class Keeper:
 
 
 class NoServer(EnvironmentProblem):
-    """no server: {detail}"""
+    """{detail}"""
 
     code = "no-server"
     hint = "units run at home; `burst-admin up` boots one"

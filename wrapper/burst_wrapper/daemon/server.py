@@ -187,6 +187,7 @@ class Server:
             for client in list(self._units):
                 client.heartbeat()
             self._services.index.flush(int(time.time()))
+            self._services.servers.look()
             if self._units:
                 self._cancel_orphans()
                 continue

@@ -344,6 +344,8 @@ class Unit:
         learned = Learned()
         doubted = False
         executor.in_flight += 1
+        if self._build is not None and not executor.local:
+            services.servers.away(self._build, self)
         self._donate(executor)
         try:
             for _ in range(_ATTEMPTS):

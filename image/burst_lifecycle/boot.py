@@ -187,7 +187,7 @@ class Boot:
             await removal.abandon(context, self.guard, extra)
         try:
             if is_ready(server):
-                host = await removal.reach(context, server)
+                host = await self._reach(server)
             else:
                 host = await self._wait_for_ssh(server)
         except NotFound:
@@ -203,13 +203,23 @@ class Boot:
                 return None
         return await self._equip(fresh, host)
 
+    async def _reach(self, server: Server) -> Host:
+        try:
+            return await removal.reach(self.context, server)
+        except AuthenticationFailed as error:
+            # It is older than this machine's key. A machine that it knows tells it with its next
+            # reap, if the key is registered.
+            await access.owner_keys(self.context)
+            detail = "does not know this machine's key yet; another machine of yours lets it in"
+            raise ServerProblem(detail, what=server.name) from error
+
     async def _wait_for_ssh(self, server: Server) -> Host:
         """Until its own host key answers. After its deadline it is given up and deleted."""
         context, cloud = self.context, self.context.cloud
         deadline_s = boot_by_s(server)
         tolerant_until_s = deadline_s - context.wishes.boot_deadline_s + WRONG_KEY_S
         last = "it was not powered on"
-        off_polls = 0
+        off_polls = silent_polls = 0
         while True:
             now = await cloud.server(server.id)
             if now.state is ServerState.RUNNING:
@@ -218,7 +228,10 @@ class Boot:
                     login = await host.hello()
                     return Host(context.ssh, login, server.id)
                 except (Unreachable, LinkLost, AuthenticationFailed) as error:
-                    last = str(error)
+                    last, silent_polls = str(error), silent_polls + 1
+                    if silent_polls % _OFF_POLLS == 0:
+                        # Our address changed, or another machine wrote over our rule.
+                        await firewall.reopen(context, now)
                 except HostKeyProblem as error:
                     last = str(error)
                     if cloud.now_s() > tolerant_until_s:

@@ -186,8 +186,8 @@ class Host:
         return bare(public)
 
     async def activate_host_key(self) -> None:
-        """From its next connection on the server shows the prepared key."""
-        await self._ask("hostkey", "rotate", "--commit")
+        """From its next connection on the server shows the prepared key. Done before: no matter."""
+        await self._ask("hostkey", "rotate", "--commit", refusals=True)
 
     async def _ask(
         self, *argv: str, limit_s: float = _QUICK_S, refusals: bool = False

@@ -184,7 +184,7 @@ POWER_CUT = {"reap at the hard end", "down with everything"}
 """Where a mounted volume may lose what was not written back: an action runs there for ever."""
 
 
-# -- what must hold ---------------------------------------------------------------------------------
+# -- what must hold --------------------------------------------------------------------------------
 
 
 def plant_foreign(machine: Machine) -> dict[tuple[Kind, int], Resource]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Coroutine
 from decimal import Decimal
 from pathlib import Path
@@ -28,10 +30,10 @@ from burst_lifecycle.errors import (
 from burst_lifecycle.guard import Granted, Ground, VolumeGround
 from burst_lifecycle.host import Host, Refusal
 from burst_lifecycle.reaper import Deed
-from burst_protocol.errors import ConfigError, HostKeyProblem
+from burst_protocol.errors import BurstError, ConfigError, HostKeyProblem
 from lifecycles import OWNER, PROJECT, Machine, box_of, fresh, wishes
 from memory_cloud import Account, World
-from memory_hosts import make_key
+from memory_hosts import Box, Disk, make_key
 from tiers import EVERYTHING
 
 DAY_S = 24 * HOUR_S
@@ -58,8 +60,23 @@ def the_server(machine: Machine) -> Any:
 # -- who may delete --------------------------------------------------------------------------------
 
 
+@attrs.define
+class _Client:
+    """Begins an action at one of the requests between the question and the deletion."""
+
+    box: Box
+    at: int
+    count: int = 0
+    began: bool = False
+
+    def __call__(self, _name: str) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.began = self.box.work()
+
+
 def test_drain_or_work_never_both() -> None:
-    """A hundred races (all: a thousand): whoever comes first decides, and no action ever runs on a dead server."""
+    """Whoever comes first decides, and no action ever runs on a dead server."""
     machine = fresh()
     up(machine)
     box = box_of(machine)
@@ -67,23 +84,14 @@ def test_drain_or_work_never_both() -> None:
     for round_ in range(1000 if EVERYTHING else 100):
         server = the_server(machine)
         lifecycle, _ = machine.start()
-        point = round_ % 9
-
-        def work(name: str, point: int = point) -> None:
-            # At one of the requests between the question and the deletion, a client begins.
-            hits.append(name)
-            if len(hits) == point:
-                began.append(box.work())
-
-        hits: list[str] = []
-        began: list[bool] = []
-        machine.hook = work
+        client = _Client(box, round_ % 9)
+        machine.hook = client
         refusal = run(
             removal.drain(lifecycle.context, lifecycle.guard, server, min_idle_s=0, reason="race")
         )
         machine.hook = lambda _name: None
         gone = server.id not in machine.account.held[Kind.SERVER]
-        if any(began):
+        if client.began:
             assert isinstance(refusal, Refusal)
             assert not gone
             box.running = 0
@@ -117,9 +125,9 @@ def test_no_ground_no_deletion() -> None:
             run(guard.delete_server(server.id, Ground.OFF))
     assert server.id in machine.account.held[Kind.SERVER]
     (volume,) = machine.account.held[Kind.VOLUME].values()
-    for ground in VolumeGround:
+    for why in VolumeGround:
         with pytest.raises(Busy):
-            run(guard.delete_volume(volume.id, ground))
+            run(guard.delete_volume(volume.id, why))
 
 
 def test_without_ssh_nobody_guesses() -> None:
@@ -311,8 +319,6 @@ def test_a_new_volume_that_is_not_blank() -> None:
 
 
 def _full() -> Any:
-    from memory_hosts import Disk
-
     return Disk(uuid=None, data="somebody's")
 
 
@@ -434,7 +440,7 @@ def test_homes_clock_is_a_day_off(error_s: float) -> None:
 
 
 def test_two_machines_of_one_owner() -> None:
-    """The second finds the first one's server by its labels, is known to it, and narrows for itself."""
+    """The second finds the server by its labels, is known to it, and narrows for itself."""
     machine = fresh()
     other = second(machine)
     run(access.owner_keys(other.lifecycle.context))
@@ -459,46 +465,65 @@ def test_a_machine_that_comes_later() -> None:
 
 
 def test_two_machines_at_the_same_moment() -> None:
-    """While one creates, the other waits and then uses that server; at every point of it."""
+    """One is stopped in the middle of its boot, for as long as the other needs for all of its own.
+
+    Longer than a turn lasts, that is: a laptop that was suspended there. One server and one volume
+    come of it. Left out are writes of a server's labels: a PUT knows no condition, so one that was
+    stopped between reading and writing writes over its successor's pin; nobody can verify that
+    server then, builds stay at home, and its dead man ends it.
+    """
     probe = fresh()
     names: list[str] = []
     probe.hook = names.append
+    run(access.owner_keys(probe.lifecycle.context))
+    names.clear()
     up(probe)
-    points = [at for at, name in enumerate(names) if name.startswith("before ")]
+    points = [
+        at
+        for at, name in enumerate(names)
+        if name.startswith("before ") and name != "before label servers"
+    ]
     for at in points[:: 1 if EVERYTHING else 5]:
         machine = fresh()
         other = second(machine)
-        run(access.owner_keys(other.lifecycle.context))
-        count = [0]
-        errors: list[Exception] = []
-
-        def interrupt(_name: str, at: int = at, other: Machine = other) -> None:
-            count[0] += 1
-            if count[0] == at + 1:
-                # All of the other machine's `up` happens here, between two requests of ours.
-                import threading
-
-                def work() -> None:
-                    try:
-                        up(other)
-                    except Exception as error:
-                        errors.append(error)
-
-                thread = threading.Thread(target=work)
-                thread.start()
-                thread.join()
-
-        machine.hook = interrupt
+        for one in (machine, other):
+            run(access.owner_keys(one.lifecycle.context))
+        machine.hook = _Meanwhile(at, other)
         try:
             up(machine)
         except (Busy, ServerProblem):
             machine.hook = lambda _name: None
             up(machine)
         machine.hook = lambda _name: None
-        assert machine.account.most_servers[OWNER] == 1, names[at]
+        # Stopped between its last look at its turn and the create: seen afterwards, and given up.
+        most = 2 if names[at] == "before create server" else 1
+        assert machine.account.most_servers[OWNER] <= most, names[at]
         mine = up(machine)
         assert up(other).server.id == mine.server.id
+        assert len(machine.account.held[Kind.SERVER]) == 1, names[at]
         assert len(machine.account.held[Kind.VOLUME]) == 1, names[at]
+
+
+@attrs.define
+class _Meanwhile:
+    """At one point of a machine's work, all of another's happens."""
+
+    at: int
+    other: Machine
+    count: int = 0
+
+    def __call__(self, _name: str) -> None:
+        self.count += 1
+        if self.count != self.at + 1:
+            return
+        # In a thread: it needs an event loop of its own.
+        thread = threading.Thread(target=self._work)
+        thread.start()
+        thread.join()
+
+    def _work(self) -> None:
+        with contextlib.suppress(BurstError):
+            up(self.other)
 
 
 def test_two_owners_in_one_account() -> None:

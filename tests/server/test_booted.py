@@ -143,4 +143,6 @@ def metadata_is_roots(machine: Booted, become: tuple[str, ...]) -> None:
     )
     ask = ("curl", "-sS", "-m", "3", "--retry", "20", "--retry-connrefused", "--retry-delay", "1")
     assert machine.run(*ask, "http://169.254.169.254/")
-    assert machine.run(*become, "curl", "-sS", "-m", "2", "http://169.254.169.254/", check=False) == ""
+    assert (
+        machine.run(*become, "curl", "-sS", "-m", "2", "http://169.254.169.254/", check=False) == ""
+    )

@@ -386,6 +386,35 @@ def test_inputs_that_a_neighbour_has_are_not_asked_for(start: Start) -> None:
     run(scenario)
 
 
+def test_a_store_that_nobody_works_in_is_closed(start: Start) -> None:
+    """Then its volume can be unmounted; whoever comes back finds everything."""
+
+    def open_below(process: int, folder: Path) -> list[str]:
+        found = []
+        for fd in os.listdir(f"/proc/{process}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(os.readlink(f"/proc/{process}/fd/{fd}"))
+        return [path for path in found if path.startswith(str(folder))]
+
+    async def scenario() -> None:
+        async with start("--linger", "0.2") as server:
+            volume = server.volume("101")
+            client = await server.connect(volume="101")
+            request = await remote_shell(client, "echo out >/work/out/f")
+            await accept(client, request, await client.execute(request))
+            assert open_below(server.process.pid, volume)
+            await client.close()
+            closed = False
+            while not closed:
+                closed = not open_below(server.process.pid, volume)
+                await asyncio.sleep(0)
+            again = await server.connect(volume="101")
+            hit = await again.ask(m.Lookup(again.new_id(), WEAK, (STRONG,)))
+            assert isinstance(hit, m.Hit)
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(
     ("name", "code"),
     [("103", "error"), ("../root", "protocol-remote"), ("", "protocol-remote")],

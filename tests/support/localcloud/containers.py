@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from trixie import Unavailable
 from . import disks
 from .disks import Disk
 from .filters import ruleset
-from .host import Run, listen_in, run, sweep
+from .host import Run, free_net, listen_in, neighbour, run, sweep
 from .machines import Spec
 from .metadata import ADDRESS, MetadataService, decoded
 from .stock import stock_tree
@@ -245,7 +244,7 @@ class Container:
         run([*inside, "addr", "add", f"{ADDRESS}/32", "dev", "lo"])
         self._metadata = MetadataService(listen_in(self._name, ADDRESS, 80), self.spec)
         if self.spec.ipv4 is not None:
-            ours = _neighbour(self.spec.ipv4)
+            ours = neighbour(self.spec.ipv4)
             peer = ["peer", "name", "eth0", "netns", self._name]
             run(["ip", "link", "add", self._name, "type", "veth", *peer])
             run(["ip", "addr", "add", f"{ours}/30", "dev", self._name])
@@ -356,7 +355,7 @@ class Containers:
         self._decoy: Disk | None = None
         self._numbers = 0
         self._guard = threading.Lock()
-        self._net = _free_net()
+        self._net = free_net()
 
     def addresses(self) -> Iterator[str]:
         """63 of them, each the second of a /30."""
@@ -402,17 +401,3 @@ class Containers:
         for disk in (*self._disks, *([self._decoy] if self._decoy else [])):
             disk.remove()
         self.run.close()
-
-
-def _neighbour(address: str) -> str:
-    head, _, last = address.rpartition(".")
-    return f"{head}.{int(last) - 1}"
-
-
-def _free_net() -> str:
-    """A /24 of RFC 2544's range for tests that is not in use here."""
-    used = run(["ip", "-4", "-o", "addr"]) + run(["ip", "-4", "route"])
-    while True:
-        net = f"198.19.{random.randrange(256)}"
-        if f" {net}." not in used:
-            return net

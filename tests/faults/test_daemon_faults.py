@@ -207,7 +207,7 @@ def test_a_daemon_that_hangs_in_mid_unit(space: Space, phase: Phase) -> None:
             before = faults.state_of(space.project / "target")
         finally:
             os.kill(daemon, signal.SIGCONT)
-    until(lambda: not faults.rustcs("held"), "the end of the run nobody waits for")
+    until(lambda: not faults.rustcs(space, "held"), "the end of the run nobody waits for")
     space.stop()
     assert faults.state_of(space.project / "target") == before
     assert any(

@@ -160,7 +160,7 @@ def test_what_comes_home_stays_within_the_jobs(lab: Lab) -> None:
             until(lambda: not flying(lab), "the end of all over there")
             most = 0
             while cargo.process.poll() is None:
-                home = [n for n in range(WIDE) if faults.rustcs(f"part{n}")]
+                home = [n for n in range(WIDE) if faults.rustcs(lab.space, f"part{n}")]
                 most = max(most, len(home))
             same(lab.space, expected, cargo.finish())
         lab.space.stop()

@@ -294,8 +294,9 @@ def agent_pid(space: Space) -> int:
     return 0
 
 
-def rustcs(crate: str, *, below: int | None = None) -> list[int]:
-    """Processes that are rustc itself (no wrapper, no launcher) and compile that crate.
+def rustcs(space: Space, crate: str, *, below: int | None = None) -> list[int]:
+    """Processes that are rustc itself (no wrapper, no launcher) and compile that crate of that
+    machine, here or on a host: cargo names the output folder by its absolute path.
 
     `below` 0 is a process that is not there, and has none.
     """
@@ -307,6 +308,8 @@ def rustcs(crate: str, *, below: int | None = None) -> list[int]:
         words = _cmdline(pid)
         if "--crate-name" not in words or words[words.index("--crate-name") + 1] != crate:
             continue
+        if not any(f"{space.folder}/" in word for word in words):
+            continue  # another test's, which runs at the same time
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "rustc" and alive(pid):
                 found.append(pid)
@@ -331,7 +334,7 @@ def is_wrapper(pid: int) -> bool:
 
 def hold(space: Space, phase: Phase, *, find: Callable[[], list[int]] | None = None) -> int:
     """Stop `held`'s rustc in the sandbox as soon as it is in that phase; its pid."""
-    candidates = find or (lambda: rustcs("held", below=agent_pid(space)))
+    candidates = find or (lambda: rustcs(space, "held", below=agent_pid(space)))
 
     def caught() -> int | None:
         if phase == "generating" and not metadata(space):

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import faults
-from builds import CARGO_HOME, at
+from builds import at
 from faults import MANIFEST, Running, same, until
-from projects import checkout
+from projects import CARGO_HOME, checkout
 from space import BURST_RUSTC, Space
 from sshd import SSHD, Proxy
 

@@ -22,7 +22,7 @@ ONE_BY_ONE: Final = ("tests/faults/test_daemon_faults.py",)
 ORDER: Final = ("tests/e2e/", "tests/faults/", "tests/contract/", "tests/unit/")
 
 
-class Scheduling(LoadScopeScheduling):
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     """By file, in the order of collection."""
 
     def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:

@@ -17,8 +17,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-ONE_BY_ONE: Final = ("tests/faults/test_daemon_faults.py",)
-"""Files that take minutes and whose tests have a machine each."""
+ONE_BY_ONE: Final = ("tests/e2e/test_calls.py", "tests/faults/test_daemon_faults.py")
+"""Files that take minutes, and whose tests do not share what was dear to make."""
 ORDER: Final = ("tests/e2e/", "tests/faults/", "tests/contract/", "tests/unit/")
 
 

@@ -32,6 +32,7 @@ from faults import (
     until,
 )
 from space import BURST_RUSTC, Space
+from tiers import thorough
 
 pytest_plugins = ("space_fixtures",)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -76,7 +77,7 @@ def test_an_agent_killed_in_mid_unit(space: Space, phase: Phase) -> None:
     assert done.stderr.count(" Fresh ") == len(list(space.project.glob("*/Cargo.toml")))
 
 
-@pytest.mark.parametrize("phase", faults.PHASES)
+@pytest.mark.parametrize("phase", thorough(["generating"], faults.PHASES))
 def test_an_agent_killed_in_mid_unit_is_an_error_where_remote_is_required(
     space: Space, phase: Phase
 ) -> None:
@@ -193,7 +194,7 @@ def test_nothing_of_a_killed_daemon_goes_on(space: Space) -> None:
         assert cargo.finish().status == 0
 
 
-@pytest.mark.parametrize("phase", ["checking", "generating"])
+@pytest.mark.parametrize("phase", thorough(["generating"], ["checking"]))
 def test_a_daemon_that_hangs_in_mid_unit(space: Space, phase: Phase) -> None:
     """The wrapper gives up after the silence. The daemon, awake again, writes nothing any more."""
     space.write(faults.held_project(phase))

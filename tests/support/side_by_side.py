@@ -17,9 +17,21 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-ONE_BY_ONE: Final = ("tests/e2e/test_calls.py", "tests/faults/test_daemon_faults.py")
+ONE_BY_ONE: Final = (
+    "tests/e2e/test_projects.py",
+    "tests/e2e/test_calls.py",
+    "tests/faults/test_daemon_faults.py",
+)
 """Files that take minutes, and whose tests do not share what was dear to make."""
-ORDER: Final = ("tests/e2e/", "tests/faults/", "tests/contract/", "tests/unit/")
+ORDER: Final = (
+    "tests/e2e/test_ssh.py",  # minutes in one piece, as the second
+    "tests/faults/test_link_faults.py",
+    "tests/e2e/test_projects.py",
+    "tests/e2e/",
+    "tests/faults/",
+    "tests/contract/",
+    "tests/unit/",
+)
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
@@ -39,8 +51,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: a third of the time a test waits for something."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Twice as many as cores: half of the time a test waits for something."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(trylast=True)

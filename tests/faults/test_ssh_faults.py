@@ -184,7 +184,7 @@ def test_a_frozen_server_is_given_up_within_the_silence(sshd: Sshd) -> None:
             sshd.thaw()
 
     with Proxy(sshd.port) as proxy:
-        through(proxy, sshd, act, silence_s=0.5)
+        through(proxy, sshd, act, silence_s=2)
 
 
 @pytest.mark.slow

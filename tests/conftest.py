@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tiers import EVERYTHING
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 # Whoever runs us in the background may have SIGINT ignored; every cargo would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says more about what else runs on the machine.
+settings.register_profile("burst", deadline=None, print_blob=True)
+settings.load_profile("burst")
 
 pytest_plugins: list[str] = ["fake_daemon", "native_client", "fake_plan"]
 if importlib.util.find_spec("xdist") is not None:

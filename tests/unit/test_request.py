@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from burst_protocol.errors import RemoteProtocolError
 from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.request import MAX_BYTES, Request, parse_request, request_size
-from burst_wrapper.daemon.server import WrapperProtocol
+from burst_wrapper.daemon.server import Server, WrapperProtocol
 
 words = st.binary(max_size=8).filter(lambda word: b"\0" not in word)
 
@@ -122,7 +123,7 @@ def test_the_kernel_says_who_asks() -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_accepted_socket(
-            lambda: WrapperProtocol(heard), ours  # type: ignore[arg-type]
+            lambda: WrapperProtocol(cast("Server", heard)), ours
         )
         theirs.sendall(packed(*SOUND))
         begun = await heard.begun

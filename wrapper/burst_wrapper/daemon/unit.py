@@ -632,10 +632,16 @@ def _text_kind(call: RustcCall) -> str:
     return ",".join(os.fsdecode(kind) for kind in call.crate_types) or "bin"
 
 
+_HASHED: Final = frozenset({b"platform", b"extern", b"macro", b"file"})
+"""Entries of a manifest whose values are digests; an argument can have 32 bytes, too."""
+
+
 def _manifest(plan: Plan) -> tuple[tuple[str, str], ...]:
-    """Labels and values short enough to keep; long or binary values by their hash."""
+    """Labels and values short enough to keep; files by their hash."""
     shown: list[tuple[str, str]] = []
     for label, value in plan.manifest:
-        text = value.hex()[:16] if len(value) == 32 else value[:120].decode("utf-8", "replace")
+        kind = label.partition(b" ")[0]
+        is_hash = kind in _HASHED and len(value) == 32
+        text = value.hex()[:16] if is_hash else value[:120].decode("utf-8", "replace")
         shown.append((label.decode("utf-8", "replace"), text))
     return tuple(shown)

@@ -169,6 +169,8 @@ class Server:
     async def _own(self, key: tuple[bytes, bytes], client: Client) -> None:
         """A new call for the same outputs ends the old one and waits until it cannot write."""
         while (old := self._owners.get(key)) is not None and old is not client:
+            if old.answered:
+                break  # it writes no more there; what it made is still being stored
             task = self._units.get(old)
             old.abort()
             if task is None:
@@ -202,6 +204,8 @@ class Server:
     def _cancel_orphans(self) -> None:
         """A cargo that was killed leaves wrappers behind; nobody wants what they wait for."""
         for client, task in list(self._units.items()):
+            if client.answered:
+                continue  # the end of a build: what its last units left is still being stored
             caller = self._services.callers.known(client.pid)
             if caller is not None and not same_process(caller):
                 client.abort()

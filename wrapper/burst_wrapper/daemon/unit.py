@@ -70,6 +70,7 @@ class Unit:
         self._started_ms = time.time_ns() // 1_000_000
         self._env: Mapping[bytes, bytes] = {}
         self._caller: Caller | None = None
+        self._recorded = False
         self._call: RustcCall | None = None
         self._plan: Plan | None = None
         self._delivery: Delivery | None = None
@@ -111,7 +112,7 @@ class Unit:
             self._at_home(home)
         except asyncio.CancelledError:
             # A wrapper that still listens compiles it at home now, and writes that down.
-            if not self._client.listening:
+            if not self._client.listening and not self._recorded:
                 self._record("cancelled", "-", "the build was interrupted", "cancelled")
             raise
         except BurstError as error:
@@ -580,6 +581,7 @@ class Unit:
         caller = self._caller
         if caller is None and where == "cancelled":
             return  # of a build that was over before we came to it
+        self._recorded = True
         build = (0, 0) if caller is None else (caller.pid, caller.start_ticks)
         kind = "?" if call is None else ("test" if call.is_test else _text_kind(call))
         self._services.journal.record(

@@ -358,13 +358,13 @@ class Unit:
                             self._lists_tried = -1
                             continue
                         self._lists_tried = -1
-                        if not ended.verdict.missing:
-                            break
+                        if not ended.verdict.missing.beyond(learned):
+                            break  # nothing, or it lacked what was to be shown this time
                         learned |= ended.verdict.missing
                         self._notes.append(_missing_text(ended.verdict.missing))
                     case End.HOME:
                         raise Home("undeclared", ended.why, failure=False)
-            raise Home("unstable-inputs", self._why("its inputs keep growing"), failure=False)
+            raise Home("unstable-inputs", "its inputs cannot all be shown", failure=False)
         finally:
             executor.in_flight -= 1
 

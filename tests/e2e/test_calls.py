@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -369,6 +370,16 @@ def test_projects_in_unusual_places(shared: Space, parent: str) -> None:
     with tempfile.TemporaryDirectory(prefix="burst-test-", dir=parent) as folder:
         space = with_project(shared, "calls", Path(folder, "p"))
         same_bits(space, "build", env=CALLS)
+
+
+def test_a_linker_in_tmp(calls: Space) -> None:
+    """A folder of tools as package managers make it, where the sandbox has a folder of its own."""
+    linker = shutil.which("cc")
+    assert linker is not None
+    with tempfile.TemporaryDirectory(prefix="burst-test-", dir="/tmp") as folder:
+        Path(folder, "cc").symlink_to(linker)
+        path = f"{folder}:{calls.env['PATH']}"
+        same_bits(calls, "build", "-p", "loader", "-p", "many", env={**CALLS, "PATH": path})
 
 
 @pytest.mark.parametrize("umask", thorough(["077"], ["002", "000"]))

@@ -662,3 +662,20 @@ def test_a_cache_removed_under_a_running_daemon(space: Space, what: str) -> None
     space.fresh_target()
     same(space, expected, space.cargo("build"))
     assert set(space.where().values()) == {"hit"}
+
+
+@pytest.mark.parametrize("phase", faults.PHASES)
+@pytest.mark.parametrize("what", [".", "store"])
+def test_a_cache_removed_in_mid_unit(space: Space, what: str, phase: Phase) -> None:
+    """The compiler cannot write what it made: that is no error of the user's program."""
+    shutil.rmtree(space.project)
+    space.write(faults.held_project(phase))
+    expected = faults.plain(space)
+    with Running.start(space) as cargo:
+        rustc = hold(space, phase)
+        # The agent goes on making files there meanwhile; the compiler's own folder is gone.
+        shutil.rmtree(space.home / ".cache" / "burst" / what, ignore_errors=True)
+        os.kill(rustc, signal.SIGCONT)
+        same(space, expected, cargo.finish())
+    space.fresh_target()
+    same(space, expected, space.cargo("build", **FALLBACK))

@@ -92,9 +92,10 @@ class Bench:
         for each in (plain, burst):
             each["all CPU seconds"] = sum(each[part] for part in PARTS)
         lines = [f"{'':28}{'plain':>9}{'burst':>9}{'more':>9}"]
-        for part in (*PARTS, "all CPU seconds", _WALL, _CALLS):
-            more = burst[part] - plain[part]
-            lines.append(f"{part:28}{plain[part]:9.3f}{burst[part]:9.3f}{more:+9.3f}")
+        lines += [
+            f"{part:28}{plain[part]:9.3f}{burst[part]:9.3f}{burst[part] - plain[part]:+9.3f}"
+            for part in (*PARTS, "all CPU seconds", _WALL, _CALLS)
+        ]
         for part in ("all CPU seconds", _WALL):
             lines.append(f"{part + ', ratio':28}{burst[part] / plain[part]:18.3f}")
         return "\n".join(lines)
@@ -103,8 +104,8 @@ class Bench:
 def _part(name: str, root: str) -> str:
     """Whose a process of that name is, below which root."""
     if name in {"burst-rustc", "sh", "tr", "python", "python3"} or name.startswith("client-"):
-        return "wrapper" if not root else root
-    if name.startswith("sandbox"):
+        return root or "wrapper"
+    if name.isdigit():  # executed by its descriptor
         return "sandbox"
     if root == "daemon":
         return root

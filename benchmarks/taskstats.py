@@ -66,7 +66,7 @@ class Taskstats:
 
     def ended(self) -> list[Ended]:
         """All that ended since the last call. TaskstatsError if some were lost."""
-        found = []
+        found: list[Ended] = []
         while True:
             try:
                 data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)

@@ -92,6 +92,9 @@ _LIBRARIES: Final = (b"gcc", b"gcc_s", b"gcc_eh", b"util", b"rt", b"pthread", b"
 """What the standard libraries of Linux targets ask for, in any of their link modes."""
 _BIG_ARCHIVES: Final = frozenset((b"c", b"m", b"stdc++"))
 """Their `.a` is left out unless linking is static: 12 MB that a dynamic link never reads."""
+_PLAIN_WORD: Final = re.compile(rb"""(?:[^\s"'\\]|"[^"\\]*")+""")
+_PLAIN_WORDS: Final = re.compile(rb"\s*(?:%b(?:\s+|\Z))*" % _PLAIN_WORD.pattern)
+"""Words in double quotes or none, without anything that a shell reads in another way."""
 _DRIVERS: Final = (b"cc", b"gcc", b"clang")
 _LINKERS: Final = (b"ld", b"ld.bfd", b"ld.lld", b"ld.gold", b"ld.mold", b"collect-ld", b"real-ld")
 _SYSTEM_FILES_OF_CLANG: Final = (
@@ -310,10 +313,18 @@ class _Probe:
             if env is self.env:
                 self.said = self.said or (lines[0] if lines else f"rustc ended with {done.status}")
             return None
-        words = shlex.split(os.fsdecode(done.stdout.split(b"\n")[0]))
-        while words and re.match(r"\A[A-Z_]+=", words[0]):
+        words = _words(done.stdout.split(b"\n")[0])
+        while words and re.match(rb"\A[A-Z_]+=", words[0]):
             words.pop(0)
-        return tuple(map(os.fsencode, words)) or None
+        return tuple(words) or None
+
+
+def _words(line: bytes) -> list[bytes]:
+    """As a shell splits them; ValueError if it could not. `shlex` is for the odd ones: it takes
+    10 ms for the command of a link."""
+    if _PLAIN_WORDS.fullmatch(line):
+        return [word.replace(b'"', b"") for word in _PLAIN_WORD.findall(line)]
+    return [os.fsencode(word) for word in shlex.split(os.fsdecode(line))]
 
 
 def probe(
@@ -430,7 +441,7 @@ class _Found:
 
     def _read_command(self, line: bytes, env: Mapping[bytes, bytes], cwd: bytes) -> None:
         try:
-            words = [os.fsencode(word) for word in shlex.split(os.fsdecode(line))]
+            words = _words(line)
         except ValueError:
             return
         program = find_program(words[0], cwd, env) if words else None

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import tempfile
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -324,6 +323,8 @@ def _words(line: bytes) -> list[bytes]:
     10 ms for the command of a link."""
     if _PLAIN_WORDS.fullmatch(line):
         return [word.replace(b'"', b"") for word in _PLAIN_WORD.findall(line)]
+    import shlex  # noqa: PLC0415 - see above
+
     return [os.fsencode(word) for word in shlex.split(os.fsdecode(line))]
 
 

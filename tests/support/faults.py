@@ -269,6 +269,12 @@ def _cmdline(pid: int) -> list[str]:
     return data.decode("utf-8", "replace").split("\0")
 
 
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def socket_path(space: Space) -> Path:
     return space.folder / "run" / "burst" / os.fsdecode(socket_name())
 
@@ -323,7 +329,8 @@ def _pids() -> list[int]:
 def is_agent(pid: int) -> bool:
     """Of either kind, embedded or on a host."""
     words = _cmdline(pid)
-    return "--root" in words and bool({"--stdio", "--fd"} & set(words)) and alive(pid)
+    started = "--root" in words and bool({"--stdio", "--fd"} & set(words))
+    return (started or _name(pid) == "burst-agent") and alive(pid)
 
 
 def is_wrapper(pid: int) -> bool:

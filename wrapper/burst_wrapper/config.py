@@ -6,9 +6,7 @@ suggestion: a misspelt `extra_inputs` must not silently mean wrong artifacts.
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from typing import Any, Final
 
 import attrs
@@ -74,6 +72,8 @@ def load(path: bytes) -> Config:
         return Config()
     except OSError as error:
         raise _wrong(path, f"cannot be read: {error.strerror}") from error
+    import tomllib  # noqa: PLC0415 - 6 ms of the start of a daemon, which mostly has no such file
+
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -157,6 +157,8 @@ def _count(path: bytes, key: str, value: Any) -> int:
 
 
 def _unknown(key: str, known: tuple[str, ...]) -> str:
+    import difflib  # noqa: PLC0415 - only for those who misspelt something
+
     close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, 1)
     return f"unknown key `{key}`" + (f"; did you mean `{close[0]}`?" if close else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,35 @@ def test_nobody_there() -> None:
     assert callers.of(-1) is None
     assert callers.of(2**22 + 1) is None
     assert callers.of(1) is None
+
+
+FIRST = """
+import os, subprocess, sys
+from burst_wrapper.callers import Callers
+with open("/proc/self/comm", "w") as comm:
+    comm.write(sys.argv[1])
+child = subprocess.Popen(["/bin/sleep", "600"], stdin=subprocess.DEVNULL)
+caller = Callers().of(child.pid)
+child.kill()
+print(caller and (os.getpid(), caller.pid, caller.is_cargo, caller.environ[b"FAMOUS"]))
+"""
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cargo", (1, 1, True, b"yes")), ("sh", None)])
+def test_cargo_is_the_first_process_of_a_container(name: str, expected: object) -> None:
+    """`docker run … cargo build`: it is cargo all the same. Any other first process adopted the
+    wrapper of a cargo that is gone."""
+    spaces = ["unshare", "-Urpfm", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*spaces, "true"], check=False).returncode:
+        pytest.skip("no user namespaces")
+    done = subprocess.run(
+        [*spaces, sys.executable, "-c", FIRST, name],
+        env={**os.environ, "FAMOUS": "yes"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(expected)
 
 
 def test_a_zombie_no_longer_runs() -> None:

@@ -44,6 +44,13 @@ class NotToml(ConfigError):
     hint = "cargo cannot read it either; nothing was changed"
 
 
+class NotWritable(ConfigError):
+    """{path}: {detail}"""
+
+    code = "config-write"
+    hint = "let this user write there; nothing was changed"
+
+
 @frozen
 class Edit:
     """A file's new text, and how to take the edit back: `added` becomes `removed` again."""

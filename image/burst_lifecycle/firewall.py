@@ -180,7 +180,12 @@ async def _write(context: Context, firewall_id: int, mine: FirewallRule) -> Fire
 
 
 async def reopen(context: Context, server: Server) -> bool:
-    """This client's address changed: open its rule on the server's own firewalls. False: none."""
+    """This client's address changed: open its rule on the server's own firewalls. False: none.
+
+    Not for a machine whose key is not registered: it could not log in anyway.
+    """
+    if await context.cloud.ssh_key_by_fingerprint(context.key.fingerprint) is None:
+        return False
     for firewall_id in server.firewall_ids:
         try:
             firewall = await context.cloud.firewall(firewall_id)

@@ -1,4 +1,4 @@
-"""Everything real: the API over `hcloud`, containers with cloud-init and sshd, volumes, the agent."""
+"""Everything real: the API over `hcloud`, containers with cloud-init, sshd, volumes, our agent."""
 
 from __future__ import annotations
 

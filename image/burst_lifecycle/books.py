@@ -13,7 +13,9 @@ from typing import Any, Final
 import attrs
 
 from burst_lifecycle.cloud.model import Kind
+from burst_lifecycle.errors import StillBilling
 from burst_lifecycle.events import Created, Deleted, Event, Gone, Intent, Reap, Resized, Settled
+from burst_lifecycle.pricing import per_hour, total
 
 BILLING_KINDS: Final = frozenset({Kind.SERVER, Kind.VOLUME, Kind.IMAGE, Kind.PRIMARY_IP})
 
@@ -51,6 +53,29 @@ class Books:
         return tuple(
             thing for thing in self.billing() if account is None or not account.holds(thing)
         )
+
+
+def still_billing(books: Books, account: Account | None, now_s: float) -> StillBilling | None:
+    """What every command says, and exits with, while something bills that it cannot end: made with
+    another token, or with one that is refused now (`account` None). None if there is no such thing.
+
+    By what this machine remembers; it ends when somebody with the right token sees it deleted.
+    """
+    things = books.elsewhere(account)
+    if not things:
+        return None
+    hourly = total(per_hour(thing, now_s) for thing in things).hourly_text
+    shown = ", ".join(_described(thing) for thing in things)
+    why = "with a token that is not accepted" if account is None else "with another token"
+    return StillBilling(
+        f"{shown}, made {why}; {hourly} until it is deleted in the console of its project"
+    )
+
+
+def _described(thing: Created) -> str:
+    kind = thing.kind.value.removesuffix("s").replace("_", " ")
+    more = [word for word in (thing.type, thing.location) if word]
+    return f"{kind} {thing.name or thing.id}" + (f" ({' in '.join(more)})" if more else "")
 
 
 _Key = tuple[str, Kind, int]

@@ -29,6 +29,7 @@ HOUR_S: Final = 3600
 WEEKEND_H: Final = 60
 """Friday evening to Monday morning."""
 _CENT: Final = Decimal("0.01")
+_HUNDREDTH_CENT: Final = Decimal("0.0001")
 _ZERO: Final = Decimal(0)
 
 
@@ -51,6 +52,12 @@ class Amount:
     def text(self) -> str:
         """`€1.37`, `at least €1.37`."""
         return f"{'at least ' if self.at_least else ''}€{self.cents}"
+
+    @property
+    def hourly_text(self) -> str:
+        """`€1.3678 an hour`: a volume's hour is less than a cent."""
+        eur = self.eur.quantize(_HUNDREDTH_CENT, ROUND_HALF_UP)
+        return f"{'at least ' if self.at_least else ''}€{eur} an hour"
 
 
 @attrs.frozen

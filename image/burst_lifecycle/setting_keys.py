@@ -17,6 +17,7 @@ class Form(enum.Enum):
     """What a value looks like in TOML, and what it becomes."""
 
     TEXT = "a string"
+    PATH = "an absolute path, or one that begins with ~"
     NUMBER = "a number that is not negative"
     POSITIVE = "a number above 0"
     COUNT = "a whole number from 0 to 4096"
@@ -134,7 +135,7 @@ _TABLE: Final = (
     Key("hetzner.orphan_s", Form.NUMBER, 120.0, Scope.TRUSTED),
     Key("hetzner.volume_gb", Form.SIZE, 100, Scope.TRUSTED),
     Key("hetzner.volume_keep_alive_s", Form.POSITIVE, 604800.0, Scope.TRUSTED),
-    Key("hetzner.ssh_key_path", Form.TEXT, ""),
+    Key("hetzner.ssh_key_path", Form.PATH, ""),
     Key("hetzner.self_delete_token", Form.TOKEN, None),
 )
 KEYS: Final[Mapping[str, Key]] = {key.name: key for key in _TABLE}

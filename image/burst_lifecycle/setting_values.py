@@ -35,6 +35,9 @@ def convert(path: str, key: Key, value: Any) -> Any:
     match key.form:
         case Form.TEXT:
             return _text(path, name, value)
+        case Form.PATH:
+            text = _text(path, name, value)
+            return _path(path, name, text) if text else text
         case Form.NUMBER | Form.POSITIVE:
             return _number(path, name, value, positive=key.form is Form.POSITIVE)
         case Form.COUNT:
@@ -95,10 +98,7 @@ def _token(path: str, name: str, value: Any) -> TokenSource:
         raise wrong(path, how)
     ((inner, raw),) = value.items()
     if inner == "file":
-        text = _text(path, f"{name}.file", raw)
-        if not text or "\0" in text:
-            raise wrong(path, f"`{name}.file` names no file")
-        return TokenSource(file=text)
+        return TokenSource(file=_path(path, f"{name}.file", _text(path, f"{name}.file", raw)))
     if inner == "command":
         argv = _words(path, f"{name}.command", raw)
         if not argv:
@@ -140,6 +140,13 @@ def _text(path: str, key: str, value: Any) -> str:
     if not isinstance(value, str):
         raise wrong(path, f"`{key}` must be a string")
     return value
+
+
+def _path(path: str, key: str, text: str) -> str:
+    """A relative path would mean something else in the daemon, whose folder is nobody's."""
+    if "\0" in text or not text.startswith(("/", "~")):
+        raise wrong(path, f"`{key}` must be {Form.PATH.value}")
+    return text
 
 
 def _number(path: str, key: str, value: Any, *, positive: bool) -> float:

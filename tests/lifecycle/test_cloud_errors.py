@@ -13,7 +13,9 @@ from burst_protocol.errors import BurstError, UserError
 OURS = [
     value
     for value in vars(errors).values()
-    if isinstance(value, type) and value.__module__ == errors.__name__
+    if isinstance(value, type)
+    and issubclass(value, BurstError)
+    and value.__module__ == errors.__name__
 ]
 ALL = [
     value

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burst_lifecycle import jsonlines
-from burst_lifecycle.books import Account, Books, add_up
+from burst_lifecycle.books import Account, Books, add_up, still_billing
 from burst_lifecycle.cloud.model import Kind
 from burst_lifecycle.events import (
     CLASSES,
@@ -204,6 +204,32 @@ def test_what_bills_under_another_token() -> None:
     assert [thing.id for thing in books.elsewhere(mine)] == [2, 3]
     assert [thing.id for thing in books.elsewhere(other)] == [1, 3]
     assert [thing.id for thing in books.elsewhere(None)] == [1, 2, 3]
+
+
+def test_what_every_command_says_of_it() -> None:
+    """What, where, how much an hour; exit code not zero; nothing once it was seen deleted."""
+    mine = Account("https://a/v1", "t1")
+    server = born(
+        2,
+        name="burst-build-x",
+        type="ccx63",
+        location="fsn1",
+        token="t2",
+        endpoint="https://a/v1",
+        eur_per_hour=Decimal("1.3678"),
+    )
+    volume = born(3, Kind.VOLUME, token="t2", endpoint="https://a/v1")
+    error = still_billing(add_up([server, volume]), mine, 0.0)
+    assert error is not None
+    assert error.exit_code != 0
+    assert str(error) == (
+        "something still costs money: server burst-build-x (ccx63 in fsn1), volume 3, made with "
+        "another token; at least €1.3678 an hour until it is deleted in the console of its project"
+    )
+    refused = still_billing(add_up([attrs.evolve(server, token="t1")]), None, 0.0)
+    assert "not accepted" in str(refused)
+    ends = [Gone(at_s=9.0, kind=thing.kind, id=thing.id) for thing in (server, volume)]
+    assert still_billing(add_up([server, volume, *ends]), mine, 0.0) is None
 
 
 def test_equal_ids_at_two_endpoints_are_two_things() -> None:

@@ -33,18 +33,18 @@ TABLE: list[tuple[int, str, type[CloudProblem], type[CloudProblem], bool]] = [
     (422, "must_be_unassigned", errors.Busy, errors.Busy, True),
     (422, "volume_already_attached", errors.Busy, errors.Busy, False),
     (422, "a_code_of_tomorrow", errors.CloudProblem, errors.CloudProblem, False),
-    (422, "service_error", errors.Ambiguous, errors.CloudUnreachable, True),
+    (422, "service_error", errors.Ambiguous, errors.Ambiguous, True),
     (423, "locked", errors.Busy, errors.Busy, True),
     (423, "protected", errors.CloudProblem, errors.CloudProblem, False),
     (429, "rate_limit_exceeded", errors.Busy, errors.Busy, True),
     (429, "", errors.Busy, errors.Busy, True),
-    (500, "server_error", errors.Ambiguous, errors.CloudUnreachable, True),
-    (500, "a_code_of_tomorrow", errors.Ambiguous, errors.CloudUnreachable, True),
-    (502, "", errors.Ambiguous, errors.CloudUnreachable, True),
-    (503, "unavailable", errors.Ambiguous, errors.CloudUnreachable, True),
-    (504, "timeout", errors.Ambiguous, errors.CloudUnreachable, True),
-    (200, "", errors.Ambiguous, errors.CloudUnreachable, True),
-    (302, "", errors.Ambiguous, errors.CloudUnreachable, True),
+    (500, "server_error", errors.Ambiguous, errors.Ambiguous, True),
+    (500, "a_code_of_tomorrow", errors.Ambiguous, errors.Ambiguous, True),
+    (502, "", errors.Ambiguous, errors.Ambiguous, True),
+    (503, "unavailable", errors.Ambiguous, errors.Ambiguous, True),
+    (504, "timeout", errors.Ambiguous, errors.Ambiguous, True),
+    (200, "", errors.Ambiguous, errors.Ambiguous, True),
+    (302, "", errors.Ambiguous, errors.Ambiguous, True),
     (401, "", errors.Unauthorized, errors.Unauthorized, False),
     (404, "", errors.CloudProblem, errors.CloudProblem, False),
 ]
@@ -60,7 +60,8 @@ def test_what_a_code_means(
 ) -> None:
     """Exactly that class, with the code for who decides on it."""
     failure = Failure(Where.ANSWERED, code, status, "words")
-    for safety, expected in ((CREATE, create), (REPEATABLE, change), (READ, change)):
+    read = errors.CloudUnreachable if change is errors.Ambiguous else change
+    for safety, expected in ((CREATE, create), (REPEATABLE, change), (READ, read)):
         error = to_error(failure, "the thing", safety)
         assert type(error) is expected
         assert error.facts["api_code"] == code
@@ -72,7 +73,7 @@ def test_what_a_code_means(
     ("where", "create", "change"),
     [
         (Where.UNSENT, errors.CloudUnreachable, errors.CloudUnreachable),
-        (Where.LOST, errors.Ambiguous, errors.CloudUnreachable),
+        (Where.LOST, errors.Ambiguous, errors.Ambiguous),
     ],
 )
 def test_what_no_answer_means(
@@ -82,6 +83,7 @@ def test_what_no_answer_means(
     failure = Failure(where, text="Connection refused")
     assert type(to_error(failure, "x", CREATE)) is create
     assert type(to_error(failure, "x", REPEATABLE)) is change
+    assert type(to_error(failure, "x", READ)) is errors.CloudUnreachable
     assert again_s(failure, CREATE, 0) is None
     assert again_s(failure, REPEATABLE, 0) is not None
     assert again_s(failure, REPEATABLE, 9) is None

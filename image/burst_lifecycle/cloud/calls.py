@@ -27,6 +27,7 @@ from burst_lifecycle.cloud.retry import (
     again_s,
     poll_s,
     to_error,
+    worth_a_look,
 )
 from burst_lifecycle.errors import (
     ActionFailed,
@@ -34,7 +35,7 @@ from burst_lifecycle.errors import (
     CloudProblem,
     CloudUnreachable,
     DeadlinePassed,
-    Unauthorized,
+    NotFound,
 )
 
 T = TypeVar("T")
@@ -134,11 +135,11 @@ class Calls:
             while True:
                 try:
                     answer = await self._repeat(
-                        patience, method, path, Safety.REPEATABLE, body=body
+                        patience, method, path, Safety.REPEATABLE, body=body, done=done
                     )
                     await self._wait(self.understood(what, Safety.REPEATABLE, actions, answer))
-                except CloudProblem as error:
-                    if done is not None and await _already(done, error):
+                except (ActionFailed, NotFound) as error:
+                    if done is not None and await _already(done):
                         return
                     pause_s = _locked_action_s(error, attempt)
                     if pause_s is None:
@@ -191,6 +192,7 @@ class Calls:
         *,
         params: Json | None = None,
         body: Json | None = None,
+        done: Callable[[], Awaitable[bool]] | None = None,
     ) -> Json:
         attempt = 0
         while True:
@@ -198,6 +200,8 @@ class Calls:
             result = await self._send(method, path, params=params, body=body)
             if not isinstance(result, Failure):
                 return result
+            if done is not None and worth_a_look(result) and await _already(done):
+                return {}
             error = to_error(result, patience.what, safety)
             pause_s = again_s(result, safety, attempt)
             if pause_s is None:
@@ -296,10 +300,8 @@ def _next_page(answer: Json) -> int | None:
     return None if page is None else int(page)
 
 
-async def _already(done: Callable[[], Awaitable[bool]], error: CloudProblem) -> bool:
+async def _already(done: Callable[[], Awaitable[bool]]) -> bool:
     """After a refusal. Where even looking is not possible, the refusal is what counts."""
-    if isinstance(error, CloudUnreachable | Unauthorized):
-        return False
     try:
         return await done()
     except CloudProblem:

@@ -35,6 +35,9 @@ _UNSENT: Final = (
     ssl.SSLCertVerificationError,
 )
 """No request has left: no connection, or one to somebody who is not the API."""
+_FRESH_S: Final = 20.0
+"""A connection that was idle for longer may be ended by the other side in the very moment in which
+we use it; for a create that would be an answer lost."""
 
 
 class HetznerCloud(ProjectCloud):
@@ -111,6 +114,7 @@ class _Client(hcloud.Client):
             timeout=(timing.connect_s, timing.read_s),
         )
         self.session = _Session(direct=is_loopback(token.endpoint))
+        self.used_s = 0.0
         self._client._session.close()
         self._client._session = self.session
         self._client._retry_max_retries = 0
@@ -194,9 +198,11 @@ class _Clients:
         except IndexError:
             client = _Client(self.token, self.timing)
         begun = self.steady()
+        if begun - client.used_s > _FRESH_S:
+            client.session.close()  # and opens anew by itself
         try:
             result = client.once(method, path, params, body)
-            ended = self.steady()
+            ended = client.used_s = self.steady()
             response = client.session.response
         finally:
             client.session.response = None

@@ -140,7 +140,7 @@ def _class_of(failure: Failure, safety: Safety) -> type[CloudProblem]:
         if code in NO_ACCESS or failure.status in {401, 403}:
             return Unauthorized
     if failure.uncertain:
-        return Ambiguous if safety is Safety.CREATE else CloudUnreachable
+        return CloudUnreachable if safety is Safety.READ else Ambiguous
     return CloudProblem
 
 
@@ -158,6 +158,14 @@ def again_s(failure: Failure, safety: Safety, attempt: int) -> float | None:
         if failure.code in IN_USE:
             return _nth(_IN_USE_S, attempt)
     return _nth(_TROUBLE_S, attempt) if failure.uncertain else None
+
+
+def worth_a_look(failure: Failure) -> bool:
+    """Whether what was asked for may be so already: done by a request whose answer was lost, or
+    before it. Some refusals of that kind are a mere `service_error`."""
+    if failure.where is not Where.ANSWERED:
+        return failure.where is Where.LOST
+    return failure.code not in LOCKED | NO_ACCESS | {RATE} and failure.status != 429
 
 
 def _nth(waits: tuple[float, ...], attempt: int) -> float | None:

@@ -384,3 +384,33 @@ def test_an_alias_stands_for_host_and_port(tmp_path: Path) -> None:
     path.write_text(f"alias {KEY}\n[h]:99 {KEY}\n")
     found = KnownHosts.read([str(path)]).lookup("h", 99, "Alias")
     assert [f"{path}:1"] == [key.place for key in found]
+
+
+def test_a_socket_there_is_a_channel(sshd: Sshd) -> None:
+    """Both directions, the end, and a clear word when nobody listens."""
+    path = f"/tmp/burst-{os.getpid()}.sock"
+
+    async def act(connection: SshConnection) -> None:
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write((await reader.readexactly(3_000_000))[::-1])
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_unix_server(echo, path)
+        try:
+            channel = await connection.open_socket(path)
+            data = os.urandom(3_000_000)
+            channel.write(data)
+            await channel.drain()
+            assert await read_all(channel) == data[::-1]
+            assert channel.exit_status is None
+            channel.close()
+        finally:
+            server.close()
+            await server.wait_closed()
+            os.unlink(path)
+        with pytest.raises(LinkLost, match="burst-"):
+            await connection.open_socket(path)
+        assert await read_all(await connection.run("echo on")) == b"on\n"
+
+    on(sshd.address, act)

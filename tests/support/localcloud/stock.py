@@ -14,7 +14,7 @@ from typing import Final
 
 from trixie import cached_tree, debootstrap, run_or_unavailable
 
-RECIPE: Final = 3
+RECIPE: Final = 4
 """Raise it to have the tree made anew."""
 PACKAGES: Final = (
     "systemd",
@@ -49,12 +49,15 @@ MASKED: Final = (
     "man-db.timer",
     "getty@.service",
     "console-getty.service",
+    "ifupdown-wait-online.service",
+    "sshd-keygen.service",
     "systemd-firstboot.service",
     "nftables.service",
     "systemd-udevd.service",
     "systemd-udev-trigger.service",
 )
-"""The address comes from outside; devices are plugged from outside; nobody sits at a console."""
+"""The address and devices come from outside, host keys from cloud-init alone (as on Ubuntu); nobody
+sits at a console."""
 
 
 def stock_tree() -> Path:
@@ -85,7 +88,9 @@ def clean(root: Path) -> None:
     """No identity of its own, as images have none."""
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
-    (root / "etc/machine-id").write_text("uninitialized\n")
+    (root / "etc/machine-id").write_text("")
+    for part in ("etc", "var"):  # or each first boot would build every cache anew
+        (root / part / ".updated").touch()
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/hostname").unlink(missing_ok=True)
     cloud = root / "etc/cloud/cloud.cfg.d"

@@ -245,12 +245,16 @@ class Boot:
         return await self._equip(fresh, host)
 
     async def _reach(self, server: Server) -> Host:
+        """A ready server. ServerProblem if it is older than this machine's key: then a machine that
+        it knows lets us in with its next reap, if our key is registered by then."""
+        context = self.context
         try:
-            return await removal.reach(self.context, server)
-        except AuthenticationFailed as error:
-            # It is older than this machine's key. A machine that it knows tells it with its next
-            # reap, if the key is registered.
-            await access.owner_keys(self.context)
+            return await removal.reach(context, server)
+        except (AuthenticationFailed, Unreachable, LinkLost) as error:
+            known = await context.cloud.ssh_key_by_fingerprint(context.key.fingerprint)
+            await access.owner_keys(context)
+            if known is not None and not isinstance(error, AuthenticationFailed):
+                raise
             detail = "does not know this machine's key yet; another machine of yours lets it in"
             raise ServerProblem(detail, what=server.name) from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burst_lifecycle import budget, firewall, labels, placement, situation, userdata
@@ -219,6 +219,7 @@ def test_a_quota_leaves_smaller_ones_only() -> None:
     assert "ccx43 is tried" in search.notices[0]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([one.name for one in TYPES]), max_size=6),
     st.lists(st.sampled_from(LOCATIONS), max_size=5),
@@ -332,6 +333,7 @@ def test_expired_rules_and_the_limit() -> None:
         firewall.merge([STRANGE] * 50, firewall.open_rule(ME, 1000), 1000)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=60), st.integers(0, 5))
 def test_merging_rules(clients: list[int], me: int) -> None:
     """Ours is there once, others' are kept, never more than fifty."""
@@ -461,6 +463,7 @@ def test_what_is_not_ours() -> None:
         assert verdict(with_labels(server, **{missing: None}), None)[0] is Deed.REPORT
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
 def test_when_an_idle_server_is_due(created: float, idle_enough: float) -> None:
     """Never before it is idle for long enough, never in the first 50 minutes of an hour unless an

@@ -662,3 +662,16 @@ def test_host_problems_have_words() -> None:
     host = Host(lifecycle.context.ssh, login, booted.server.id)
     with pytest.raises(ServerProblem, match="burst-agent nonsense"):
         run(host._ask("nonsense"))
+
+
+def test_a_reaper_with_nothing_but_a_token() -> None:
+    """It opens no firewall for a key that nobody knows, and waits for the dead man."""
+    machine = fresh()
+    up(machine)
+    walls = dict(machine.account.held[Kind.FIREWALL])
+    stranger = second(machine, number=99)
+    assert not run(stranger.lifecycle.reap()).done
+    assert machine.account.held[Kind.FIREWALL] == walls
+    machine.account.world.pass_time(3500)
+    assert run(stranger.lifecycle.reap()).done
+    assert not machine.account.held[Kind.SERVER]

@@ -174,14 +174,21 @@ class Container:
     # its disk
 
     def freeze(self) -> tuple[object, float]:
-        """A copy of its upper layer, of a running machine as it happens to be at that moment."""
+        """Its upper layer; of a running machine a copy, as it happens to be at that moment."""
         with self._guard:
             self._make()
             target = self._owner.run.folder / f"layer-{time.monotonic_ns()}"
-            run(["cp", "--archive", "--sparse=always", self.folder / "upper", target])
-            kilobytes = int(run(["du", "--summarize", "--block-size=1K", target]).split()[0])
-            # Hetzner bills what is left after compression; a stock system is about 0.8 GB then.
-            return Layer((target, *self._below)), 0.8 + 0.4 * kilobytes / 10**6
+            if self.powered:
+                run(["cp", "--archive", "--sparse=always", self.folder / "upper", target])
+            else:
+                # It goes on with a fresh one above what is frozen now.
+                run(["umount", self.folder / "root"])
+                (self.folder / "upper").rename(target)
+                layer = Layer((target, *self._below))
+                self._below = layer.folders
+                self._mount()
+                return layer, _billed_gb(target)
+            return Layer((target, *self._below)), _billed_gb(target)
 
     def destroy(self) -> None:
         self.power_off()
@@ -231,13 +238,7 @@ class Container:
         if self._made:
             return
         self._made = True
-        for name in ("upper", "work", "root"):
-            (self.folder / name).mkdir(parents=True)
-        # The overlay's root gets the upper folder's mode.
-        (self.folder / "upper").chmod(0o755)
-        below = ":".join(str(folder) for folder in self._below)
-        options = f"lowerdir={below},upperdir={self.folder}/upper,workdir={self.folder}/work"
-        run(["mount", "-t", "overlay", "overlay", "-o", options, self.folder / "root"])
+        self._mount()
         run(["ip", "netns", "add", self._name])
         inside = ["ip", "-n", self._name]
         run([*inside, "link", "set", "lo", "up"])
@@ -253,6 +254,16 @@ class Container:
             run([*inside, "link", "set", "eth0", "up"])
         if self._rules is not None:
             self._filter()
+
+    def _mount(self) -> None:
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
+        for name in ("upper", "work", "root"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        # The overlay's root gets the upper folder's mode.
+        (self.folder / "upper").chmod(0o755)
+        below = ":".join(str(folder) for folder in self._below)
+        options = f"lowerdir={below},upperdir={self.folder}/upper,workdir={self.folder}/work"
+        run(["mount", "-t", "overlay", "overlay", "-o", options, self.folder / "root"])
 
     def _seed(self) -> None:
         """What cloud-init finds, at every boot as from a metadata service."""
@@ -401,3 +412,9 @@ class Containers:
         for disk in (*self._disks, *([self._decoy] if self._decoy else [])):
             disk.remove()
         self.run.close()
+
+
+def _billed_gb(layer: Path) -> float:
+    """Hetzner bills what is left after compression; a stock system is about 0.8 GB then."""
+    kilobytes = int(run(["du", "--summarize", "--block-size=1K", layer]).split()[0])
+    return 0.8 + 0.4 * kilobytes / 10**6

@@ -151,7 +151,7 @@ class Keeper:
                 metadata_only=metadata_only,
             ),
             Situation(
-                configured=True,
+                configured=hetzner.max_eur_per_hour is not None,
                 trusted=not config.untrusted,
                 home_cores=os.cpu_count() or 1,
                 running=False,

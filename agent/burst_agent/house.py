@@ -25,9 +25,6 @@ from burst_protocol.errors import BurstError
 _STOP_S: Final = 30.0
 _STUCK: Final = 70
 _NOTICES: Final = 20
-LINGER_S: Final = 10.0
-"""A store that nobody works in is closed after this time: then its volume can leave."""
-
 _log = logging.getLogger("burst.agent")
 
 
@@ -46,6 +43,8 @@ class Settings:
     """A run whose last client is gone goes on for so long, in case it comes back."""
     volumes: bytes | None = None
     """Where the owner's volumes are mounted, each in a folder of its own."""
+    linger_s: float = 10.0
+    """A store that nobody works in is closed after this time: then its volume can leave."""
     lease: str | None = None
     """The folder of this server's lease."""
 
@@ -143,7 +142,7 @@ class House:
     def _close_later(self, place: Place) -> None:
         if not place.users and place.closing is None:
             loop = asyncio.get_running_loop()
-            place.closing = loop.call_later(LINGER_S, self._close_now, place)
+            place.closing = loop.call_later(self.settings.linger_s, self._close_now, place)
 
     def _close_now(self, place: Place) -> None:
         place.closing = None

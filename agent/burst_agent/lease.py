@@ -176,7 +176,11 @@ class Lease:
     def __init__(self, folder: str = FOLDER, *, now_s: Callable[[], float] = boottime_s) -> None:
         self.folder = folder
         self.now_s = now_s
-        self._lock = os.open(f"{folder}/lease.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        # A lock needs no right to write, so it matters not whether root or `burst` made the file.
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._lock = os.open(f"{folder}/lease.lock", flags, 0o644)
+        with contextlib.suppress(PermissionError):
+            os.fchmod(self._lock, 0o644)
         self._raw: bytes | None = None
         self._state = State()
 

@@ -8,6 +8,7 @@ operation is in the ledger and its expiry in its labels.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -56,7 +57,7 @@ from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.placement import Candidate
 from burst_lifecycle.pricing import Rate
 from burst_lifecycle.situation import Move
-from burst_lifecycle.turn import Turn, turn
+from burst_lifecycle.turn import TURN_S, Turn, TurnTaken, turn
 from burst_protocol.errors import (
     AuthenticationFailed,
     ConfigError,
@@ -65,8 +66,7 @@ from burst_protocol.errors import (
     Unreachable,
 )
 
-ROUNDS: Final = 40
-"""Moves until one is USE: each removal or wait is one."""
+_MOVES: Final = 12
 WRONG_KEY_S: Final = 120.0
 """For so long after its boot began a server may still show another key (its image's)."""
 _CREATE_S: Final = 900.0
@@ -111,13 +111,40 @@ class Boot:
 
         Whatever it raises, what was begun carries its expiry, and the next `run` carries on.
         """
-        self.began_s = self.context.time.monotonic()
-        async with self.context.lock():
-            for _ in range(ROUNDS):
-                booted = await self._move(await self._servers(), held=None)
+        context = self.context
+        self.began_s = context.time.monotonic()
+        give_up_s = self.began_s + context.wishes.boot_deadline_s + TURN_S
+        async with context.lock():
+            while context.time.monotonic() < give_up_s:
+                servers = await self._servers()
+                found = self._assess(servers)
+                if found.move is Move.USE and found.server and is_ready(found.server):
+                    booted = await self._use(found.server, servers, None)
+                elif found.move is Move.WAIT:
+                    booted = None
+                    await context.time.sleep(_GONE_POLL_S)
+                else:
+                    booted = await self._in_turn()
                 if booted is not None:
                     return booted
-        raise ServerProblem("keeps changing; nothing was created", what="of yours")
+        raise Busy("it is not ready yet, and another machine of yours boots it", what="the server")
+
+    async def _in_turn(self) -> Booted | None:
+        """Boot while no other machine of the owner does; None: look again."""
+        try:
+            async with turn(self.context, self.guard) as held:
+                for _ in range(_MOVES):
+                    booted = await self._move(await self._servers(), held)
+                    if booted is not None:
+                        return booted
+        except TurnTaken:
+            await self.context.time.sleep(_GONE_POLL_S)
+        return None
+
+    def _assess(self, servers: Sequence[Server]) -> situation.Assessment:
+        wishes = self.context.wishes
+        now_s = self.context.cloud.now_s()
+        return situation.assess(servers, wishes.owner, wishes.recipe, now_s)
 
     async def _servers(self) -> tuple[Server, ...]:
         context = self.context
@@ -132,21 +159,19 @@ class Boot:
                 await self.guard.learn_time(mine[0].id)
         return servers
 
-    async def _move(self, servers: Sequence[Server], held: Turn | None) -> Booted | None:
+    async def _move(self, servers: Sequence[Server], held: Turn) -> Booted | None:
         """One move; None: look again."""
         context = self.context
-        found = situation.assess(
-            servers, context.wishes.owner, context.wishes.recipe, context.cloud.now_s()
-        )
+        found = self._assess(servers)
         server = found.server
+        await held.extend()
         match found.move:
             case Move.CREATE:
-                if held is None:
-                    await self._create_in_turn()
+                await self._make(held)
                 return None
             case Move.USE:
                 assert server is not None
-                return await self._use(server, servers)
+                return await self._use(server, servers, held)
             case Move.POWER_ON:
                 assert server is not None
                 await self._power_on(server)
@@ -179,17 +204,33 @@ class Boot:
             await context.cloud.power_on(server.id)
         self.how = How.WARM
 
-    async def _use(self, server: Server, servers: Sequence[Server]) -> Booted | None:
+    async def _use(
+        self, server: Server, servers: Sequence[Server], held: Turn | None
+    ) -> Booted | None:
+        try:
+            return await self._take_up(server, servers, held)
+        except HostKeyProblem:
+            # Another machine may have rotated it between our reading of its labels and now.
+            fresh = server
+            with contextlib.suppress(NotFound):  # given up for it, and gone
+                fresh = await self.context.cloud.server(server.id)
+            if hostkey.pins(fresh.labels) == hostkey.pins(server.labels):
+                raise
+            return None
+
+    async def _take_up(
+        self, server: Server, servers: Sequence[Server], held: Turn | None
+    ) -> Booted | None:
         context = self.context
         for extra in situation.surplus(
             servers, context.wishes.owner, context.key.client, server.id
         ):
             await removal.abandon(context, self.guard, extra)
         try:
-            if is_ready(server):
-                host = await removal.reach(context, server)
+            if held is None or is_ready(server):
+                host = await self._reach(server)
             else:
-                host = await self._wait_for_ssh(server)
+                host = await self._wait_for_ssh(server, held)
         except NotFound:
             return None
         fresh = await context.cloud.server(server.id)
@@ -203,14 +244,29 @@ class Boot:
                 return None
         return await self._equip(fresh, host)
 
-    async def _wait_for_ssh(self, server: Server) -> Host:
+    async def _reach(self, server: Server) -> Host:
+        """A ready server. ServerProblem if it is older than this machine's key: then a machine that
+        it knows lets us in with its next reap, if our key is registered by then."""
+        context = self.context
+        try:
+            return await removal.reach(context, server)
+        except (AuthenticationFailed, Unreachable, LinkLost) as error:
+            known = await context.cloud.ssh_key_by_fingerprint(context.key.fingerprint)
+            await access.owner_keys(context)
+            if known is not None and not isinstance(error, AuthenticationFailed):
+                raise
+            detail = "does not know this machine's key yet; another machine of yours lets it in"
+            raise ServerProblem(detail, what=server.name) from error
+
+    async def _wait_for_ssh(self, server: Server, held: Turn) -> Host:
         """Until its own host key answers. After its deadline it is given up and deleted."""
         context, cloud = self.context, self.context.cloud
         deadline_s = boot_by_s(server)
         tolerant_until_s = deadline_s - context.wishes.boot_deadline_s + WRONG_KEY_S
         last = "it was not powered on"
-        off_polls = 0
+        off_polls = silent_polls = 0
         while True:
+            await held.extend()
             now = await cloud.server(server.id)
             if now.state is ServerState.RUNNING:
                 host = Host(context.ssh, access.login(context, now), server.id)
@@ -218,7 +274,10 @@ class Boot:
                     login = await host.hello()
                     return Host(context.ssh, login, server.id)
                 except (Unreachable, LinkLost, AuthenticationFailed) as error:
-                    last = str(error)
+                    last, silent_polls = str(error), silent_polls + 1
+                    if silent_polls % _OFF_POLLS == 0:
+                        # Our address changed, or another machine wrote over our rule.
+                        await firewall.reopen(context, now)
                 except HostKeyProblem as error:
                     last = str(error)
                     if cloud.now_s() > tolerant_until_s:
@@ -323,18 +382,12 @@ class Boot:
 
     # -- a new one ---------------------------------------------------------------------------------
 
-    async def _create_in_turn(self) -> None:
-        """Only if nobody has made one meanwhile."""
-        context, wishes = self.context, self.context.wishes
-        everything = await context.cloud.inventory(labels.selector(wishes.owner))
+    async def _make(self, held: Turn) -> None:
+        """A server, wherever one is to be had."""
+        context = self.context
+        everything = await context.cloud.inventory(labels.selector(context.wishes.owner))
         tariff = Tariff(await context.cloud.server_types(), await context.cloud.prices())
-        plan = await self._plan(everything, tariff)
-        async with turn(context, self.guard) as held:
-            servers = await self._servers()
-            found = situation.assess(servers, wishes.owner, wishes.recipe, context.cloud.now_s())
-            if found.move is not Move.CREATE:
-                return
-            await self._search(plan, everything, tariff, held)
+        await self._search(await self._plan(everything, tariff), everything, tariff, held)
 
     async def _plan(self, everything: Inventory, tariff: Tariff) -> placement.Plan:
         """What may be tried. OverBudget or ConfigError if that is nothing."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -42,6 +42,7 @@ from burst_lifecycle.guard import (
     is_ready,
 )
 from burst_lifecycle.host import Lease, Refusal
+from burst_lifecycle.hostkey import bare
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.notices import Level
 from burst_protocol.errors import BurstError
@@ -255,7 +256,13 @@ class Reaper:
         running = [
             server for server in mine if server.state is ServerState.RUNNING and is_ready(server)
         ]
-        found = await asyncio.gather(*(self._lease(server) for server in running)) if ask else ()
+        keys = [
+            bare(key.public_key)
+            for key in inventory.ssh_keys
+            if (claim := Claim.of(key.labels)) is not None and claim.owner == self.policy.owner
+        ]
+        asked = (self._lease(server, keys) for server in running)
+        found = await asyncio.gather(*asked) if ask else ()
         leases = {
             server.id: lease
             for server, lease in zip(running, found, strict=False)
@@ -263,10 +270,13 @@ class Reaper:
         }
         return inventory, leases
 
-    async def _lease(self, server: Server) -> Lease | None:
+    async def _lease(self, server: Server, keys: Sequence[str]) -> Lease | None:
+        """None: it does not answer. Machines that came after its boot are let in on the way."""
         try:
             async with asyncio.timeout(_ASK_S):
                 host = await removal.reach(self.context, server)
+                if keys:
+                    await host.authorize(keys)
                 return await host.lease()
         except (BurstError, TimeoutError):
             return None

@@ -36,6 +36,7 @@ from burst_protocol.errors import BurstError
 from lifecycles import OWNER, PROJECT, Machine, box_of, fresh
 from memory_cloud import START_S, Account
 from memory_hosts import make_key
+from tiers import EVERYTHING, thorough
 
 DAY_S = 24 * HOUR_S
 
@@ -313,14 +314,26 @@ def points(name: str) -> list[str]:
 
 
 def places(names: list[str]) -> list[tuple[int, str]]:
-    """Steps are left out: here each of them is just outside of a request, where nothing happens."""
-    return [(at, name) for at, name in enumerate(names) if not name.startswith("step ")]
+    """Steps are left out: here each of them is just outside of a request, where nothing happens.
+
+    The usual tests take every fifth point, and all around creates and deletes.
+    """
+    requests = [(at, name) for at, name in enumerate(names) if not name.startswith("step ")]
+    if EVERYTHING:
+        return requests
+    telling = ("create", "delete", "power", "label servers", "format")
+    return [
+        (at, name)
+        for number, (at, name) in enumerate(requests)
+        if number % 5 == 0 or any(word in name for word in telling)
+    ]
 
 
 def kill() -> None:
     raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_anywhere_then_up(name: str) -> None:
     """The next `up` gives one good server."""
@@ -337,6 +350,7 @@ def test_killed_anywhere_then_up(name: str) -> None:
             raise AssertionError(f"killed at {at}: {point}") from error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_anywhere_then_only_reaps(name: str) -> None:
     """Nothing of ours outlives its expiry, nothing of others is touched."""
@@ -371,7 +385,8 @@ ERRORS = (
 )
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", thorough(["first up", "reap of an idle one"], [*SCENARIOS]))
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_each_error_on_each_call(name: str, error: CloudProblem) -> None:
     """Once each, before and (where the answer is lost) after it was done."""

@@ -10,6 +10,7 @@ import os
 import tomllib
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -274,13 +275,14 @@ def test_disable_names_what_exists_and_keeps_the_way_to_it(person: Person) -> No
     """No server is made any more, but `burst-admin` can still see and delete what there is."""
     before = person.put('[hetzner]\nowner = "me"\n')
     person.enable()
+    claim: Any = Claim("me", Role.STORE, new_operation(), 2_000_000_000, project="p1").labels()
     volume = (
         person.cloud.client()
         .volumes.create(
             size=10,
             name="burst-store-0123456789",
             location=person.cloud.client().locations.get_by_name("fsn1"),
-            labels=Claim("me", Role.STORE, new_operation(), 2_000_000_000, project="p1").labels(),
+            labels=claim,  # the library says str
         )
         .volume
     )

@@ -54,12 +54,11 @@ class PaperAccount:
 
     @property
     def held(self) -> dict[Kind, Mapping[int, Any]]:
-        return {
-            Kind.VOLUME: {
-                int(one.id or 0): _Volume(one.server.id if one.server else None)
-                for one in self.cloud.client().volumes.get_all()
-            }
-        }
+        volumes: dict[int, Any] = {}
+        for one in self.cloud.client().volumes.get_all():
+            assert one.id is not None
+            volumes[one.id] = _Volume(one.server.id if one.server else None)
+        return {Kind.VOLUME: volumes}
 
 
 @attrs.define
@@ -94,8 +93,8 @@ class PaperSsh:
     def _box(self, login: Login) -> Box:
         cloud = self.account.cloud
         for server in cloud.client().servers.get_all():
-            public = server.public_net
-            if public is not None and public.ipv4 and public.ipv4.ip == login.host:
+            net = server.public_net
+            if net is not None and net.ipv4 is not None and net.ipv4.ip == login.host:
                 break
         else:
             raise Unreachable("no route", host=login.host)
@@ -107,7 +106,7 @@ class PaperSsh:
             raise Unreachable("no answer", host=login.host)
         if box is None:
             bodies = [call.body or {} for call in cloud.calls("POST /servers")]
-            told = next(body for body in reversed(bodies) if body["name"] == server.name)
+            told = next(body for body in reversed(bodies) if body.get("name") == server.name)
             box = Box(self.account, server.id, told["user_data"])  # type: ignore[arg-type]
             self.account.boxes[server.id] = box
         if not box.on:

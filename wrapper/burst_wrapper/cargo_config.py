@@ -37,6 +37,13 @@ class NotToml(ConfigError):
     hint = "cargo cannot read it either; nothing was changed"
 
 
+class NotWritable(ConfigError):
+    """{path}: {detail}"""
+
+    code = "config-write"
+    hint = "let this user write there; nothing was changed"
+
+
 def config_file(folder: bytes) -> bytes:
     """The file cargo reads in a `.cargo` folder or cargo home: `config` wins if it exists."""
     legacy = os.path.join(folder, b"config")

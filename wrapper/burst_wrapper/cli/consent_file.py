@@ -20,7 +20,7 @@ from burst_lifecycle.setting_keys import KEYS
 from burst_lifecycle.setting_values import convert
 from burst_lifecycle.settings import Hetzner
 from burst_protocol.errors import ConfigError
-from burst_wrapper.cargo_config import read_text
+from burst_wrapper.cargo_config import NotWritable, read_text
 from burst_wrapper.toml_edit import Spot, difference
 
 TABLE: Final = "hetzner"
@@ -214,4 +214,5 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(error.strerror or str(error), path=error.filename or path) from None
+        name = os.fsdecode(error.filename or path)
+        raise NotWritable(error.strerror or str(error), path=name) from None

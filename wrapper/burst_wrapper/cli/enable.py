@@ -18,6 +18,7 @@ from burst_protocol.errors import ConfigError, EnvironmentProblem, UserError
 from burst_wrapper import paths
 from burst_wrapper.cargo_config import (
     Edit,
+    NotWritable,
     config_file,
     read_text,
     set_wrapper,
@@ -224,14 +225,15 @@ def _launcher(environ: dict[bytes, bytes]) -> bytes:
         return write_launcher(environ)
     except OSError as error:
         path = error.filename or launcher_path(environ)
-        raise ConfigError(error.strerror or str(error), path=os.fsdecode(path)) from None
+        raise NotWritable(error.strerror or str(error), path=os.fsdecode(path)) from None
 
 
 def _write(action: Any, name: str) -> None:
     try:
         action()
     except OSError as error:
-        raise ConfigError(error.strerror or str(error), path=error.filename or name) from None
+        path = os.fsdecode(error.filename or name)
+        raise NotWritable(error.strerror or str(error), path=path) from None
 
 
 def _is_ours(wrapper: str) -> bool:

@@ -149,10 +149,12 @@ def _details(unit: dict[str, Any], earlier: list[Build]) -> None:
     for label, value in unit.get("manifest", []):
         print(f"  {label:32} {value}")
     changed = _changes(unit, earlier)
-    if changed is None:
+    if unit["where"] == "hit" and not changed:
+        print("  a result for exactly these inputs was stored")
+    elif changed is None:
         print("  no earlier build of this unit is recorded")
     elif not changed:
-        print("  nothing changed in the weak key since its last build; a source or input did")
+        print("  nothing of this changed since its last build: a source or another input did")
     for label, old, new in changed or []:
         print(f"  changed: {label}: {old or '(absent)'} -> {new or '(absent)'}")
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -28,6 +29,7 @@ from burst_lifecycle.decision import (
     decide,
     words,
 )
+from burst_lifecycle.events import Command, Part, Session
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
 from burst_lifecycle.project import Project
@@ -42,7 +44,7 @@ from burst_wrapper.daemon.offers import offer
 from burst_wrapper.daemon.own_server import OwnServer
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.remote import Host, NotYet
-from burst_wrapper.daemon.servers import Made
+from burst_wrapper.daemon.servers import Build, Made
 from burst_wrapper.daemon.sleep_watch import SleepWatch
 from burst_wrapper.daemon.tools import Tools
 from burst_wrapper.forecast import Forecast
@@ -83,6 +85,10 @@ class Keeper:
         self._failure: BurstError | None = None
         """Why there is no server, last."""
         self._exists = False
+        self._server_id: int | None = None
+        self._session = ""
+        self._attached_s = 0.0
+        self._recording: set[asyncio.Task[None]] = set()
         self._sleep_watch = SleepWatch(self.before_sleep)
         self.decision: Decision | None = None
         """The last one, for whoever asks why."""
@@ -235,6 +241,10 @@ class Keeper:
         self._exists = True
         self._host = Host(OwnServer(booted, ssh, installer), self._cache_dir, self._tools)
         self._host.on_notice = lambda text: _tell(config, text)
+        if self._server_id != booted.server.id:
+            self._server_id = booted.server.id
+            self._session = secrets.token_hex(8)
+            self._attached_s = time.time() + self._offset_s
         self._begin_reaping(config)
         _log.info("server %s is used (%s)", booted.server.name, booted.server.type)
 
@@ -245,10 +255,60 @@ class Keeper:
     def _lost(self, error: BurstError) -> None:
         """Its connection, or it: look for it anew soon. One that drains is not ours any more."""
         host, self._host = self._host, None
+        self._note_session()
+        self._server_id = None
         self._failure = error
         self._looked_s = time.monotonic() - (0.0 if isinstance(error, Draining) else _LOOK_S)
         if host is not None:
             self._closing_host = self._task(host.close())
+
+    # -- records -----------------------------------------------------------------------------
+
+    def ended(self, build: Build) -> None:
+        """A build is over: what `audit` knows of it."""
+        parts = ((Part.REMOTE, build.spent.remote_s), (Part.HOME, build.spent.home_s))
+        offset_s = self._offset_s
+        self._record(
+            Command(
+                at_s=build.last_s + offset_s,
+                command=secrets.token_hex(8),
+                id=self._server_id if build.spent.remote_s else None,
+                verb=os.fsdecode(build.caller.verb) or "build",
+                start_s=build.began_s + offset_s,
+                end_s=build.last_s + offset_s,
+                ok=not build.failed,
+                split=tuple((part, round(spent_s, 3)) for part, spent_s in parts if spent_s),
+                project=self._project.key,
+            )
+        )
+
+    def _note_session(self) -> None:
+        """Written again and again while we are attached: of several lines the longest counts."""
+        if self._server_id is None:
+            return
+        now_s = time.time() + self._offset_s
+        self._record(
+            Session(
+                at_s=now_s,
+                session=self._session,
+                id=self._server_id,
+                start_s=self._attached_s,
+                end_s=now_s,
+                project=self._project.key,
+            )
+        )
+
+    @property
+    def _offset_s(self) -> float:
+        """Of the API's clock from ours."""
+        lifecycle = self._lifecycle
+        return 0.0 if lifecycle is None else lifecycle.context.cloud.offset_s or 0.0
+
+    def _record(self, event: Command | Session) -> None:
+        if self._lifecycle is not None:
+            task = self._task(self._lifecycle.context.ledger.record(event))
+            self._recording.add(task)
+            task.add_done_callback(self._recording.discard)
 
     # -- reaping -----------------------------------------------------------------------------
 
@@ -268,6 +328,7 @@ class Keeper:
         self._sleep_watch.stop()
 
     async def _reap_once(self, config: Config) -> None:
+        self._note_session()
         try:
             lifecycle = await self._open(config)
             await lifecycle.reap()
@@ -306,6 +367,9 @@ class Keeper:
 
     async def close(self) -> None:
         self._sleep_watch.stop()
+        self._note_session()
+        if self._recording:
+            await asyncio.wait(list(self._recording), timeout=_GRACE_S)
         tasks = (self._looking, self._booting, self._reaping, self._offering)
         for task in tasks:
             if task is not None:

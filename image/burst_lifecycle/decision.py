@@ -154,4 +154,4 @@ def words(decision: Decision, threshold: Threshold, retry_in_s: float = 0.0) -> 
         case Reason.DRAINING:
             return "the last one is just going"
         case _:
-            return decision.reason.value.replace("-", " ")
+            return str(decision.reason.value).replace("-", " ")

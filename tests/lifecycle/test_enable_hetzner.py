@@ -322,12 +322,15 @@ def test_disable_without_a_cloud_to_ask(person: Person) -> None:
 
 
 def test_a_broken_configuration_is_kept(person: Person) -> None:
-    before = person.put("[hetzner\n")
-    with pytest.raises(ConfigError):
-        person.enable()
-    with pytest.raises(ConfigError):
-        person.disable()
-    assert person.config.read_bytes() == before
+    for content in (b"[hetzner\n", b"\xff\xfe"):
+        person.config.parent.mkdir(parents=True, exist_ok=True)
+        person.config.write_bytes(content)
+        with pytest.raises(ConfigError):
+            person.enable()
+        with pytest.raises(ConfigError) as caught:
+            person.disable()
+        assert "cargo" not in caught.value.hint
+        assert person.config.read_bytes() == content
 
 
 LINES = st.lists(

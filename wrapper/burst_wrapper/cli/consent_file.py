@@ -20,7 +20,7 @@ from burst_lifecycle.setting_keys import KEYS
 from burst_lifecycle.setting_values import convert
 from burst_lifecycle.settings import Hetzner
 from burst_protocol.errors import ConfigError
-from burst_wrapper.cargo_config import NotWritable, read_text
+from burst_wrapper.cargo_config import NotToml, NotWritable, read_text
 from burst_wrapper.toml_edit import Spot, difference
 
 TABLE: Final = "hetzner"
@@ -50,7 +50,10 @@ class ConsentFile:
 
     def read(self) -> str:
         """Its text; empty if there is none."""
-        return read_text(os.fsencode(self.path)) or ""
+        try:
+            return read_text(os.fsencode(self.path)) or ""
+        except NotToml as error:  # whose words are about cargo
+            raise ConfigError(f"is not TOML: {error.detail}", path=self.path) from None
 
     @property
     def configured(self) -> bool:

@@ -133,6 +133,8 @@ def test_prices_are_shown_and_what_was_agreed_is_written(person: Person) -> None
     assert "forgotten for a weekend (60 h), no reaper" in out
     assert "May burst create servers like these for you?" in err
     assert "`burst-admin reap --install`, so that none is ever forgotten" in out
+    table = tomllib.loads(person.config.read_text())["hetzner"]
+    assert list(table) == ["token", "server_type", "location", "max_eur_per_hour"]
     found = person.settings
     assert found.server_type == ("ccx63", "ccx53", "ccx43")
     assert found.location == ("fsn1", "nbg1", "hel1")

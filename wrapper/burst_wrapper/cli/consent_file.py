@@ -70,7 +70,8 @@ class ConsentFile:
         before = self.read()
         after = before
         known = self._parsed(before).get(TABLE, {})
-        for key, literal in entries.items():
+        # Each new one comes first in its table.
+        for key, literal in reversed(entries.items()):
             if key in known and current is not None and _same(current, key, literal):
                 continue
             after = Spot(TABLE, key).set(after, literal, self.path).text

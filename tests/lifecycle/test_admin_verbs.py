@@ -46,6 +46,13 @@ def running(stage: Stage) -> Stage:
     return stage
 
 
+def turned_off(stage: Stage) -> None:
+    """As by its dead man."""
+    box = box_of(stage.machine)
+    box.shut_down()
+    stage.machine.account.change(box.server_id, ServerState.OFF)
+
+
 def held(stage: Stage, kind: Kind) -> list[int]:
     return list(stage.machine.account.held[kind])
 
@@ -167,6 +174,31 @@ def test_down_refuses_what_works_and_says_so(running: Stage) -> None:
     assert forced.code == 0
     assert "with --force, although" in forced.err
     assert held(running, Kind.SERVER) == []
+
+
+@pytest.mark.parametrize("verb", ["status", "audit", "doctor", "volume list"])
+def test_every_command_ends_what_bills_for_nothing(running: Stage, verb: str) -> None:
+    """Its dead man turned the server off: whoever comes by next with the token deletes it, after
+    its own business, and says so; the volume stays."""
+    turned_off(running)
+    said = running.run(*verb.split())
+    assert "bills for nothing and is deleted: " in said.err
+    assert held(running, Kind.SERVER) == []
+    assert len(held(running, Kind.VOLUME)) == 1
+    assert "bills for nothing" not in running.run(*verb.split()).err
+
+
+def test_who_comes_by_never_guesses(running: Stage) -> None:
+    """Neither one that works or idles, nor without knowing who we are, nor where only a look was
+    asked for."""
+    assert "bills for nothing" not in running.run("status").err
+    turned_off(running)
+    running.machine.account.world.pass_time(2700)
+    running.run("reap", "--dry-run")
+    running.run("down", "--dry-run")
+    running.owner_known = False
+    running.run("status")
+    assert len(held(running, Kind.SERVER)) == 1
 
 
 def test_down_between_look_and_drain(running: Stage) -> None:

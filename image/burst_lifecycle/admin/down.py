@@ -62,6 +62,7 @@ def run(options: argparse.Namespace, desk: Desk) -> int:
 
 
 async def _run(options: argparse.Namespace, desk: Desk) -> int:
+    desk.comes_by = False  # it shows and asks before it deletes anything
     async with desk.control() as control:
         report = await status.gather(desk, control, options.owner)
         if not report.owner_known:

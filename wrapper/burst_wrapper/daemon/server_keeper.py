@@ -52,6 +52,8 @@ from burst_wrapper.forecast import Forecast
 _LOOK_S: Final = 60.0
 """A server that was not there is looked for again after this time, while units come."""
 _REAP_S: Final = 60.0
+_COME_BY_S: Final = 900.0
+"""Builds that need no server look for one that bills for nothing this often at most."""
 _GRACE_S: Final = 5.0
 
 _log: Final = logging.getLogger("burst")
@@ -77,6 +79,7 @@ class Keeper:
         self._opening = asyncio.Lock()
         self._host: Host | None = None
         self._looked_s = -_LOOK_S
+        self._came_by_s = -_COME_BY_S
         self._looking: asyncio.Task[None] | None = None
         self._booting: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None
@@ -213,13 +216,25 @@ class Keeper:
     async def _look(self, config: Config) -> None:
         """Is there a server that works? Nothing is changed for it."""
         try:
-            booted = await (await self._open(config)).current()
+            lifecycle = await self._open(config)
+            booted = await lifecycle.current()
             if booted is not None:
                 self._found(config, booted)
+            else:
+                await self._come_by(lifecycle)
         except (BurstError, OSError) as error:
             self._failed(error)
         finally:
             self._looking = None
+
+    async def _come_by(self, lifecycle: Lifecycle) -> None:
+        """Somebody must: a server that has turned itself off bills like one that works."""
+        if time.monotonic() - self._came_by_s < _COME_BY_S:
+            return
+        self._came_by_s = time.monotonic()
+        report = await lifecycle.reaper.remove(await lifecycle.reaper.overdue())
+        for verdict in report.done:
+            _log.info("deleted %s: %s", verdict.resource.name, verdict.reason)
 
     async def _boot(self, config: Config, reason: str) -> None:
         self._exists = True

@@ -71,7 +71,7 @@ class ConsentFile:
         after = before
         known = self._parsed(before).get(TABLE, {})
         # Each new one comes first in its table.
-        for key, literal in reversed(entries.items()):
+        for key, literal in reversed(tuple(entries.items())):
             if key in known and current is not None and _same(current, key, literal):
                 continue
             after = Spot(TABLE, key).set(after, literal, self.path).text

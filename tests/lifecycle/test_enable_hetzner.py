@@ -278,16 +278,13 @@ def test_disable_names_what_exists_and_keeps_the_way_to_it(person: Person) -> No
     before = person.put('[hetzner]\nowner = "me"\n')
     person.enable()
     claim: Any = Claim("me", Role.STORE, new_operation(), 2_000_000_000, project="p1").labels()
-    volume = (
-        person.cloud.client()
-        .volumes.create(
-            size=10,
-            name="burst-store-0123456789",
-            location=person.cloud.client().locations.get_by_name("fsn1"),
-            labels=claim,  # the library says str
-        )
-        .volume
+    made = person.cloud.client().volumes.create(
+        size=10,
+        name="burst-store-0123456789",
+        location=person.cloud.client().locations.get_by_name("fsn1"),
+        labels=claim,  # the library says str
     )
+    made.action.wait_until_finished()
     code, out, err = person.disable()
     assert code == 0
     assert "no server is made any more" in out
@@ -295,7 +292,7 @@ def test_disable_names_what_exists_and_keeps_the_way_to_it(person: Person) -> No
     assert "`burst-admin down --everything`" in err
     assert person.settings.max_eur_per_hour is None
     assert person.settings.token.file == str(person.token_file)
-    person.cloud.client().volumes.delete(volume)
+    person.cloud.client().volumes.delete(made.volume)
     assert "nothing of burst that costs money" in person.disable()[1]
     assert person.config.read_bytes() == before
 

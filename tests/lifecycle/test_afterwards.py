@@ -15,10 +15,12 @@ import pytest
 
 from burst_lifecycle.admin.doctor import Check
 from burst_lifecycle.cloud.model import Kind
-from burst_lifecycle.events import Created, Reap
+from burst_lifecycle.events import Created, Deleted, Reap
 from burst_lifecycle.ledger import Ledger
+from burst_lifecycle.machine import machine_key
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
+from burst_lifecycle.token import ENDPOINT, Token
 from burst_wrapper.cli import afterwards, doctor, stop
 from localcloud import LocalCloud
 
@@ -162,13 +164,53 @@ def test_stop_names_a_server_that_goes_on(
     assert "hint: `burst-admin down` deletes it now" in err
 
 
+def configure(home: Path, text: str) -> None:
+    config = Path(Places.of().config_file)
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(text)
+
+
+def mine(home: Path, token: str) -> Created:
+    """A server that was made with this token; it is the configured one."""
+    path = home / "token"
+    path.write_text(token)
+    path.chmod(0o600)
+    configure(home, f'[hetzner]\ntoken = {{ file = "{path}" }}\n')
+    key = machine_key(Places.of().cloud)
+    fingerprint = Token(token, ENDPOINT, "test").fingerprint(key)
+    return attrs.evolve(SERVER, endpoint=ENDPOINT, token=fingerprint)
+
+
 def test_nobody_comes_by(home: Path, ledger: Ledger) -> None:
     """Said by every command while something bills; not after a good reap."""
-    ledger.append(SERVER)
-    said = cargo_burst("explain", cwd=home)
+    ledger.append(mine(home, "secret-token"))
+    said = cargo_burst("stop", cwd=home)
+    assert said.code == 0
     assert "warning: something bills, and the last good reap was never" in said.err
     ledger.append(Reap(at_s=time.time(), ok=True))
-    assert cargo_burst("explain", cwd=home).err == ""
+    said = cargo_burst("explain", cwd=home)
+    assert said.err == ""
+
+
+def test_what_another_token_made_is_named_until_it_is_gone(home: Path, ledger: Ledger) -> None:
+    """With the token switched, unreadable or not configured any more: what, where to look, euros
+    per hour, and a status that is not zero."""
+    ledger.append(mine(home, "secret-token"), Reap(at_s=time.time(), ok=True))
+    for change in (
+        lambda: (home / "token").write_text("other-token"),
+        lambda: (home / "token").chmod(0o644),
+        lambda: configure(home, ""),
+    ):
+        change()
+        said = cargo_burst("stop", cwd=home)
+        assert said.code == 55
+        assert "burst-build-0123456789" in said.err
+        assert "€1.3678/h" in said.err
+        assert "https://console.hetzner.com" in said.err
+        assert "error: something still costs money" in said.err
+        assert "secret-token" not in said.err
+    ledger.append(Deleted(at_s=time.time(), kind=Kind.SERVER, id=SERVER.id))
+    assert cargo_burst("stop", cwd=home) == Said(0, "no daemon is running\n", "")
 
 
 def test_doctor_looks_at_servers_where_there_are_any(

@@ -74,7 +74,7 @@ class WrapperProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         if self._client is not None:
-            self._client.gone.set()
+            self._client.left()
             self._client.resume()
             self._server.left(self._client)
 

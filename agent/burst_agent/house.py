@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -176,7 +177,9 @@ class House:
     def begin(self, request: m.Execute) -> None:
         """Counts a run that starts. Draining: it must not."""
         if self._share is not None:
-            self._share.begin(detached=request.detached, prolongs=request.prolongs)
+            self._share.begin(
+                detached=request.detached, prolongs=request.prolongs, name=crate_of(request)
+            )
         self._prolonging += request.prolongs
 
     def end(self, request: m.Execute) -> None:
@@ -190,7 +193,9 @@ class House:
         while share is not None and self._uncounted:
             request = self._uncounted[-1]
             try:
-                share.end(detached=request.detached, prolongs=request.prolongs)
+                share.end(
+                    detached=request.detached, prolongs=request.prolongs, name=crate_of(request)
+                )
             except BurstError as error:
                 _log.warning("%s", error)
                 return  # tried again with the next beat
@@ -245,6 +250,15 @@ class House:
         self._jobserver.close()
         if self._share is not None:
             self._share.close()
+
+
+def crate_of(request: m.Execute) -> str:
+    """What a run is called when people ask: its crate, else its program."""
+    argv = request.action.argv
+    for flag, value in itertools.pairwise(argv):
+        if flag == b"--crate-name":
+            return value.decode(errors="replace")
+    return os.path.basename(argv[0]).decode(errors="replace") if argv else ""
 
 
 async def end_all(tasks: set[asyncio.Task[None]]) -> None:

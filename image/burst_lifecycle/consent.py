@@ -174,7 +174,7 @@ def text(found: Terms) -> list[str]:
 
 
 QUESTION: Final = "May burst create servers like these for you?"
-"""Only a typed `yes` counts; no is the default."""
+"""No is the default."""
 
 
 def entries(found: Terms) -> dict[str, str]:

@@ -32,6 +32,15 @@ _DISK_S: Final = 300.0
 
 
 @attrs.frozen
+class Running:
+    """One action on a server."""
+
+    crate: str
+    for_s: float
+    detached: bool = False
+
+
+@attrs.frozen
 class Lease:
     """Who uses a server. Seconds are durations as of the answer."""
 
@@ -45,6 +54,8 @@ class Lease:
     keep_alive_s: float | None = None
     boot_id: str = ""
     build: str = ""
+    actions: tuple[Running, ...] = ()
+    """What runs, the longest first; older agents do not say, and none lists more than a hundred."""
 
     @property
     def busy(self) -> bool:
@@ -123,6 +134,12 @@ class Host:
                 keep_alive_s=_seconds(found.get("keep_alive_s")),
                 boot_id=str(found.get("boot_id", "")),
                 build=str(found.get("build", "")),
+                actions=tuple(
+                    Running(
+                        str(one["crate"]), _seconds(one["for_s"]) or 0.0, one["detached"] is True
+                    )
+                    for one in found.get("actions", ())
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._problem(f"its lease is unreadable ({error})") from error

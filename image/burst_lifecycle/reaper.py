@@ -317,6 +317,30 @@ class Reaper:
         inventory, leases = await self.look()
         verdicts = await self.verdicts(inventory, leases)
         self._warn(verdicts)
+        report = await self._all(verdicts)
+        await self._label_addresses(inventory)
+        await self.context.ledger.record(
+            Reap(
+                at_s=self.context.cloud.now_s(),
+                ok=report.ok,
+                deleted=len(report.done),
+                failed=len(report.failed),
+            )
+        )
+        return report
+
+    async def overdue(self) -> tuple[Verdict, ...]:
+        """Servers that bill and work for nobody any more, as the API alone says it: off, past their
+        hard end, or never ready by their deadline. Nothing is asked over ssh."""
+        inventory, leases = await self.look(ask=False)
+        verdicts = await self.verdicts(inventory, leases)
+        return tuple(one for one in verdicts if one.deed is Deed.REMOVE)
+
+    async def remove(self, verdicts: Sequence[Verdict]) -> Report:
+        """What `overdue` has found: for commands that come by on other business. It is no reap."""
+        return await self._all(verdicts)
+
+    async def _all(self, verdicts: Sequence[Verdict]) -> Report:
         done: list[Verdict] = []
         refused: list[tuple[Verdict, str]] = []
         failed: list[tuple[Verdict, str]] = []
@@ -336,17 +360,7 @@ class Reaper:
                     refused.append((verdict, why))
                 else:
                     done.append(verdict)
-        await self._label_addresses(inventory)
-        report = Report(verdicts, tuple(done), tuple(refused), tuple(failed))
-        await self.context.ledger.record(
-            Reap(
-                at_s=self.context.cloud.now_s(),
-                ok=report.ok,
-                deleted=len(report.done),
-                failed=len(report.failed),
-            )
-        )
-        return report
+        return Report(tuple(verdicts), tuple(done), tuple(refused), tuple(failed))
 
     async def _do(self, verdict: Verdict) -> str:
         """Why not, or nothing."""

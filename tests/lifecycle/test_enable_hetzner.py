@@ -133,6 +133,8 @@ def test_prices_are_shown_and_what_was_agreed_is_written(person: Person) -> None
     assert "forgotten for a weekend (60 h), no reaper" in out
     assert "May burst create servers like these for you?" in err
     assert "`burst-admin reap --install`, so that none is ever forgotten" in out
+    table = tomllib.loads(person.config.read_text())["hetzner"]
+    assert list(table) == ["token", "server_type", "location", "max_eur_per_hour"]
     found = person.settings
     assert found.server_type == ("ccx63", "ccx53", "ccx43")
     assert found.location == ("fsn1", "nbg1", "hel1")
@@ -276,16 +278,13 @@ def test_disable_names_what_exists_and_keeps_the_way_to_it(person: Person) -> No
     before = person.put('[hetzner]\nowner = "me"\n')
     person.enable()
     claim: Any = Claim("me", Role.STORE, new_operation(), 2_000_000_000, project="p1").labels()
-    volume = (
-        person.cloud.client()
-        .volumes.create(
-            size=10,
-            name="burst-store-0123456789",
-            location=person.cloud.client().locations.get_by_name("fsn1"),
-            labels=claim,  # the library says str
-        )
-        .volume
+    made = person.cloud.client().volumes.create(
+        size=10,
+        name="burst-store-0123456789",
+        location=person.cloud.client().locations.get_by_name("fsn1"),
+        labels=claim,  # the library says str
     )
+    made.action.wait_until_finished()
     code, out, err = person.disable()
     assert code == 0
     assert "no server is made any more" in out
@@ -293,7 +292,7 @@ def test_disable_names_what_exists_and_keeps_the_way_to_it(person: Person) -> No
     assert "`burst-admin down --everything`" in err
     assert person.settings.max_eur_per_hour is None
     assert person.settings.token.file == str(person.token_file)
-    person.cloud.client().volumes.delete(volume)
+    person.cloud.client().volumes.delete(made.volume)
     assert "nothing of burst that costs money" in person.disable()[1]
     assert person.config.read_bytes() == before
 
@@ -322,12 +321,15 @@ def test_disable_without_a_cloud_to_ask(person: Person) -> None:
 
 
 def test_a_broken_configuration_is_kept(person: Person) -> None:
-    before = person.put("[hetzner\n")
-    with pytest.raises(ConfigError):
-        person.enable()
-    with pytest.raises(ConfigError):
-        person.disable()
-    assert person.config.read_bytes() == before
+    for content in (b"[hetzner\n", b"\xff\xfe"):
+        person.config.parent.mkdir(parents=True, exist_ok=True)
+        person.config.write_bytes(content)
+        with pytest.raises(ConfigError):
+            person.enable()
+        with pytest.raises(ConfigError) as caught:
+            person.disable()
+        assert "cargo" not in caught.value.hint
+        assert person.config.read_bytes() == content
 
 
 LINES = st.lists(

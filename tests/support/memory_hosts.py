@@ -80,6 +80,8 @@ class Box:
     keys: int = 1000
 
     running: int = 0
+    crates: Sequence[str] = ()
+    """What runs, if its agent says so; each for a minute."""
     detached: int = 0
     active_s: float = 0.0
     seen: bool = False
@@ -216,6 +218,7 @@ class Box:
             "keep_alive_s": self.keep_alive_s,
             "boot_id": f"{self.server_id}-{self.boots}",
             "build": "test",
+            "actions": [{"crate": one, "for_s": 60.0, "detached": False} for one in self.crates],
         }
 
     def _drain(self, min_idle_s: float) -> Answer:

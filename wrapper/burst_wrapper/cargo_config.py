@@ -17,6 +17,7 @@ __all__ = [
     "CannotEdit",
     "Edit",
     "NotToml",
+    "NotWritable",
     "config_file",
     "parse",
     "quoted",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from burst_lifecycle import machine
 from burst_lifecycle.admin import text
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.view import OVERDUE_S, ElsewhereLine, elsewhere_line
-from burst_lifecycle.books import Books, still_billing
+from burst_lifecycle.books import Account, Books, still_billing
 from burst_lifecycle.cloud.model import Inventory, PrimaryIp
 from burst_lifecycle.errors import (
     NotConfigured,
@@ -19,6 +21,7 @@ from burst_lifecycle.errors import (
 from burst_lifecycle.labels import Claim
 from burst_lifecycle.notices import Level, Notice
 from burst_lifecycle.remarks import remarks
+from burst_lifecycle.token import obtain
 from burst_protocol.errors import BurstError, ConfigError
 
 CONSOLE: Final = "https://console.hetzner.com"
@@ -76,14 +79,38 @@ def after(desk: Desk, failure: BurstError | None = None) -> StillBilling | None:
     if not isinstance(failure, ConfigError):
         configuration(desk)
     books = unreaped(desk)
-    now_s = desk.clock()
     refused = isinstance(failure, Unauthorized | TokenProblem | NotConfigured)
     if desk.account is None and not refused:
         return None  # a command that did not ask the cloud: nothing is known
-    account = None if refused else desk.account
+    return _elsewhere(desk, books, None if refused else desk.account)
+
+
+def without_asking(desk: Desk) -> StillBilling | None:
+    """What `after` says, for commands that do not talk to the cloud: by the ledger and the token
+    that the configuration leads to. A command that prints it is not run for this."""
+    books = unreaped(desk)
+    if not books.billing():
+        return None
+    try:
+        hetzner = desk.hetzner
+        if hetzner.token.command:
+            return None
+        token = asyncio.run(
+            obtain(hetzner.token, endpoint=hetzner.endpoint, environ=desk.environ, daemon=False)
+        )
+    except (NotConfigured, TokenProblem):
+        return _elsewhere(desk, books, None)
+    except ConfigError:
+        return None  # said elsewhere
+    key = machine.machine_key(desk.places.cloud)
+    return _elsewhere(desk, books, Account(token.endpoint, token.fingerprint(key)))
+
+
+def _elsewhere(desk: Desk, books: Books, account: Account | None) -> StillBilling | None:
+    now_s = desk.clock()
     things = books.elsewhere(account)
     for sentence in elsewhere_sentences([elsewhere_line(thing) for thing in things], now_s):
-        desk.say(f"{desk.painted('yellow', 'warning:', desk.stderr)} {sentence}")
+        warn(desk, sentence)
     return still_billing(books, account, now_s)
 
 

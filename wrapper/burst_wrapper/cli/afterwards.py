@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import os
 
+from burst_protocol.errors import BurstError
 from burst_wrapper import paths
 
 _PROJECT_FILE = b".config/burst.toml"
 """As `settings.PROJECT_FILE`, which takes a while to import."""
 
 
-def say(*, configuration: bool = True) -> None:
-    """All of it. `configuration` False: the command has failed for that very reason."""
+def say(*, configuration: bool = True) -> BurstError | None:
+    """All of it; an error if something bills that nobody here can end. `configuration` False: the
+    command has failed for that very reason."""
     environ = dict(os.environb)
     try:
         cwd = os.getcwdb()
@@ -28,8 +30,7 @@ def say(*, configuration: bool = True) -> None:
         _notices(cwd)
     if configuration and _configured(environ, cwd):
         _remarks(cwd)
-    if _has_bytes(cloud + b"/ledger.jsonl"):
-        _unreaped(cwd)
+    return _billing(cwd) if _has_bytes(cloud + b"/ledger.jsonl") else None
 
 
 def notices_wait(path: bytes) -> bool:
@@ -84,11 +85,11 @@ def _remarks(cwd: bytes) -> None:
         reminders.configuration(Desk(cwd=os.fsdecode(cwd)))
 
 
-def _unreaped(cwd: bytes) -> None:
+def _billing(cwd: bytes) -> BurstError | None:
     from burst_lifecycle.admin import reminders  # noqa: PLC0415
     from burst_lifecycle.admin.desk import Desk  # noqa: PLC0415
 
-    reminders.unreaped(Desk(cwd=os.fsdecode(cwd)))
+    return reminders.without_asking(Desk(cwd=os.fsdecode(cwd)))
 
 
 def _has_bytes(path: bytes) -> bool:

@@ -68,7 +68,10 @@ def _with_afterwards(arguments: list[str]) -> int:
         code = error.exit_code
         configuration = not isinstance(error, ConfigError)
     if arguments[:1] and arguments[0] in VERBS:
-        afterwards.say(configuration=configuration)
+        billing = afterwards.say(configuration=configuration)
+        if billing is not None and code == 0:
+            report(billing)
+            return billing.exit_code
     return code
 
 

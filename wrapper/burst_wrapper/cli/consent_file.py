@@ -20,7 +20,7 @@ from burst_lifecycle.setting_keys import KEYS
 from burst_lifecycle.setting_values import convert
 from burst_lifecycle.settings import Hetzner
 from burst_protocol.errors import ConfigError
-from burst_wrapper.cargo_config import read_text
+from burst_wrapper.cargo_config import NotToml, NotWritable, read_text
 from burst_wrapper.toml_edit import Spot, difference
 
 TABLE: Final = "hetzner"
@@ -50,7 +50,10 @@ class ConsentFile:
 
     def read(self) -> str:
         """Its text; empty if there is none."""
-        return read_text(os.fsencode(self.path)) or ""
+        try:
+            return read_text(os.fsencode(self.path)) or ""
+        except NotToml as error:  # whose words are about cargo
+            raise ConfigError(f"is not TOML: {error.detail}", path=self.path) from None
 
     @property
     def configured(self) -> bool:
@@ -67,7 +70,8 @@ class ConsentFile:
         before = self.read()
         after = before
         known = self._parsed(before).get(TABLE, {})
-        for key, literal in entries.items():
+        # Each new one comes first in its table.
+        for key, literal in reversed(tuple(entries.items())):
             if key in known and current is not None and _same(current, key, literal):
                 continue
             after = Spot(TABLE, key).set(after, literal, self.path).text
@@ -214,4 +218,5 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(error.strerror or str(error), path=error.filename or path) from None
+        name = os.fsdecode(error.filename or path)
+        raise NotWritable(error.strerror or str(error), path=name) from None

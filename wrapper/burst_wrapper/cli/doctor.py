@@ -85,7 +85,19 @@ def _checks() -> Iterator[Check]:
     if host:
         yield asyncio.run(_host(host, config))
     else:
-        yield Check("host", ok=True, result="none configured: units run on this machine")
+        where = "on this machine" if config.hetzner is None else "on servers of your own"
+        yield Check("host", ok=True, result=f"none configured: units run {where}")
+    if config.hetzner is not None:
+        yield from _servers()
+
+
+def _servers() -> Iterator[Check]:
+    """What `burst-admin doctor` looks at."""
+    from burst_lifecycle.admin import doctor as servers  # noqa: PLC0415 - for who has servers
+    from burst_lifecycle.admin.desk import Desk  # noqa: PLC0415
+
+    for check in asyncio.run(servers.look(Desk())):
+        yield Check(f"servers: {check.what}", check.ok, check.result, check.hint)
 
 
 def _wrapper() -> Check:

@@ -27,6 +27,7 @@ from burst_lifecycle.decision import (
     Threshold,
     Work,
     decide,
+    words,
 )
 from burst_lifecycle.events import Command, Part, Session
 from burst_lifecycle.notices import Level, Notice, Notices
@@ -51,6 +52,8 @@ from burst_wrapper.forecast import Forecast
 _LOOK_S: Final = 60.0
 """A server that was not there is looked for again after this time, while units come."""
 _REAP_S: Final = 60.0
+_COME_BY_S: Final = 900.0
+"""Builds that need no server look for one that bills for nothing this often at most."""
 _GRACE_S: Final = 5.0
 
 _log: Final = logging.getLogger("burst")
@@ -76,6 +79,7 @@ class Keeper:
         self._opening = asyncio.Lock()
         self._host: Host | None = None
         self._looked_s = -_LOOK_S
+        self._came_by_s = -_COME_BY_S
         self._looking: asyncio.Task[None] | None = None
         self._booting: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None
@@ -167,13 +171,15 @@ class Keeper:
 
     def _why_not(self) -> BurstError:
         if self._booting is not None:
-            return NotYet("it boots", host="server")
+            return NotYet("it boots", host="the server")
         if self._looking is not None and not self._looking.done():
-            return NotYet("it is looked for", host="server")
+            return NotYet("it is looked for", host="the server")
         if self._failure is not None:
             return self._failure
-        reason = self.decision.reason if self.decision is not None else Reason.NOTHING_TO_DO
-        return NoServer(reason.value)
+        decision = self.decision or Decision(Course.HOME, Reason.NOTHING_TO_DO)
+        hetzner, lifecycle = self._hetzner or Hetzner(), self._lifecycle
+        threshold = Threshold(hetzner.boot_after_s, hetzner.boot_for_check)
+        return NoServer(words(decision, threshold, lifecycle.retry_in_s if lifecycle else 0.0))
 
     # -- the cloud ---------------------------------------------------------------------------
 
@@ -210,13 +216,25 @@ class Keeper:
     async def _look(self, config: Config) -> None:
         """Is there a server that works? Nothing is changed for it."""
         try:
-            booted = await (await self._open(config)).current()
+            lifecycle = await self._open(config)
+            booted = await lifecycle.current()
             if booted is not None:
                 self._found(config, booted)
+            else:
+                await self._come_by(lifecycle)
         except (BurstError, OSError) as error:
             self._failed(error)
         finally:
             self._looking = None
+
+    async def _come_by(self, lifecycle: Lifecycle) -> None:
+        """Somebody must: a server that has turned itself off bills like one that works."""
+        if time.monotonic() - self._came_by_s < _COME_BY_S:
+            return
+        self._came_by_s = time.monotonic()
+        report = await lifecycle.reaper.remove(await lifecycle.reaper.overdue())
+        for verdict in report.done:
+            _log.info("deleted %s: %s", verdict.resource.name, verdict.reason)
 
     async def _boot(self, config: Config, reason: str) -> None:
         self._exists = True
@@ -383,7 +401,7 @@ class Keeper:
 
 
 class NoServer(EnvironmentProblem):
-    """no server: {detail}"""
+    """{detail}"""
 
     code = "no-server"
     hint = "units run at home; `burst-admin up` boots one"

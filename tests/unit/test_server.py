@@ -35,6 +35,9 @@ class Deaf(asyncio.WriteTransport):
     def close(self) -> None:
         pass
 
+    def write_eof(self) -> None:
+        pass
+
 
 @attrs.frozen
 class OnlyCallers:

@@ -74,7 +74,7 @@ class WrapperProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         if self._client is not None:
-            self._client.gone.set()
+            self._client.left()
             self._client.resume()
             self._server.left(self._client)
 
@@ -169,9 +169,9 @@ class Server:
     async def _own(self, key: tuple[bytes, bytes], client: Client) -> None:
         """A new call for the same outputs ends the old one and waits until it cannot write."""
         while (old := self._owners.get(key)) is not None and old is not client:
-            if old.answered:
-                break  # it writes no more there; what it made is still being stored
             task = self._units.get(old)
+            if old.answered and task is not None and not task.cancelling():
+                break  # it writes no more there; what it made is still being stored
             old.abort()
             if task is None:
                 break

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -29,7 +28,6 @@ from burst_lifecycle.decision import (
     decide,
     words,
 )
-from burst_lifecycle.events import Command, Part, Session
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
 from burst_lifecycle.project import Project
@@ -44,6 +42,7 @@ from burst_wrapper.daemon.offers import offer
 from burst_wrapper.daemon.own_server import OwnServer
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.remote import Host, NotYet
+from burst_wrapper.daemon.server_records import Records
 from burst_wrapper.daemon.servers import Build, Made
 from burst_wrapper.daemon.sleep_watch import SleepWatch
 from burst_wrapper.daemon.tools import Tools
@@ -78,6 +77,10 @@ class Keeper:
         self._closing = contextlib.AsyncExitStack()
         self._opening = asyncio.Lock()
         self._host: Host | None = None
+        self._equipped = False
+        """Whether this project's volume is there."""
+        self._former: list[Host] = []
+        """Units may still be running over their connections."""
         self._looked_s = -_LOOK_S
         self._came_by_s = -_COME_BY_S
         self._looking: asyncio.Task[None] | None = None
@@ -88,10 +91,7 @@ class Keeper:
         self._failure: BurstError | None = None
         """Why there is no server, last."""
         self._exists = False
-        self._server_id: int | None = None
-        self._session = ""
-        self._attached_s = 0.0
-        self._recording: set[asyncio.Task[None]] = set()
+        self._records = Records(project)
         self._sleep_watch = SleepWatch(self.before_sleep)
         self.decision: Decision | None = None
         """The last one, for whoever asks why."""
@@ -115,10 +115,17 @@ class Keeper:
             self._look_around(config)
             if required or hetzner.wait:
                 await _settled(self._looking)
-        if self._host is None:
-            self._decide(config, hetzner, left, metadata_only=metadata_only, required=required)
-            if required or (hetzner.wait and self._booting is not None):
-                await _settled(self._booting)
+        if self._host is None or not self._equipped:
+            # Another project's has no volume for this one: that is worth it or not, too.
+            self._decide(
+                config,
+                hetzner,
+                left,
+                metadata_only=metadata_only,
+                required=required and self._host is None,
+            )
+        if self._host is None and (required or (hetzner.wait and self._booting is not None)):
+            await _settled(self._booting)
         host = self._host
         if host is None:
             raise self._why_not()
@@ -132,9 +139,10 @@ class Keeper:
         self._begin_offers(executor)
         return executor
 
-    def lost(self, error: BurstError) -> None:
-        """A unit saw that this server does not work for us any more."""
-        self._lost(error)
+    def drained(self, error: Draining) -> None:
+        """A unit was refused: this server is about to go, and takes nothing any more."""
+        if self._host is not None:
+            self._lost(error)
 
     def _decide(
         self,
@@ -202,7 +210,7 @@ class Keeper:
                 )
                 lifecycle = await self._closing.enter_async_context(open_lifecycle(request))
                 lifecycle.watched = True
-                self._lifecycle = lifecycle
+                self._lifecycle = self._records.lifecycle = lifecycle
             return self._lifecycle
 
     def _look_around(self, config: Config) -> None:
@@ -254,12 +262,12 @@ class Keeper:
         assert isinstance(installer, ServiceInstaller)
         self._failure = None
         self._exists = True
+        self._equipped = booted.store.volume_id is not None or booted.how is not None
+        if self._host is not None:
+            self._former.append(self._host)
         self._host = Host(OwnServer(booted, ssh, installer), self._cache_dir, self._tools)
         self._host.on_notice = lambda text: _tell(config, text)
-        if self._server_id != booted.server.id:
-            self._server_id = booted.server.id
-            self._session = secrets.token_hex(8)
-            self._attached_s = time.time() + self._offset_s
+        self._records.attached(booted.server.id)
         self._begin_reaping(config)
         _log.info("server %s is used (%s)", booted.server.name, booted.server.type)
 
@@ -270,8 +278,7 @@ class Keeper:
     def _lost(self, error: BurstError) -> None:
         """Its connection, or it: look for it anew soon. One that drains is not ours any more."""
         host, self._host = self._host, None
-        self._note_session()
-        self._server_id = None
+        self._records.detached()
         self._failure = error
         self._looked_s = time.monotonic() - (0.0 if isinstance(error, Draining) else _LOOK_S)
         if host is not None:
@@ -281,49 +288,7 @@ class Keeper:
 
     def ended(self, build: Build) -> None:
         """A build is over: what `audit` knows of it."""
-        parts = ((Part.REMOTE, build.spent.remote_s), (Part.HOME, build.spent.home_s))
-        offset_s = self._offset_s
-        self._record(
-            Command(
-                at_s=build.last_s + offset_s,
-                command=secrets.token_hex(8),
-                id=self._server_id if build.spent.remote_s else None,
-                verb=os.fsdecode(build.caller.verb) or "build",
-                start_s=build.began_s + offset_s,
-                end_s=build.last_s + offset_s,
-                ok=not build.failed,
-                split=tuple((part, round(spent_s, 3)) for part, spent_s in parts if spent_s),
-                project=self._project.key,
-            )
-        )
-
-    def _note_session(self) -> None:
-        """Written again and again while we are attached: of several lines the longest counts."""
-        if self._server_id is None:
-            return
-        now_s = time.time() + self._offset_s
-        self._record(
-            Session(
-                at_s=now_s,
-                session=self._session,
-                id=self._server_id,
-                start_s=self._attached_s,
-                end_s=now_s,
-                project=self._project.key,
-            )
-        )
-
-    @property
-    def _offset_s(self) -> float:
-        """Of the API's clock from ours."""
-        lifecycle = self._lifecycle
-        return 0.0 if lifecycle is None else lifecycle.context.cloud.offset_s or 0.0
-
-    def _record(self, event: Command | Session) -> None:
-        if self._lifecycle is not None:
-            task = self._task(self._lifecycle.context.ledger.record(event))
-            self._recording.add(task)
-            task.add_done_callback(self._recording.discard)
+        self._records.ended(build)
 
     # -- reaping -----------------------------------------------------------------------------
 
@@ -343,7 +308,7 @@ class Keeper:
         self._sleep_watch.stop()
 
     async def _reap_once(self, config: Config) -> None:
-        self._note_session()
+        self._records.note()
         try:
             lifecycle = await self._open(config)
             await lifecycle.reap()
@@ -382,9 +347,7 @@ class Keeper:
 
     async def close(self) -> None:
         self._sleep_watch.stop()
-        self._note_session()
-        if self._recording:
-            await asyncio.wait(list(self._recording), timeout=_GRACE_S)
+        await self._records.close()
         tasks = (self._looking, self._booting, self._reaping, self._offering)
         for task in tasks:
             if task is not None:
@@ -393,11 +356,13 @@ class Keeper:
             if task is not None:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
-        if self._host is not None:
-            await self._host.close()
-            self._host = None
+        for host in (self._host, *self._former):
+            if host is not None:
+                await host.close()
+        self._host = None
+        self._former.clear()
         await self._closing.aclose()
-        self._lifecycle = None
+        self._lifecycle = self._records.lifecycle = None
 
 
 class NoServer(EnvironmentProblem):

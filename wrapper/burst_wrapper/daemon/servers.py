@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from burst_lifecycle.project import Project, find, nearest_workspace
 from burst_lifecycle.settings import PROJECT_FILE
 from burst_protocol.action import ActionResult
+from burst_protocol.errors import BurstError, Draining
 from burst_wrapper.argv import RustcCall
 from burst_wrapper.callers import Caller, same_process
 from burst_wrapper.config import Config, config_path, load_for
@@ -203,6 +204,12 @@ class Servers:
             build.outlook.ended(unit)
         if rustc_ms:
             self._durations.learn(call, rustc_ms)
+
+    def refused(self, build: Build, error: BurstError) -> None:
+        """The server that a unit was given did not take it."""
+        keeper = self._keepers.get(build.project.key)
+        if keeper is not None and isinstance(error, Draining):
+            keeper.drained(error)
 
     def made_at_home(self, build: Build, made: Made) -> None:
         """To be offered to the server's store when there is one."""

@@ -170,6 +170,8 @@ class Unit:
                 if not await self._look(remote, embedded):
                     await self._execute(remote, embedded)
             except BurstError as error:
+                if self._build is not None:
+                    services.servers.refused(self._build, error)
                 if self._required:
                     raise
                 self._fallback = error.code

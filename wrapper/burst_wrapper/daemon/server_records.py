@@ -1,0 +1,101 @@
+"""What the daemon writes into the ledger of servers: builds, and how long it was attached to one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from typing import Final
+
+from burst_lifecycle.events import Command, Part, Session
+from burst_lifecycle.project import Project
+from burst_lifecycle.session import Lifecycle
+from burst_wrapper.daemon.servers import Build
+
+_GRACE_S: Final = 5.0
+
+_log: Final = logging.getLogger("burst")
+
+
+class Records:
+    """Of one project. Nothing waits for a line to be on the disk but `close`."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self.lifecycle: Lifecycle | None = None
+        """Whose ledger; without one nothing is written."""
+        self._server_id: int | None = None
+        self._session = ""
+        self._attached_s = 0.0
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def attached(self, server_id: int) -> None:
+        """From now on this server is used; nothing new if it was already."""
+        if self._server_id != server_id:
+            self._server_id = server_id
+            self._session = secrets.token_hex(8)
+            self._attached_s = time.time() + self._offset_s
+
+    def detached(self) -> None:
+        self.note()
+        self._server_id = None
+
+    def note(self) -> None:
+        """Written again and again while we are attached: of several lines the longest counts."""
+        if self._server_id is None:
+            return
+        now_s = time.time() + self._offset_s
+        self._write(
+            Session(
+                at_s=now_s,
+                session=self._session,
+                id=self._server_id,
+                start_s=self._attached_s,
+                end_s=now_s,
+                project=self._project.key,
+            )
+        )
+
+    def ended(self, build: Build) -> None:
+        """A build is over."""
+        parts = ((Part.REMOTE, build.spent.remote_s), (Part.HOME, build.spent.home_s))
+        offset_s = self._offset_s
+        self._write(
+            Command(
+                at_s=build.last_s + offset_s,
+                command=secrets.token_hex(8),
+                id=self._server_id if build.spent.remote_s else None,
+                verb=os.fsdecode(build.caller.verb) or "build",
+                start_s=build.began_s + offset_s,
+                end_s=build.last_s + offset_s,
+                ok=not build.failed,
+                split=tuple((part, round(spent_s, 3)) for part, spent_s in parts if spent_s),
+                project=self._project.key,
+            )
+        )
+
+    async def close(self) -> None:
+        """Until all of it is written, five seconds at most."""
+        self.note()
+        if self._writing:
+            await asyncio.wait(list(self._writing), timeout=_GRACE_S)
+
+    @property
+    def _offset_s(self) -> float:
+        """Of the API's clock from ours."""
+        lifecycle = self.lifecycle
+        return 0.0 if lifecycle is None else lifecycle.context.cloud.offset_s or 0.0
+
+    def _write(self, event: Command | Session) -> None:
+        if self.lifecycle is None:
+            return
+        task = asyncio.create_task(self.lifecycle.context.ledger.record(event))
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("not in the ledger: %s", error)

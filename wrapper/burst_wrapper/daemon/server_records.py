@@ -1,4 +1,4 @@
-"""What the daemon writes into the ledger of servers: builds, and how long it was attached to one."""
+"""What the daemon writes into the ledger of servers: builds, and when it was attached to one."""
 
 from __future__ import annotations
 

@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from burst_agent.host import hostkey  # noqa: PLC0415
 
             return hostkey.main(words[1:])
+        case ["cache"]:
+            from burst_agent import cache_cli  # noqa: PLC0415
+
+            return cache_cli.main(words[1:])
         case _:
             from burst_agent import single  # noqa: PLC0415
 

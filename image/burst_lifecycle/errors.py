@@ -22,7 +22,9 @@
         │   └── CloudUnreachable    no connection, certainly nothing done          (54)
         ├── StillBilling            something costs money and cannot be ended here (55)
         ├── NotOurs                 refused: it does not carry our labels          (56)
-        └── ServerProblem           a server that does not do what it should       (57)
+        ├── ServerProblem           a server that does not do what it should       (57)
+        ├── ReaperProblem           what should run `reap` does not run it         (58)
+        └── StillWorking            not deleted: something runs there              (59)
 """
 
 from __future__ import annotations
@@ -172,3 +174,19 @@ class ServerProblem(EnvironmentProblem):
     exit_code = 57
     code = "server"
     hint = "units compile at home meanwhile; it is deleted at its boot deadline at the latest"
+
+
+class ReaperProblem(EnvironmentProblem):
+    """the reaper is not installed: {detail}"""
+
+    exit_code = 58
+    code = "reaper"
+    hint = "run `burst-admin reap` by hand until it is; the README has a recipe for scheduled jobs"
+
+
+class StillWorking(EnvironmentProblem):
+    """nothing was deleted, because something runs: {detail}"""
+
+    exit_code = 59
+    code = "still-working"
+    hint = "wait, or add --force: what runs there is lost, and compiled again at home"

@@ -71,6 +71,11 @@ def read(path: str) -> Lines:
             data = file.read()
     except FileNotFoundError:
         return Lines()
+    return parse(data)
+
+
+def parse(data: bytes) -> Lines:
+    """Of a file that was read elsewhere."""
     objects: list[Mapping[str, Any]] = []
     unreadable = 0
     for line in data.split(b"\n"):

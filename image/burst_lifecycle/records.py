@@ -46,7 +46,7 @@ def created(context: Context, kind: Kind, resource: Resource, rate: Rate = FREE)
         location=resource.location if isinstance(resource, Server | Volume | PrimaryIp) else "",
         token=context.account.token,
         endpoint=context.account.endpoint,
-        type=resource.type if isinstance(resource, Server) else "",
+        type=_type(resource),
         size_gb=_size(resource),
         eur_per_hour=None if by_size or rate is FREE else rate.per_hour,
         eur_per_month=None if by_size or rate is FREE else rate.per_month,
@@ -71,6 +71,13 @@ def gone(context: Context, kind: Kind, resource_id: int) -> Gone:
     return Gone(
         at_s=context.cloud.now_s(), kind=kind, id=resource_id, endpoint=context.account.endpoint
     )
+
+
+def _type(resource: Resource) -> str:
+    """Of addresses, which of the two: only one of them bills."""
+    if isinstance(resource, PrimaryIp):
+        return f"ipv{resource.version}"
+    return resource.type if isinstance(resource, Server) else ""
 
 
 def _size(resource: Resource) -> Decimal | None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from burst_lifecycle.admin.parser import VERBS as ADMIN_VERBS
 from burst_lifecycle.setting_keys import KEYS, Scope
 from burst_protocol.version import BUILD
 from burst_wrapper.cli.cargo_burst import VERBS
@@ -91,6 +92,8 @@ def test_every_verb() -> None:
     """A subcommand that nobody can find is none."""
     for verb in VERBS:
         assert f"cargo burst {verb}" in TEXT, verb
+    for verb in ADMIN_VERBS:
+        assert f"`burst-admin {verb}" in TEXT, verb
 
 
 def test_the_two_commands_for_developers() -> None:

@@ -363,15 +363,3 @@ def test_error_classes_have_unique_codes() -> None:
     """`explain` and scripts tell errors apart by these."""
     classes = [module.OtherWrapper, module.NotInstalled, module.NoProject, CannotEdit, NotToml]
     assert len({error.code for error in classes} | {BurstError.code}) == len(classes) + 1
-
-
-def test_burst_admin_is_honest() -> None:
-    """The lifecycle's command exists, and says that it cannot do anything yet."""
-    for arguments, code, text in [
-        (["--version"], 0, "burst-admin "),
-        (["down"], 1, "error: `burst-admin down` comes with the server lifecycle\nhint: "),
-    ]:
-        command = [sys.executable, "-m", "burst_lifecycle.cli", *arguments]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert answer.returncode == code
-        assert (answer.stdout or answer.stderr).startswith(text)

@@ -586,7 +586,7 @@ class MemoryCloud:
 
 def matches(selector: str, labels: Mapping[str, str]) -> bool:
     """The part of the grammar that we use."""
-    for part in selector.split(","):
+    for part in selector.split(",") if selector else ():
         key, equals, value = part.partition("=")
         if key.startswith("!"):
             if key[1:] in labels:

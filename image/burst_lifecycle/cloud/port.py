@@ -44,7 +44,7 @@ class Cloud(Protocol):
     # -- reading -----------------------------------------------------------------------------
 
     async def inventory(self, selector: str) -> Inventory:
-        """All kinds that match a label selector, every page. Six requests."""
+        """All kinds that match a label selector, every page. Six requests. Empty: everything."""
         ...
 
     async def find(self, kind: Kind, selector: str) -> tuple[Resource, ...]:

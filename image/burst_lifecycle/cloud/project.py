@@ -68,7 +68,7 @@ class ProjectCloud:
         )
 
     async def find(self, kind: Kind, selector: str) -> tuple[Resource, ...]:
-        return await self._list(kind, {"label_selector": selector})
+        return await self._list(kind, {"label_selector": selector} if selector else {})
 
     async def server(self, server_id: int) -> Server:
         return await self._one(Kind.SERVER, server_id, convert.server)

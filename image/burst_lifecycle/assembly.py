@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -160,16 +161,16 @@ def _bytes(environ: Mapping[str, str]) -> dict[bytes, bytes]:
 
 
 def _test_address(environ: Mapping[str, str]) -> Callable[[Server], tuple[str, int]] | None:
-    """A local cloud without root has its sshds on ports of its own; `address port` per line."""
+    """A local cloud without root has its sshds on ports of its own: `{address: {"port": …}}`."""
     path = environ.get(_TEST_PORTS)
     if not path:
         return None
 
     def address(server: Server) -> tuple[str, int]:
         with open(path) as file:
-            ports = dict(line.split() for line in file if line.strip())
+            ports = json.load(file)
         host = server.ipv4 or ""
-        return host, int(ports.get(host, "22"))
+        return host, int(ports.get(host, {}).get("port", 22))
 
     return address
 

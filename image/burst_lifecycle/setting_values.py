@@ -143,7 +143,7 @@ def _text(path: str, key: str, value: Any) -> str:
 
 
 def _path(path: str, key: str, text: str) -> str:
-    """Where the daemon works is nobody's folder: a relative path would mean something else there."""
+    """A relative path would mean something else in the daemon, whose folder is nobody's."""
     if "\0" in text or not text.startswith(("/", "~")):
         raise wrong(path, f"`{key}` must be {Form.PATH.value}")
     return text

@@ -68,11 +68,13 @@ def test_a_server_from_create_to_delete(client: Client, paper_cloud: LocalCloud)
     server.power_on().wait_until_finished()
     assert client.servers.get_by_id(number(server)).status == "running"
 
+    paper_cloud.clock.scale = 0
     gone = server.delete()
     assert client.servers.get_list(name="one").servers == []
     with pytest.raises(APIException) as refused:
         client.primary_ips.delete(address)
     assert refused.value.code == "must_be_unassigned"
+    paper_cloud.clock.scale = 1
     gone.wait_until_finished()
     assert client.primary_ips.get_all() == []
     assert client.actions.get_by_id(gone.id).status == "success"
@@ -98,22 +100,28 @@ def test_volumes_are_born_attached_moved_resized_and_survive(
     with pytest.raises(APIException, match="is still attached to a server"):
         volume.delete()
 
+    paper_cloud.clock.scale = 0
     gone = server.delete()
     # It counts as attached as long as the deletion runs.
     assert client.volumes.get_by_id(number(volume)).server is not None
+    paper_cloud.clock.scale = 1
     gone.wait_until_finished()
     assert client.volumes.get_by_id(number(volume)).server is None
     assert client.volumes.get_by_id(number(volume)).size == 20
     volume.delete()
 
 
-def test_a_snapshot_is_unnamed_and_needs_no_server_afterwards(client: Client) -> None:
+def test_a_snapshot_is_unnamed_and_needs_no_server_afterwards(
+    client: Client, paper_cloud: LocalCloud
+) -> None:
     server = make(client)
+    paper_cloud.clock.scale = 0
     made = server.create_image("baked", labels={"role": "image"})
     assert (made.image.status, made.image.image_size) == ("creating", None)
     with pytest.raises(APIException) as refused:
         server.power_off()
     assert refused.value.code == "locked"
+    paper_cloud.clock.scale = 1
     made.action.wait_until_finished()
     again = server.create_image("baked")
     again.action.wait_until_finished()

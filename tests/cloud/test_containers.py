@@ -211,6 +211,7 @@ with LocalCloud(backend=lambda _: backend) as cloud:
 """
 
 
+@pytest.mark.timeout(1500)
 def test_what_a_killed_test_leaves_is_swept() -> None:
     stock_tree()
     support = Path(__file__).parents[1] / "support"

@@ -32,7 +32,7 @@ CREATE = "POST /volumes"
 @pytest.fixture
 def client(paper_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> Client:
     """It does not sleep between its retries."""
-    made = paper_cloud.client(timeout=(5, 1))
+    made = paper_cloud.client(timeout=(5, 2))
     monkeypatch.setattr(made._client, "_retry_interval_func", lambda _: 0.0)
     return made
 
@@ -88,7 +88,7 @@ def test_an_answer_that_is_lost(client: Client, paper_cloud: LocalCloud) -> None
 
 def test_a_timeout_sends_the_create_again(client: Client, paper_cloud: LocalCloud) -> None:
     """A unique name makes the second one fail although the first succeeded."""
-    paper_cloud.fault(Fault(CREATE, "hang_lost", seconds=3))
+    paper_cloud.fault(Fault(CREATE, "hang_lost"))
     with pytest.raises(APIException) as refused:
         client.volumes.create(10, "v", location=FSN1)
     assert refused.value.code == "uniqueness_error"
@@ -117,12 +117,13 @@ def test_done_but_answered_with_an_error(client: Client, paper_cloud: LocalCloud
 
 
 def test_an_error_in_the_middle_of_a_wait(client: Client, paper_cloud: LocalCloud) -> None:
-    paper_cloud.world.timings.create_volume = 0.2
+    paper_cloud.world.timings.create_volume = 1000
     paper_cloud.faults.answer("GET /actions/{id}", 503, "unavailable", nth=3)
     made = client.volumes.create(10, "v", location=FSN1)
     with pytest.raises(APIException) as refused:
         made.action.wait_until_finished()
     assert refused.value.code == "unavailable"
+    paper_cloud.clock.advance(1000)
     made.action.wait_until_finished()
     paper_cloud.expect(volumes=["v"])
 

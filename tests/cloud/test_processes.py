@@ -16,7 +16,7 @@ from hcloud.server_types import ServerType
 from hcloud.servers import BoundServer
 
 from localcloud import LocalCloud
-from localcloud.processes import ProcessMachine
+from localcloud.processes import Processes, ProcessMachine
 from sshd import keygen
 
 pytest_plugins = ("cloud_fixtures",)
@@ -129,3 +129,18 @@ def test_a_wrong_host_key_and_no_ssh(cloud: LocalCloud, tmp_path: Path) -> None:
     assert cloud.server("one").status == "running"
     server.delete().wait_until_finished()
     cloud.expect(ssh_keys=["me"])
+
+
+def test_a_process_that_is_left_is_told_and_ended() -> None:
+    """Of a session that outlives its server, say."""
+    backend = Processes()
+    mark = {**os.environ, "BURST_TEST_ROOT": f"{backend.run.folder}/server-1/root"}
+    command = ["sh", "-c", "echo here; read x"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=mark, stdin=pipe, stdout=pipe) as left:
+        assert left.stdout is not None
+        assert left.stdout.readline() == b"here\n"
+        with pytest.raises(RuntimeError, match=f"process {left.pid}"):
+            backend.close()
+        assert left.wait(20) == -9
+    assert not backend.run.folder.exists()

@@ -255,6 +255,7 @@ def test_sixteen_volumes_and_one_place(paper_cloud: LocalCloud) -> None:
 
 
 def test_locked_while_an_action_runs(paper_cloud: LocalCloud) -> None:
+    paper_cloud.clock.scale = 0
     made = ask(paper_cloud, "POST /servers", SERVER)[1]["server"]
     for operation in ("DELETE /servers/{}", "POST /servers/{}/actions/poweroff"):
         assert refusal(paper_cloud, operation.format(made["id"])) == (423, "locked")
@@ -262,6 +263,7 @@ def test_locked_while_an_action_runs(paper_cloud: LocalCloud) -> None:
     changed = ask(paper_cloud, f"PUT /servers/{made['id']}", {"labels": {"a": "b"}})[1]
     assert changed["server"]["labels"] == {"a": "b"}
     assert changed["server"]["locked"] is True
+    paper_cloud.clock.scale = 1
     paper_cloud.wait_idle()
     paper_cloud.hold("server", made["id"], 1000)
     assert refusal(paper_cloud, f"DELETE /servers/{made['id']}") == (423, "locked")

@@ -22,7 +22,7 @@ from burst_protocol.digest import Digest
 from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(400)]
 
 FAST = (
     "/etc/systemd/system/burst-deadman.timer.d/fast.conf",

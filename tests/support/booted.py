@@ -16,8 +16,8 @@ import pytest
 
 from sshd import descendants
 
-PATIENCE_S: Final = 60.0
-_POLL_S: Final = 0.02
+PATIENCE_S: Final = 150.0
+_POLL_S: Final = 0.1
 _SOURCES: Final = "datasource_list: [NoCloud]\n"
 
 

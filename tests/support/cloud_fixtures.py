@@ -15,6 +15,20 @@ from localcloud.host import leftovers
 from localcloud.schema import expected, problems
 from trixie import Unavailable
 
+REAL_TIMEOUT_S = 300
+MAKING_TIMEOUT_S = 1500
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Containers take longer than the usual time limit on a busy machine; the first test of a run
+    may have to make their tree."""
+    limit = MAKING_TIMEOUT_S
+    for item in items:
+        if "real_cloud" in getattr(item, "fixturenames", ()):
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(limit))
+            limit = REAL_TIMEOUT_S
+
 
 @pytest.fixture
 def paper_cloud() -> Iterator[LocalCloud]:

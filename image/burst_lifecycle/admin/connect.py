@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
 
 from burst_lifecycle.admin import here, reaper_unit
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.live import Live
 from burst_lifecycle.admin.ports import Control
-from burst_lifecycle.session import Lifecycle
+from burst_lifecycle.assembly import Request, open_lifecycle
+from burst_lifecycle.project import find
 from burst_lifecycle.setting_keys import TokenSource
 from burst_lifecycle.settings import load
 
@@ -25,17 +25,15 @@ async def connect(desk: Desk) -> AsyncIterator[Control]:
     root = here.workspace_here(desk) if desk.for_project else None
     if root is not None:
         settings = load(desk.places, root)
-        project = import_module("burst_lifecycle.project").find(root)
-    assembly = import_module("burst_lifecycle.assembly")
-    request = assembly.Request(
+        project = find(root)
+    request = Request(
         settings=settings,
         places=desk.places,
         environ=desk.environ,
         daemon=False,
         project=project,
     )
-    async with assembly.open_lifecycle(request) as lifecycle:
-        assert isinstance(lifecycle, Lifecycle)
+    async with open_lifecycle(request) as lifecycle:
         lifecycle.watched = bool(reaper_unit.installed(desk.places))
         yield Live(lifecycle, token_words(hetzner.token), owner_known)
 

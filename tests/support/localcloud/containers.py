@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 import attrs
 
 from sshd import descendants
+from trixie import Unavailable
 
 from . import disks
 from .disks import Disk
@@ -343,6 +344,9 @@ class Containers:
     compressed_gb = 1.5
 
     def __init__(self) -> None:
+        for tool in ("systemd-nspawn", "ip", "losetup", "mkfs.ext4", "nsenter", "ssh-keygen"):
+            if shutil.which(tool) is None:
+                raise Unavailable(f"{tool} is not installed")
         self.stock = stock_tree()
         sweep()
         self.run = Run()
@@ -395,7 +399,7 @@ class Containers:
             end.start()
         for end in ends:
             end.join()
-        for disk in self._disks:
+        for disk in (*self._disks, *([self._decoy] if self._decoy else [])):
             disk.remove()
         self.run.close()
 

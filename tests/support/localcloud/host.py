@@ -30,6 +30,7 @@ PREFIX: Final = "burst-cloud-"
 _RUN: Final = re.compile(r"[0-9a-f]{6}")
 _NEWNET: Final = 0x40000000
 PATIENCE_S: Final = 20.0
+GRACE_S: Final = 3.0
 
 
 def run(command: Sequence[str | Path], *, check: bool = True) -> str:
@@ -63,11 +64,11 @@ class Run:
         return f"bc{self.id}{number % 10**6}"
 
     def close(self) -> None:
-        """RuntimeError if something of it is left."""
-        for _ in range(3):
-            if not remove(self.id):
-                break
-        found = leftovers(self.id)
+        """RuntimeError if something of it is left (which is removed all the same)."""
+        end = time.monotonic() + GRACE_S
+        while (found := leftovers(self.id)) and time.monotonic() < end:
+            time.sleep(0.02)  # the kernel may take a moment to let go
+        remove(self.id)
         self._lock.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         if found:
@@ -136,8 +137,8 @@ def _alive(pid: int) -> bool:
 
 
 def _processes(ident: str) -> list[int]:
-    """Those whose command line or environment names the run's folder, or that live in one of its
-    network namespaces: what is inside a container tells no other way whose it is."""
+    """Those whose command line names the run's folder, sessions of its sshds, and all that live in
+    one of its network namespaces: what is inside a container tells no other way whose it is."""
     places = {os.stat(f"/run/netns/{name}").st_ino for name in _namespaces(ident)}
     folder = str(PARENT / f"{PREFIX}{ident}")
     found = []
@@ -146,8 +147,9 @@ def _processes(ident: str) -> list[int]:
             with contextlib.suppress(OSError):
                 inside = os.stat(f"/proc/{name}/ns/net").st_ino in places
                 line = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace")
-                around = Path(f"/proc/{name}/environ").read_bytes().decode(errors="replace")
-                ours = inside or folder in line or folder in around
+                around = Path(f"/proc/{name}/environ").read_bytes()
+                session = f"BURST_TEST_ROOT={folder}".encode() in around
+                ours = inside or session or folder in line
                 if ours and _alive(int(name)):
                     found.append(int(name))
     return found

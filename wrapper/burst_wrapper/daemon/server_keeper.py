@@ -42,6 +42,7 @@ from burst_wrapper.daemon.own_server import OwnServer
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.remote import Host, NotYet
 from burst_wrapper.daemon.servers import Made
+from burst_wrapper.daemon.sleep_watch import SleepWatch
 from burst_wrapper.daemon.tools import Tools
 from burst_wrapper.forecast import Forecast
 
@@ -81,6 +82,7 @@ class Keeper:
         self._failure: BurstError | None = None
         """Why there is no server, last."""
         self._exists = False
+        self._sleep_watch = SleepWatch(self.before_sleep)
         self.decision: Decision | None = None
         """The last one, for whoever asks why."""
 
@@ -252,6 +254,7 @@ class Keeper:
         return self._exists or self._booting is not None
 
     def _begin_reaping(self, config: Config) -> None:
+        self._sleep_watch.start()
         if self._reaping is None or self._reaping.done():
             self._reaping = self._task(self._reap_for_ever(config))
 
@@ -259,6 +262,7 @@ class Keeper:
         while self._exists:
             await asyncio.sleep(_REAP_S)
             await self._reap_once(config)
+        self._sleep_watch.stop()
 
     async def _reap_once(self, config: Config) -> None:
         try:
@@ -298,6 +302,7 @@ class Keeper:
         return task
 
     async def close(self) -> None:
+        self._sleep_watch.stop()
         tasks = (self._looking, self._booting, self._reaping, self._offering)
         for task in tasks:
             if task is not None:

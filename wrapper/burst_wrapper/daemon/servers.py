@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from burst_lifecycle.project import Project, find, nearest_workspace
+from burst_lifecycle.settings import PROJECT_FILE
 from burst_protocol.action import ActionResult
 from burst_wrapper.argv import RustcCall
 from burst_wrapper.callers import Caller, same_process
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _FRESH_S: Final = 2.0
 """A project's settings are read again after this time."""
 _MADE_LIMIT: Final = 4096
+_ROOTS_LIMIT: Final = 64
 _CHECKS: Final = frozenset((b"check", b"c", b"clippy", b"doc", b"d", b"rustdoc"))
 
 
@@ -69,6 +71,7 @@ class Servers:
         self._durations = Durations(index)
         self._expectations = Expectations(index)
         self._builds: dict[Caller, Build] = {}
+        self._roots: dict[Caller, str] = {}
         self._configs: dict[str, tuple[float, Config]] = {}
         self._keepers: dict[str, Keeper] = {}
         self._made: dict[str, dict[bytes, Made]] = {}
@@ -79,8 +82,8 @@ class Servers:
 
     def config(self, plain: Config, caller: Caller | None, cwd: bytes) -> Config:
         """With what this project's own file says, if it has one. ConfigError."""
-        root = nearest_workspace(os.fsdecode((b"" if caller is None else caller.cwd) or cwd))
-        if not os.path.exists(os.path.join(root, ".config", "burst.toml")):
+        root = self._root(caller, cwd)
+        if not os.path.exists(os.path.join(root, PROJECT_FILE)):
             return plain
         known = self._configs.get(root)
         now_s = time.monotonic()
@@ -89,6 +92,17 @@ class Servers:
             self._configs[root] = known
         return known[1]
 
+    def _root(self, caller: Caller | None, cwd: bytes) -> str:
+        """Of the workspace. Looked for once per cargo: it does not move under a build."""
+        if caller is None:
+            return nearest_workspace(os.fsdecode(cwd))
+        found = self._roots.get(caller)
+        if found is None:
+            if len(self._roots) >= _ROOTS_LIMIT:
+                self._roots.clear()
+            found = self._roots[caller] = nearest_workspace(os.fsdecode(caller.cwd or cwd))
+        return found
+
     def build(self, caller: Caller | None, plan: Plan) -> Build | None:
         """The build that this unit belongs to; None where nobody can be told apart."""
         if caller is None:
@@ -96,8 +110,7 @@ class Servers:
         found = self._builds.get(caller)
         if found is None:
             self._forget_ended()
-            cwd = caller.cwd or plan.cwd
-            root = nearest_workspace(os.fsdecode(cwd))
+            root = self._root(caller, plan.cwd)
             # `<profile>/deps` and `<profile>/build/<package>` both lie below the profile's folder.
             profile_dir = os.path.dirname(plan.out_dir)
             if os.path.basename(profile_dir) == b"build":
@@ -188,10 +201,6 @@ class Servers:
     def needs_us(self) -> bool:
         """A server is there or on its way: somebody has to look after it."""
         return any(keeper.needs_us for keeper in self._keepers.values())
-
-    async def before_sleep(self) -> None:
-        """This machine is about to be suspended: servers that may go are given up now."""
-        await asyncio.gather(*(keeper.before_sleep() for keeper in self._keepers.values()))
 
     async def close(self) -> None:
         """Ends connections and waiting; what runs in the cloud is labelled with its end."""

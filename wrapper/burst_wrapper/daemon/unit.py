@@ -136,7 +136,7 @@ class Unit:
 
     async def _run(self) -> None:
         services = self._services
-        config = services.config()
+        config = services.servers.config(services.config(), self._caller, self._request.cwd)
         await self._make_plan(config)
         plan = self._plan
         assert plan is not None
@@ -152,10 +152,8 @@ class Unit:
             raise Home("extern-missing", "a dependency's file does not exist", failure=False)
         embedded = await self._embedded()
         host = os.fsdecode(self._env.get(b"BURST_HOST", b"")) or config.host
-        if not host:
-            config = services.servers.config(config, self._caller, plan.cwd)
-            if config.hetzner is not None:
-                self._build = services.servers.build(self._caller, plan)
+        if not host and config.hetzner is not None:
+            self._build = services.servers.build(self._caller, plan)
         if embedded is not None and await self._look(embedded, None):
             if self._build is not None:
                 services.servers.hit(self._build, plan.call)

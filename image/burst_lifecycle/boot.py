@@ -16,12 +16,12 @@ import attrs
 from burst_lifecycle import (
     access,
     budget,
-    creation,
     firewall,
     hostkey,
+    images,
     labels,
+    making,
     placement,
-    records,
     removal,
     situation,
     userdata,
@@ -30,18 +30,13 @@ from burst_lifecycle import (
 from burst_lifecycle.budget import Tariff
 from burst_lifecycle.cloud.model import (
     Image,
-    ImageState,
     Inventory,
     Kind,
-    PrimaryIp,
     Server,
-    ServerSpec,
-    ServerState,
 )
 from burst_lifecycle.context import Context, Login
 from burst_lifecycle.errors import (
     ActionFailed,
-    Busy,
     CloudProblem,
     NoCapacity,
     NotFound,
@@ -50,28 +45,18 @@ from burst_lifecycle.errors import (
     ServerProblem,
 )
 from burst_lifecycle.events import How, Ready
-from burst_lifecycle.guard import Ground, Guard, boot_by_s, is_booting, is_ready
+from burst_lifecycle.guard import Ground, Guard, is_booting, is_ready
 from burst_lifecycle.host import Host
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.placement import Candidate
-from burst_lifecycle.pricing import Rate
 from burst_lifecycle.situation import Move
 from burst_lifecycle.turn import Turn, turn
 from burst_protocol.errors import (
-    AuthenticationFailed,
     ConfigError,
-    HostKeyProblem,
-    LinkLost,
-    Unreachable,
 )
 
 ROUNDS: Final = 40
 """Moves until one is USE: each removal or wait is one."""
-WRONG_KEY_S: Final = 120.0
-"""For so long after its boot began a server may still show another key (its image's)."""
-_CREATE_S: Final = 900.0
-_POLL_S: Final = 1.5
-_OFF_POLLS: Final = 10
 _ROTATION_TRIES: Final = 6
 _GONE_POLL_S: Final = 3.0
 
@@ -89,13 +74,6 @@ class Booted:
     """None: it ran already."""
 
 
-@attrs.frozen
-class _Made:
-    server: Server
-    actions: tuple[int, ...]
-    claim: Claim
-
-
 @attrs.define(eq=False)
 class Boot:
     """One `up`."""
@@ -104,7 +82,9 @@ class Boot:
     guard: Guard
     how: How | None = None
     began_s: float = 0.0
-    _addresses: set[int] = attrs.field(factory=set)
+    _asked_s: float | None = None
+    _source: str = ""
+    """What the server was made of, if it was by us."""
 
     async def run(self) -> Booted:
         """A server that is ready for the project. Raises CloudProblem, ServerProblem, OverBudget, …
@@ -189,7 +169,7 @@ class Boot:
             if is_ready(server):
                 host = await removal.reach(context, server)
             else:
-                host = await self._wait_for_ssh(server)
+                host = await making.wait_for_ssh(context, self.guard, server)
         except NotFound:
             return None
         fresh = await context.cloud.server(server.id)
@@ -203,46 +183,12 @@ class Boot:
                 return None
         return await self._equip(fresh, host)
 
-    async def _wait_for_ssh(self, server: Server) -> Host:
-        """Until its own host key answers. After its deadline it is given up and deleted."""
-        context, cloud = self.context, self.context.cloud
-        deadline_s = boot_by_s(server)
-        tolerant_until_s = deadline_s - context.wishes.boot_deadline_s + WRONG_KEY_S
-        last = "it was not powered on"
-        off_polls = 0
-        while True:
-            now = await cloud.server(server.id)
-            if now.state is ServerState.RUNNING:
-                host = Host(context.ssh, access.login(context, now), server.id)
-                try:
-                    login = await host.hello()
-                    return Host(context.ssh, login, server.id)
-                except (Unreachable, LinkLost, AuthenticationFailed) as error:
-                    last = str(error)
-                except HostKeyProblem as error:
-                    last = str(error)
-                    if cloud.now_s() > tolerant_until_s:
-                        await removal.abandon(context, self.guard, now)
-                        raise
-            elif now.state is ServerState.DELETING:
-                raise NotFound(what=f"server {now.name}")
-            elif now.state is ServerState.OFF:
-                # Before its start, or its boot was cut off between the label and the power.
-                last, off_polls = "it is off", off_polls + 1
-                if off_polls % _OFF_POLLS == 0:
-                    with context.effect("power on again"):
-                        await cloud.power_on(server.id)
-            if cloud.now_s() > deadline_s:
-                await removal.abandon(context, self.guard, now)
-                raise ServerProblem(f"was not ready in time: {last}", what=now.name)
-            await context.time.sleep(_POLL_S)
-
     async def _equip(self, server: Server, host: Host) -> Booted:
         """From the first login to `ready`. On a ready one: what this machine and project lack."""
         context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
         claim = Claim.of(server.labels)
         hard_end_s = claim.expires_s if claim else cloud.now_s() + wishes.hard_end_s
-        await self._narrow(server, host, hard_end_s)
+        await making.narrow(context, server, host, hard_end_s)
         with context.effect("bring the agent"):
             agent = await context.agent.ensure(host.login)
         if not is_ready(server):
@@ -266,19 +212,13 @@ class Boot:
                     id=server.id,
                     how=self.how or How.COLD,
                     took_s=context.time.monotonic() - self.began_s,
+                    boot_s=None
+                    if self._asked_s is None
+                    else context.time.monotonic() - self._asked_s,
+                    image=self._source,
                 )
             )
         return Booted(server, attrs.evolve(host.login, user="burst"), store, agent, self.how)
-
-    async def _narrow(self, server: Server, host: Host, until_s: float) -> None:
-        for firewall_id in server.firewall_ids:
-            rules = await self.context.cloud.firewall(firewall_id)
-            claim = Claim.of(rules.labels)
-            if claim is None or claim.owner != self.context.wishes.owner:
-                continue
-            if not firewall.is_narrow(rules.rules, self.context.key.client):
-                peer = await host.peer()
-                await firewall.narrow(self.context, firewall_id, peer, until_s)
 
     async def _rotate(self, server_id: int, host: Host) -> Host:
         """The key that user data carried is replaced by one that never left the server.
@@ -318,7 +258,7 @@ class Boot:
             host = Host(context.ssh, await Host(context.ssh, both, server.id).hello(), server.id)
             if hostkey.pin(host.login.host_key) == wanted:
                 return host
-            await context.time.sleep(_POLL_S)
+            await context.time.sleep(making.POLL_S)
         raise ServerProblem("does not show its new host key", what=server.name)
 
     # -- a new one ---------------------------------------------------------------------------------
@@ -390,7 +330,7 @@ class Boot:
                 continue
             # From here on there is a server: whatever goes wrong, no other is made beside it.
             try:
-                await self._finish(made, tariff)
+                await making.finish(context, made, tariff)
             except ActionFailed as error:
                 last = error
                 await removal.abandon(context, self.guard, made.server)
@@ -408,10 +348,8 @@ class Boot:
         firewall_id: int,
         image: Image,
         held: Turn,
-    ) -> _Made:
-        context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
-        host_key = hostkey.HostKey(*context.new_host_key())
-        now_s = held.now_s()
+    ) -> making.Made:
+        wishes, now_s = self.context.wishes, held.now_s()
         claim = Claim(
             owner=wishes.owner,
             role=Role.BUILD,
@@ -419,98 +357,27 @@ class Boot:
             expires_s=int(now_s + wishes.hard_end_s),
             project=wishes.project,
         )
-        told = claim.labels(
-            **{
-                labels.BOOT_BY: str(int(now_s + wishes.boot_deadline_s)),
-                labels.PIN: host_key.pin,
-                labels.CLIENT: context.key.client,
-                **({labels.RECIPE: wishes.recipe} if wishes.recipe else {}),
-            }
-        )
-        user_data = userdata.render(
-            host_key,
-            keys.public_keys,
-            userdata.Deadlines(int(wishes.keep_alive_s), int(wishes.hard_end_s)),
-            context.server_files,
-        )
-        server, actions = await creation.create_with_actions(
-            context,
-            Kind.SERVER,
-            claim,
-            lambda name: cloud.create_server(
-                ServerSpec(
-                    name=name,
-                    type=candidate.type,
-                    location=candidate.location,
-                    image_id=image.id,
-                    ssh_key_ids=keys.ids,
-                    firewall_ids=(firewall_id,),
-                    labels=told,
-                    user_data=user_data,
-                )
+        self._asked_s = self.context.time.monotonic()
+        self._source = images.STOCK if image.system else image.labels.get(labels.RECIPE, "")
+        return await making.create(
+            self.context,
+            candidate,
+            making.Order(
+                claim=claim,
+                image=image,
+                keys=keys,
+                firewall_id=firewall_id,
+                boot_by_s=now_s + wishes.boot_deadline_s,
+                deadlines=userdata.Deadlines(int(wishes.keep_alive_s), int(wishes.hard_end_s)),
+                more={labels.RECIPE: wishes.recipe} if wishes.recipe else {},
             ),
-            location=candidate.location,
-            rate=Rate(candidate.eur_per_hour, candidate.eur_per_month),
         )
-        return _Made(server, actions, claim)
 
-    async def _finish(self, made: _Made, tariff: Tariff) -> None:
-        """Until its create has ended. ActionFailed: it is there, and no good."""
-        cloud = self.context.cloud
-        await self._label_addresses(made.server, made.claim, tariff)
-        try:
-            await cloud.wait(made.actions, _CREATE_S)
-        except NotFound as error:
-            raise ActionFailed("it was gone", what="creating a server") from error
-        server = await cloud.server(made.server.id)
-        await self._label_addresses(server, made.claim, tariff)
-
-    async def _label_addresses(self, server: Server, claim: Claim, tariff: Tariff) -> None:
-        """They come with the server and go with it; should they stay, they are found."""
-        context = self.context
-        for address_id, version in ((server.ipv4_id, 4), (server.ipv6_id, 6)):
-            if address_id is None or address_id in self._addresses:
-                continue
-            found = PrimaryIp(
-                id=address_id,
-                name="",
-                labels=claim.labels(),
-                created_s=server.created_s,
-                address="",
-                version=version,
-                location=server.location,
-                assignee_id=server.id,
-                auto_delete=True,
-            )
-            rate = Rate.of_ipv4(tariff.prices, server.location) if version == 4 else records.FREE
-            await context.ledger.record(records.created(context, Kind.PRIMARY_IP, found, rate))
-            try:
-                with context.effect("label the address"):
-                    await context.cloud.set_labels(Kind.PRIMARY_IP, address_id, claim.labels())
-            except (Busy, NotFound):
-                continue  # the reaper labels it: it finds it by its server
-            self._addresses.add(address_id)
-
-    async def _image(self, images: Sequence[Image]) -> Image:
+    async def _image(self, found: Sequence[Image]) -> Image:
         context, wishes = self.context, self.context.wishes
-        baked = choose_image(images, wishes.owner, wishes.recipe, wishes.architecture)
-        return baked or await context.cloud.system_image(wishes.stock_image, wishes.architecture)
-
-
-def choose_image(
-    images: Sequence[Image], owner: str, recipe: str, architecture: str
-) -> Image | None:
-    """The newest current one of that recipe; None: boot the stock image."""
-    mine = [
-        image
-        for image in images
-        if (claim := Claim.of(image.labels)) is not None
-        and claim.owner == owner
-        and claim.role is Role.IMAGE
-        and image.labels.get(labels.STAGE) == "current"
-        and image.labels.get(labels.RECIPE, "") == recipe
-        and image.state is ImageState.AVAILABLE
-        and image.architecture == architecture
-        and not image.system
-    ]
-    return max(mine, key=lambda image: (image.created_s, image.id), default=None)
+        baked = images.choose(found, wishes.owner, wishes.recipe, wishes.architecture)
+        if baked is not None:
+            history = await asyncio.to_thread(context.ledger.read)
+            if images.speed(history.events, wishes.recipe).pays:
+                return baked
+        return await context.cloud.system_image(wishes.stock_image, wishes.architecture)

@@ -129,10 +129,12 @@ def bake_plan(
     max_eur_per_hour: Decimal,
     wanted: Sequence[str] = (),
     only: str = "",
+    least_gb: int = 0,
 ) -> Plan:
     """The smallest disk first: an image boots on types whose disk is as large only.
 
-    `wanted`: the types that will boot from it. `only`: a type that the user named.
+    `wanted`: the types that will boot from it. `only`: a type that the user named. `least_gb`: of
+    the image that is to be booted.
     """
     refused: list[Refused] = []
     disks = [one.disk_gb for one in types if one.name in wanted]
@@ -140,6 +142,8 @@ def bake_plan(
     usable: list[ServerType] = []
     for one in types:
         if one.architecture != architecture or (only and one.name != only):
+            continue
+        if one.disk_gb < least_gb:
             continue
         if limit_gb is not None and one.disk_gb > limit_gb:
             why = f"its disk of {one.disk_gb} GB is larger than that of what boots from the image"

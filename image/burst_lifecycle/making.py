@@ -136,12 +136,14 @@ async def wait_for_ssh(
 ) -> Host:
     """Until its own host key answers. After its deadline it is given up and deleted.
 
-    `began_s`: when its boot began (API time); without it that follows from its deadline.
+    `began_s`: when its boot began (API time), if its deadline is that of more than a boot.
     """
     cloud = context.cloud
     deadline_s = boot_by_s(server)
     if began_s is None:
         began_s = deadline_s - context.wishes.boot_deadline_s
+    else:
+        deadline_s = min(deadline_s, began_s + context.wishes.boot_deadline_s)
     last = "it was not powered on"
     off_polls = 0
     while True:

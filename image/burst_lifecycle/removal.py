@@ -96,7 +96,7 @@ async def powered_off(context: Context, guard: Guard, server: Server, ground: Gr
     try:
         now = await cloud.server(server.id)
         if now.state is not ServerState.OFF and now.state is not ServerState.DELETING:
-            await _shut_down(context, server.id)
+            await shut_down(context, server.id)
         if now.state is not ServerState.DELETING:
             await _rest_volumes(context, now)
     except NotFound:
@@ -104,7 +104,8 @@ async def powered_off(context: Context, guard: Guard, server: Server, ground: Gr
     await guard.delete_server(server.id, ground)
 
 
-async def _shut_down(context: Context, server_id: int) -> None:
+async def shut_down(context: Context, server_id: int) -> None:
+    """Until it is off: asked to first, by power after a while."""
     cloud = context.cloud
     with contextlib.suppress(Busy), context.effect("shut down"):
         await cloud.shutdown(server_id)

@@ -55,6 +55,6 @@ main() {
     echo 'burst-clean ok'
 }
 
-# All of it is read before it removes itself.
-main
+# It comes on stdin: all of it is read before the first command runs.
+main </dev/null
 exit

@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from test_crashes import (
+
+from bakes import NEWER, RECIPE, baked
+from burst_lifecycle import images, labels
+from burst_lifecycle.cloud.model import Image, Kind
+from burst_lifecycle.errors import Ambiguous, CloudProblem, DeadlinePassed
+from burst_protocol.errors import BurstError, LinkLost, Unreachable
+from crashes import (
     DAY_S,
+    ERRORS,
     Counter,
     Killed,
     foreign_now,
@@ -21,24 +28,6 @@ from test_crashes import (
     run,
     touch,
 )
-
-from bakes import NEWER, RECIPE, bake, baked
-from burst_lifecycle import images, labels
-from burst_lifecycle.cloud.model import Kind
-from burst_lifecycle.errors import (
-    ActionFailed,
-    Ambiguous,
-    Busy,
-    CloudProblem,
-    CloudUnreachable,
-    DeadlinePassed,
-    NameTaken,
-    NoCapacity,
-    NotFound,
-    QuotaExceeded,
-    Unauthorized,
-)
-from burst_protocol.errors import BurstError, LinkLost, Unreachable
 from lifecycles import Machine, fresh
 
 
@@ -79,7 +68,7 @@ def stopped_at(
     finally:
         machine.hook = lambda _name: None
     assert at < len(counter.names)
-    return machine, planted  # type: ignore[return-value]
+    return machine, planted
 
 
 def check(machine: Machine) -> None:
@@ -115,7 +104,7 @@ def test_killed_anywhere_then_built_again(name: str) -> None:
             check(machine)
             one_current(machine)
             assert machine.account.made_images <= 3
-            assert foreign_now(machine.account, planted) == planted  # type: ignore[arg-type]
+            assert foreign_now(machine.account, planted) == planted
         except BaseException as error:
             raise AssertionError(f"killed at {at}: {point}") from error
 
@@ -136,24 +125,9 @@ def test_killed_anywhere_then_only_reaps(name: str) -> None:
             left = ours(account, Kind.IMAGE)
             assert all(one.labels[labels.STAGE] == images.CURRENT for one in left)
             assert len(left) <= 2
-            assert foreign_now(account, planted) == planted  # type: ignore[arg-type]
+            assert foreign_now(account, planted) == planted
         except BaseException as error:
             raise AssertionError(f"killed at {at}: {point}") from error
-
-
-ERRORS = (
-    NoCapacity("x", what="it"),
-    QuotaExceeded("x", what="it"),
-    Busy("x", what="it"),
-    NameTaken("x", what="it"),
-    NotFound(what="it"),
-    Ambiguous("x", what="it"),
-    ActionFailed("x", what="it"),
-    DeadlinePassed("x", what="it"),
-    CloudUnreachable("x", what="it"),
-    Unauthorized("x", what="it"),
-    CloudProblem("x", what="it"),
-)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
@@ -185,13 +159,11 @@ def fails_then_builds(at: int, point: str, error: BurstError) -> None:
     machine, planted = stopped_at("first", at, fail)
     try:
         check(machine)
-        if not any(
-            one.labels.get(labels.STAGE) == images.CURRENT
-            for one in ours(machine.account, Kind.IMAGE)
-        ) or ours(machine.account, Kind.SERVER):
-            run(bake(machine.lifecycle))
+        stages = [one.labels[labels.STAGE] for one in ours(machine.account, Kind.IMAGE)]
+        if images.CURRENT not in stages or ours(machine.account, Kind.SERVER):
+            baked(machine)
         one_current(machine)
-        assert foreign_now(machine.account, planted) == planted  # type: ignore[arg-type]
+        assert foreign_now(machine.account, planted) == planted
     except BaseException as problem:
         raise AssertionError(f"{type(error).__name__} at {at}: {point}") from problem
 
@@ -202,16 +174,16 @@ def test_a_second_snapshot_is_deleted() -> None:
 
     def lose(name: str) -> None:
         if name == "after create image" and machine.account.made_images == 1:
-            for one in list(machine.account.held[Kind.IMAGE].values()):
-                late.append(machine.account.held[Kind.IMAGE].pop(one.id))
+            late.extend(machine.account.held[Kind.IMAGE].values())
+            machine.account.held[Kind.IMAGE].clear()
             raise Ambiguous("x", what="it")
         if name == "before create image" and late:
             for one in late:  # there it is, and so is a second one in a moment
                 machine.account.held[Kind.IMAGE][one.id] = one
                 machine.account.world.pass_time(300)
 
-    late: list[object] = []
-    machine.hook = lose  # type: ignore[assignment]
+    late: list[Image] = []
+    machine.hook = lose
     baked(machine)
     assert machine.account.made_images == 2
     one_current(machine)

@@ -22,7 +22,7 @@ from burst_lifecycle import (
     firewall,
     images,
     labels,
-    making,
+    newserver,
     placement,
     records,
     removal,
@@ -270,7 +270,7 @@ class Baker:
                 began_s = context.time.monotonic()
                 order = self._order(source, keys, wall.id, held.now_s(), verify=image is not None)
                 try:
-                    made = await making.create(context, candidate, order)
+                    made = await newserver.create(context, candidate, order)
                 except (NoCapacity, QuotaExceeded) as error:
                     last = error
                     search.failed(candidate, error)
@@ -281,7 +281,7 @@ class Baker:
                     f"€{candidate.eur_per_hour:.4f} an hour"
                 )
                 try:
-                    await making.finish(context, made, tariff)
+                    await newserver.finish(context, made, tariff)
                 except ActionFailed as error:
                     last = error
                     await removal.abandon(context, self.guard, made.server)
@@ -300,7 +300,7 @@ class Baker:
         now_s: float,
         *,
         verify: bool,
-    ) -> making.Order:
+    ) -> newserver.Order:
         life_s = VERIFY_S if verify else BAKE_S
         claim = Claim(
             owner=self.context.wishes.owner,
@@ -309,7 +309,7 @@ class Baker:
             expires_s=int(now_s + life_s),
         )
         stage = {labels.STAGE: images.VERIFY} if verify else {}
-        return making.Order(
+        return newserver.Order(
             claim=claim,
             image=source,
             keys=keys,
@@ -323,12 +323,12 @@ class Baker:
     async def _reach(self, server: Server) -> Host:
         """The first time, or again."""
         context = self.context
-        host = await making.wait_for_ssh(
+        host = await newserver.wait_for_ssh(
             context, self.guard, server, began_s=self._seen_s[server.id]
         )
         claim = Claim.of(server.labels)
         until_s = claim.expires_s if claim else context.cloud.now_s() + BAKE_S
-        await making.narrow(context, server, host, until_s)
+        await newserver.narrow(context, server, host, until_s)
         return host
 
     async def _label(self, server: Server, stage: str) -> None:

@@ -20,7 +20,7 @@ from burst_lifecycle import (
     hostkey,
     images,
     labels,
-    making,
+    newserver,
     placement,
     removal,
     situation,
@@ -169,7 +169,7 @@ class Boot:
             if is_ready(server):
                 host = await removal.reach(context, server)
             else:
-                host = await making.wait_for_ssh(context, self.guard, server)
+                host = await newserver.wait_for_ssh(context, self.guard, server)
         except NotFound:
             return None
         fresh = await context.cloud.server(server.id)
@@ -188,7 +188,7 @@ class Boot:
         context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
         claim = Claim.of(server.labels)
         hard_end_s = claim.expires_s if claim else cloud.now_s() + wishes.hard_end_s
-        await making.narrow(context, server, host, hard_end_s)
+        await newserver.narrow(context, server, host, hard_end_s)
         with context.effect("bring the agent"):
             agent = await context.agent.ensure(host.login)
         if not is_ready(server):
@@ -258,7 +258,7 @@ class Boot:
             host = Host(context.ssh, await Host(context.ssh, both, server.id).hello(), server.id)
             if hostkey.pin(host.login.host_key) == wanted:
                 return host
-            await context.time.sleep(making.POLL_S)
+            await context.time.sleep(newserver.POLL_S)
         raise ServerProblem("does not show its new host key", what=server.name)
 
     # -- a new one ---------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ class Boot:
                 continue
             # From here on there is a server: whatever goes wrong, no other is made beside it.
             try:
-                await making.finish(context, made, tariff)
+                await newserver.finish(context, made, tariff)
             except ActionFailed as error:
                 last = error
                 await removal.abandon(context, self.guard, made.server)
@@ -348,7 +348,7 @@ class Boot:
         firewall_id: int,
         image: Image,
         held: Turn,
-    ) -> making.Made:
+    ) -> newserver.Made:
         wishes, now_s = self.context.wishes, held.now_s()
         claim = Claim(
             owner=wishes.owner,
@@ -359,10 +359,10 @@ class Boot:
         )
         self._asked_s = self.context.time.monotonic()
         self._source = images.STOCK if image.system else image.labels.get(labels.RECIPE, "")
-        return await making.create(
+        return await newserver.create(
             self.context,
             candidate,
-            making.Order(
+            newserver.Order(
                 claim=claim,
                 image=image,
                 keys=keys,

@@ -22,7 +22,7 @@ demo: $(VENV)/.bench
 	@$(RUN) benchmarks/demo.py
 
 test: $(VENV)/.dev system-packages
-	@$(RUN) -m pytest --durations=15
+	@$(RUN) -m pytest --durations=15 --numprocesses=auto
 
 test-all: export BURST_TEST_ALL := 1
 test-all: test

@@ -5,14 +5,16 @@ Fixtures of one subject live in `tests/support/*.py` and are loaded through `pyt
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tiers import EVERYTHING
 
@@ -23,7 +25,13 @@ if TYPE_CHECKING:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# How long an example takes says more about what else runs on the machine.
+settings.register_profile("burst", deadline=None, print_blob=True)
+settings.load_profile("burst")
+
 pytest_plugins: list[str] = ["fake_daemon", "native_client", "fake_plan"]
+if importlib.util.find_spec("xdist") is not None:
+    pytest_plugins.append("side_by_side")
 
 # What would make a test depend on whoever runs it.
 FOREIGN_VARIABLES = (
@@ -61,13 +69,24 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out |= {item for same in cases.values() for item in same[1:-1]}
     if left_out:
         config.stash[_LEFT_OUT] = len(left_out)
+        if hasattr(config, "workeroutput"):
+            config.workeroutput["left_out"] = len(left_out)
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_report_collectionfinish(config: pytest.Config) -> str:
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a process of pytest-xdist has left out; each has left out the same."""
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     number = config.stash.get(_LEFT_OUT, 0)
-    return f"left out: {number} cases that `make test-all` has" if number else ""
+    if number:
+        terminalreporter.line(f"left out: {number} cases that `make test-all` has")
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ from burst_agent.store import BlobStore
 from burst_protocol import messages as m
 from burst_protocol.action import Action, OutputFile
 from burst_protocol.digest import Digest
-from burst_protocol.errors import LimitExceeded, RustcKilled, SandboxUnavailable
+from burst_protocol.errors import AgentGone, LimitExceeded, RustcKilled, SandboxUnavailable
 
 T = TypeVar("T")
 
@@ -95,6 +95,11 @@ class _Prepared:
     reporter: Reporter
     log_path: bytes | None
     lease: Lease | None
+
+    def still_there(self) -> bool:
+        """False if somebody emptied the store meanwhile: what the command says is no fact then."""
+        folders = [self.collector.folder, *(() if self.lease is None else (self.lease.path,))]
+        return all(map(os.path.isdir, folders))
 
 
 class Execution:
@@ -238,6 +243,8 @@ class Execution:
         wall_ms = int((time.monotonic() - started_s) * 1000)
         outcome = launch.outcome(returncode)
         self._check(outcome, returncode)
+        if outcome.exit_code and not prepared.still_there():
+            raise AgentGone("its folders were removed")
         code, signal = outcome.exit_code or 0, outcome.signal or 0
         for output in await finished(lambda: self._conclude(prepared, code, signal)):
             self._publish(m.Output(0, output))

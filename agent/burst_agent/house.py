@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -24,9 +25,6 @@ from burst_protocol.errors import BurstError
 _STOP_S: Final = 30.0
 _STUCK: Final = 70
 _NOTICES: Final = 20
-LINGER_S: Final = 10.0
-"""A store that nobody works in is closed after this time: then its volume can leave."""
-
 _log = logging.getLogger("burst.agent")
 
 
@@ -45,6 +43,8 @@ class Settings:
     """A run whose last client is gone goes on for so long, in case it comes back."""
     volumes: bytes | None = None
     """Where the owner's volumes are mounted, each in a folder of its own."""
+    linger_s: float = 10.0
+    """A store that nobody works in is closed after this time: then its volume can leave."""
     lease: str | None = None
     """The folder of this server's lease."""
 
@@ -142,7 +142,7 @@ class House:
     def _close_later(self, place: Place) -> None:
         if not place.users and place.closing is None:
             loop = asyncio.get_running_loop()
-            place.closing = loop.call_later(LINGER_S, self._close_now, place)
+            place.closing = loop.call_later(self.settings.linger_s, self._close_now, place)
 
     def _close_now(self, place: Place) -> None:
         place.closing = None
@@ -177,7 +177,9 @@ class House:
     def begin(self, request: m.Execute) -> None:
         """Counts a run that starts. Draining: it must not."""
         if self._share is not None:
-            self._share.begin(detached=request.detached, prolongs=request.prolongs)
+            self._share.begin(
+                detached=request.detached, prolongs=request.prolongs, name=crate_of(request)
+            )
         self._prolonging += request.prolongs
 
     def end(self, request: m.Execute) -> None:
@@ -191,7 +193,9 @@ class House:
         while share is not None and self._uncounted:
             request = self._uncounted[-1]
             try:
-                share.end(detached=request.detached, prolongs=request.prolongs)
+                share.end(
+                    detached=request.detached, prolongs=request.prolongs, name=crate_of(request)
+                )
             except BurstError as error:
                 _log.warning("%s", error)
                 return  # tried again with the next beat
@@ -246,6 +250,15 @@ class House:
         self._jobserver.close()
         if self._share is not None:
             self._share.close()
+
+
+def crate_of(request: m.Execute) -> str:
+    """What a run is called when people ask: its crate, else its program."""
+    argv = request.action.argv
+    for flag, value in itertools.pairwise(argv):
+        if flag == b"--crate-name":
+            return value.decode(errors="replace")
+    return os.path.basename(argv[0]).decode(errors="replace") if argv else ""
 
 
 async def end_all(tasks: set[asyncio.Task[None]]) -> None:

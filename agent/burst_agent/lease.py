@@ -27,7 +27,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from burst_protocol.errors import Draining, EnvironmentProblem
@@ -40,6 +40,9 @@ WARN_S: Final = 600.0
 """So long before the hard end clients are told."""
 MAX_NOTICES: Final = 20
 MAX_NOTICE_CHARS: Final = 500
+MAX_ACTIONS: Final = 100
+"""That are listed; all are counted."""
+MAX_NAME_CHARS: Final = 64
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _READ_BYTES: Final = 1 << 20
 
@@ -61,7 +64,7 @@ def start_time(pid: int) -> int | None:
 class Entry:
     """One agent process."""
 
-    __slots__ = ("active_s", "clients", "detached", "pid", "running", "start")
+    __slots__ = ("actions", "active_s", "clients", "detached", "pid", "running", "start")
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Entry:
         detached: int = 0,
         clients: int = 0,
         active_s: float = 0.0,
+        actions: Iterable[tuple[str, float, bool]] = (),
     ) -> None:
         self.pid = pid
         self.start = start
@@ -81,12 +85,16 @@ class Entry:
         """Runs that shall go on when their client is gone."""
         self.clients = clients
         self.active_s = active_s
+        self.actions = list(actions)
+        """Of the runs: what each compiles, since when, and whether it is detached. For people: what
+        counts are the numbers above."""
 
     def line(self) -> str:
         """The dead man reads this with sed: keep names and order."""
         return (
             f'{{"pid":{self.pid},"start":{self.start},"running":{self.running},'
-            f'"detached":{self.detached},"clients":{self.clients},"active_s":{self.active_s:.3f}}}'
+            f'"detached":{self.detached},"clients":{self.clients},"active_s":{self.active_s:.3f},'
+            f'"actions":{json.dumps(self.actions[:MAX_ACTIONS], separators=(",", ":"))}}}'
         )
 
     @property
@@ -122,6 +130,10 @@ class State:
                     detached=int(one["detached"]),
                     clients=int(one["clients"]),
                     active_s=float(one["active_s"]),
+                    actions=[
+                        (str(name), float(since_s), bool(detached))
+                        for name, since_s, detached in one.get("actions", ())
+                    ],
                 )
                 for one in raw["agents"]
             ]
@@ -164,7 +176,11 @@ class Lease:
     def __init__(self, folder: str = FOLDER, *, now_s: Callable[[], float] = boottime_s) -> None:
         self.folder = folder
         self.now_s = now_s
-        self._lock = os.open(f"{folder}/lease.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        # A lock needs no right to write, so it matters not whether root or `burst` made the file.
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._lock = os.open(f"{folder}/lease.lock", flags, 0o644)
+        with contextlib.suppress(PermissionError):
+            os.fchmod(self._lock, 0o644)
         self._raw: bytes | None = None
         self._state = State()
 
@@ -212,6 +228,7 @@ class Lease:
                 "keep_alive_s": self.number("keep-alive"),
                 "boot_id": self._boot_id(),
                 "build": BUILD,
+                "actions": _listed(agents, now_s),
             }
 
     def drain(self, min_idle_s: float, reason: str) -> dict[str, object]:
@@ -377,12 +394,29 @@ class Share:
     def detach(self) -> None:
         self._change(clients=-1)
 
-    def begin(self, *, detached: bool = False, prolongs: bool = True) -> None:
-        """A run is accepted. Draining: it must not; EnvironmentProblem if nobody would know."""
-        self._change(running=not detached, detached=detached, admit=True, active=prolongs)
+    def begin(self, *, detached: bool = False, prolongs: bool = True, name: str = "") -> None:
+        """A run is accepted; `name` is what people are told about it. Draining: it must not;
+        EnvironmentProblem if nobody would know."""
+        action = (name[:MAX_NAME_CHARS] or "?", round(self.lease.now_s(), 1), detached)
+        self._mine.actions.append(action)
+        try:
+            self._change(running=not detached, detached=detached, admit=True, active=prolongs)
+        except BaseException:
+            self._mine.actions.remove(action)
+            raise
 
-    def end(self, *, detached: bool = False, prolongs: bool = True) -> None:
-        self._change(running=-(not detached), detached=-detached, active=prolongs)
+    def end(self, *, detached: bool = False, prolongs: bool = True, name: str = "") -> None:
+        wanted = (name[:MAX_NAME_CHARS] or "?", detached)
+        before = list(self._mine.actions)
+        for action in before:
+            if (action[0], action[2]) == wanted:
+                self._mine.actions.remove(action)
+                break
+        try:
+            self._change(running=-(not detached), detached=-detached, active=prolongs)
+        except BaseException:
+            self._mine.actions = before
+            raise
 
     def active(self) -> None:
         """A sign of life that is no run; written down by the next update or `beat`."""
@@ -464,6 +498,17 @@ class Share:
             yield
         except OSError as error:
             raise EnvironmentProblem(f"the lease cannot be kept: {error}") from error
+
+
+def _listed(agents: Iterable[Entry], now_s: float) -> list[dict[str, object]]:
+    """What runs, the longest first."""
+    actions = sorted(
+        (since_s, name, detached) for entry in agents for name, since_s, detached in entry.actions
+    )
+    return [
+        {"crate": name, "for_s": round(max(0.0, now_s - since_s), 1), "detached": detached}
+        for since_s, name, detached in actions[:MAX_ACTIONS]
+    ]
 
 
 def usable(folder: str = FOLDER) -> bool:

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
+
+_PARTS: Final = {
+    "adopt": "burst_agent.host.adopt",
+    "cache": "burst_agent.cache_cli",
+    "lease": "burst_agent.lease_cli",
+    "connect": "burst_agent.connect",
+    "serve": "burst_agent.service",
+    "volume": "burst_agent.host.volume",
+    "hostkey": "burst_agent.host.hostkey",
+}
+_ALONE: Final = "burst_agent.single"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status. `lease` and `connect` are run over ssh all the time, so they start fast."""
     words = list(sys.argv[1:] if argv is None else argv)
-    match words[:1]:
-        case ["lease"]:
-            from burst_agent import lease_cli  # noqa: PLC0415
-
-            return lease_cli.main(words[1:])
-        case ["connect"]:
-            from burst_agent import connect  # noqa: PLC0415
-
-            return connect.main(words[1:])
-        case ["serve"]:
-            from burst_agent import service  # noqa: PLC0415
-
-            return service.main(words[1:])
-        case ["volume"]:
-            from burst_agent.host import volume  # noqa: PLC0415
-
-            return volume.main(words[1:])
-        case ["adopt"]:
-            from burst_agent.host import adopt  # noqa: PLC0415
-
-            return adopt.main(words[1:])
-        case ["hostkey"]:
-            from burst_agent.host import hostkey  # noqa: PLC0415
-
-            return hostkey.main(words[1:])
-        case ["cache"]:
-            from burst_agent import cache_cli  # noqa: PLC0415
-
-            return cache_cli.main(words[1:])
-        case _:
-            from burst_agent import single  # noqa: PLC0415
-
-            return single.main(words)
+    part = _PARTS.get(words[0]) if words else None
+    chosen: Callable[[Sequence[str]], int] = importlib.import_module(part or _ALONE).main
+    return chosen(words[1:] if part else words)
 
 
 if __name__ == "__main__":

@@ -170,14 +170,15 @@ def plan(mounts: Iterable[Mount], view: View | None = None) -> tuple[Operation, 
     """Ordered operations. Raises MountConflict for wishes that exclude each other, OSError if a
     source cannot be looked at."""
     planner = _Planner(view or Disk())
-    # Shallow first, so that what is deeper comes on top; memory before what shall be seen in it.
+    # Shallow first, so that what is deeper comes on top; memory before what shall be seen in it,
+    # also before the trees, which may have a linker in /tmp.
     for mount in sorted(mounts, key=_order):
         planner.add(mount)
     return planner.operations()
 
 
-def _order(mount: Mount) -> tuple[int, bool]:
-    return (len(_parts(mount.target)), mount.how is not How.TMPFS)
+def _order(mount: Mount) -> tuple[bool, int]:
+    return (mount.how is not How.TMPFS, len(_parts(mount.target)))
 
 
 def _parts(path: bytes) -> list[bytes]:

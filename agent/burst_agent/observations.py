@@ -2,7 +2,8 @@
 
 Left out is what the sandbox makes itself (its /proc, /dev and /tmp, the out-dir) and what was found
 in places that the action calls quiet: their bytes are in the digest as a whole. What was looked for
-and *not* found is an input wherever it was looked for.
+and *not* found is an input wherever it was looked for, but in quiet directories that are inputs
+themselves: their digest says what is not there, too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import attrs
 
 from burst_agent import observe
 from burst_agent.observe import Op
-from burst_protocol.action import Access, Action, Observation
+from burst_protocol.action import KIND_DIRECTORY, Access, Action, Observation
 
 MAX_LOG_BYTES: Final = 64 * 1024 * 1024
 _WORDS: Final = {
@@ -69,7 +70,13 @@ class Reporter:
         self._quiet = _Places.of(action.quiet)
         # The sandbox's /dev is not wholly its own: see `_is_hidden`.
         private = tuple(place for place in self._hidden.prefixes if place != b"/dev/")
-        self._reader = observe.LogReader(self._quiet.prefixes, private)
+        quiet = frozenset(action.quiet)
+        whole = tuple(
+            given.path.rstrip(b"/") + b"/"
+            for given in action.inputs
+            if given.kind == KIND_DIRECTORY and given.path in quiet
+        )
+        self._reader = observe.LogReader(self._quiet.prefixes, private, whole)
         self._ways = frozenset(_above(action.quiet))
         # A workspace below /tmp is no temporary file of the compiler.
         places = [action.cwd, action.out_dir, *action.directories]
@@ -80,9 +87,11 @@ class Reporter:
     def report(self, log_path: bytes | None, *, last: bool) -> Observation:
         """Blocking. All that came since the last call; without a log: incomplete."""
         if log_path is not None and len(self._log) <= MAX_LOG_BYTES:
-            with open(log_path, "rb") as file:
+            with open(log_path, "rb", buffering=0) as file:
+                # Not "up to the limit": that much would be made room for.
+                new = os.fstat(file.fileno()).st_size - len(self._log)
                 file.seek(len(self._log))
-                self._log += file.read(MAX_LOG_BYTES + 1 - len(self._log))
+                self._log += file.read(max(0, min(new, MAX_LOG_BYTES + 1 - len(self._log))))
         too_long = len(self._log) > MAX_LOG_BYTES
         # What comes after the last NUL is being written.
         end = len(self._log) if last else self._log.rfind(b"\0") + 1

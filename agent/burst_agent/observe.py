@@ -106,7 +106,7 @@ def _access(record: bytes) -> Access | None:
 
 
 @functools.lru_cache(8)
-def _idle(quiet: frozenset[bytes]) -> set[bytes]:  # noqa: ARG001 - the key
+def _idle(quiet: frozenset[bytes], whole: frozenset[bytes]) -> set[bytes]:  # noqa: ARG001 - the key
     """Records of no interest that were met where these places are quiet; filled by readers. Nearly
     all are in every run's log."""
     return set()
@@ -116,14 +116,21 @@ class LogReader:
     """Reads a growing log: what was fed once is not looked at again.
 
     `quiet` are folders (with a final slash) where a look that found something is of no interest:
-    much of what a compiler does is looking around in its own toolchain. What happens in `private`
+    much of what a compiler does is looking around in its own toolchain. In `whole` ones nothing is
+    missing either: what they hold is known, and so is what they do not. What happens in `private`
     ones is none of the log's business at all.
     """
 
-    def __init__(self, quiet: tuple[bytes, ...] = (), private: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self,
+        quiet: tuple[bytes, ...] = (),
+        private: tuple[bytes, ...] = (),
+        whole: tuple[bytes, ...] = (),
+    ) -> None:
         self._quiet = quiet
         self._private = private
-        self._idle = _idle(frozenset(quiet))
+        self._whole = whole
+        self._idle = _idle(frozenset(quiet), frozenset(whole))
         self.accesses: dict[Access, None] = {}
         self.env_reads: dict[EnvironmentRead, None] = {}
         self.programs: dict[Program, None] = {}
@@ -159,8 +166,11 @@ class LogReader:
             return False
         if record.startswith(self._private, start):
             return True
-        found = start == _FOUND_BYTES and record[1:start] == b"-0 " and kind in _LOOKS
-        if not found or not record.startswith(self._quiet, start):
+        if start != _FOUND_BYTES or kind not in _LOOKS:
+            return False
+        outcome = record[1:start]
+        places = {b"-0 ": self._quiet, b"-2 ": self._whole}.get(outcome, ())
+        if not record.startswith(places, start):
             return False
         if len(self._idle) < _REMEMBERED:
             self._idle.add(record)

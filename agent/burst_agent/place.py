@@ -224,8 +224,10 @@ class Place:
         run.listeners.pop(key, None)
         if run.listeners:
             return None
-        if run.request.detached and not run.ended:
-            return None
+        if run.request.detached:
+            if not run.ended:
+                return None
+            after_s = _KEEP_DETACHED_S
         if after_s > 0 and (run.reusable or not run.ended):
             self._wait_for_heirs(run, after_s)
             return None

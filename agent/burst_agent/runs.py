@@ -61,7 +61,8 @@ class Run:
     started: bool = False
     ended: bool = False
     reusable: bool = False
-    """Ended with 0: who asks for the same may have this result before it is accepted."""
+    """Ended with 0: who asks for the same may have this result before it is accepted. A detached
+    run's end is told to its heir whatever it was."""
     _events: list[Event] = attrs.field(factory=list)
 
     @property
@@ -91,7 +92,8 @@ class Run:
         self._events.append(event)
         if isinstance(event, m.Exited | m.Failed):
             self.ended = True
-            self.reusable = isinstance(event, m.Exited) and event.code == event.signal == 0
+            well = isinstance(event, m.Exited) and event.code == event.signal == 0
+            self.reusable = well or (self.request.detached and isinstance(event, m.Exited))
         for listener in tuple(self.listeners.values()):
             listener.hearer.deliver(listener, attrs.evolve(event, id=listener.id))
         return self.reusable or not self.ended

@@ -32,6 +32,7 @@ from burst_protocol.version import BUILD
 SOCKET: Final = f"{FOLDER}/agent.sock"
 ORPHAN_S: Final = 300.0
 PATIENCE_S: Final = 60.0
+LINGER_S: Final = 10.0
 _SOCKET_MODE: Final = 0o660
 _BACKLOG: Final = 64
 _BUG: Final = 70
@@ -53,6 +54,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--orphan", type=float, default=ORPHAN_S, metavar="S", help="runs without a client go on"
     )
+    parser.add_argument(
+        "--linger", type=float, default=LINGER_S, metavar="S", help="unused stores stay open"
+    )
     return parser.parse_args(argv)
 
 
@@ -70,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
             patience_s=options.patience,
             orphan_s=options.orphan,
             volumes=options.volumes,
+            linger_s=options.linger,
             lease=options.lease,
         )
         single.tune()

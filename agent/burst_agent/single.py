@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -11,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from burst_agent.connection import Connection, open_socket, open_stdio
 from burst_agent.evict import DEFAULT_LIMIT_BYTES
@@ -23,6 +22,9 @@ from burst_protocol.errors import BurstError
 from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD
 
+if TYPE_CHECKING:
+    import argparse
+
 _LOG_BYTES: Final = 1_000_000
 _LOG_FILES: Final = 2
 _BUG: Final = 70
@@ -31,6 +33,8 @@ _log = logging.getLogger("burst.agent")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    import argparse  # noqa: PLC0415 - 7 ms of a first build, which starts its agent by `run`
+
     parser = argparse.ArgumentParser(
         prog="burst-agent",
         description="Runs compilers in sandboxes. It is started by the burst daemon.",
@@ -55,21 +59,46 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when the client ended, that of a BurstError, 70 for a bug."""
+    """Exit status, as that of `run`."""
     options = parse(argv)
+    return run(
+        None if options.stdio else options.fd,
+        options.root,
+        local=options.local,
+        slots=options.slots or 0,
+        store_bytes=options.store_bytes,
+        patience_s=options.patience,
+        lease=options.lease,
+    )
+
+
+def run(
+    fd: int | None,
+    root: bytes,
+    *,
+    local: bool,
+    slots: int = 0,
+    store_bytes: int = 0,
+    patience_s: float = 0.0,
+    lease: str | None = None,
+) -> int:
+    """Serve the client on that descriptor (None: on stdin and stdout); 0 for our own choice.
+
+    Exit status: 0 when the client ended, that of a BurstError, 70 for a bug.
+    """
     try:
-        os.makedirs(options.root, mode=0o700, exist_ok=True)
-        start_log(options.root)
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        start_log(root)
         settings = Settings(
-            root=os.path.abspath(options.root),
-            local=options.local,
-            slots=max(1, options.slots or default_slots()),
-            store_limit_bytes=options.store_bytes,
-            patience_s=options.patience,
-            lease=options.lease or (FOLDER if not options.local and usable(FOLDER) else None),
+            root=os.path.abspath(root),
+            local=local,
+            slots=max(1, slots or default_slots()),
+            store_limit_bytes=store_bytes or DEFAULT_LIMIT_BYTES,
+            patience_s=patience_s,
+            lease=lease or (FOLDER if not local and usable(FOLDER) else None),
         )
         tune()
-        asyncio.run(_serve(settings, None if options.stdio else options.fd))
+        asyncio.run(_serve(settings, fd))
     except BurstError as error:
         sys.stderr.write(f"burst-agent: {error}\n")
         return error.exit_code
@@ -90,6 +119,7 @@ def tune() -> None:
     sys.setswitchinterval(0.0005)
     # Modules stay; what a unit leaves behind is counted, mostly, and not collected.
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000, 20, 20)
 
 

@@ -112,6 +112,12 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
         yield Lifecycle(context)
 
 
+def home_architecture() -> str:
+    """This machine's, as the cloud calls it: programs that are built there must run here."""
+    machine_name = os.uname().machine
+    return _ARCHITECTURES.get(machine_name, machine_name)
+
+
 def wishes(hetzner: Hetzner, owner: str, project: Project | None) -> Wishes:
     """The configuration in the lifecycle's terms."""
     return Wishes(
@@ -121,7 +127,7 @@ def wishes(hetzner: Hetzner, owner: str, project: Project | None) -> Wishes:
         max_eur_per_hour=_NOTHING if hetzner.max_eur_per_hour is None else hetzner.max_eur_per_hour,
         project="" if project is None else project.key,
         recipe=recipe.packaged().fingerprint,
-        architecture=_ARCHITECTURES.get(os.uname().machine, os.uname().machine),
+        architecture=home_architecture(),
         stock_image=hetzner.base_image,
         keep_alive_s=hetzner.keep_alive_s,
         at_once=hetzner.reap == "at-once",

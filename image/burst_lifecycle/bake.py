@@ -47,9 +47,10 @@ from burst_lifecycle.guard import Guard
 from burst_lifecycle.host import Host
 from burst_lifecycle.images import Next, Step
 from burst_lifecycle.labels import Claim, Role
+from burst_lifecycle.placement import Plan
 from burst_lifecycle.pricing import Rate
 from burst_lifecycle.recipe import WORK, Mirror, Recipe
-from burst_lifecycle.turn import turn
+from burst_lifecycle.turn import TURN_S, Turn, TurnTaken, turn
 from burst_protocol.errors import (
     AuthenticationFailed,
     BurstError,
@@ -255,42 +256,52 @@ class Baker:
             if any(one.money for one in plan.refused):
                 raise OverBudget(plan.why_nothing())
             raise ConfigError(plan.why_nothing(), path="server_type, location")
-        async with turn(context, self.guard) as held:
-            if (await self._look()).step not in {Step.CREATE, Step.CREATE_VERIFIER}:
-                return
-            keys = await access.owner_keys(context)
-            wall = await firewall.of_owner(context)
-            source = image or await context.cloud.system_image(
-                wishes.stock_image, wishes.architecture
+        give_up_s = context.time.monotonic() + wishes.boot_deadline_s + TURN_S
+        while True:
+            try:
+                # A boot of this machine has the first; one of another machine the second.
+                async with context.lock(), turn(context, self.guard) as held:
+                    return await self._search(plan, tariff, image, held)
+            except TurnTaken:
+                if context.time.monotonic() > give_up_s:
+                    raise
+            await context.time.sleep(_POLL_S)
+
+    async def _search(self, plan: Plan, tariff: Tariff, image: Image | None, held: Turn) -> None:
+        context, wishes = self.context, self.context.wishes
+        if (await self._look()).step not in {Step.CREATE, Step.CREATE_VERIFIER}:
+            return
+        keys = await access.owner_keys(context)
+        wall = await firewall.of_owner(context)
+        source = image or await context.cloud.system_image(wishes.stock_image, wishes.architecture)
+        last: CloudProblem | None = None
+        search = placement.Search(plan)
+        for candidate in search:
+            await held.extend()
+            began_s = context.time.monotonic()
+            order = self._order(source, keys, wall.id, held.now_s(), verify=image is not None)
+            try:
+                made = await newserver.create(context, candidate, order)
+            except (NoCapacity, QuotaExceeded) as error:
+                last = error
+                search.failed(candidate, error)
+                continue
+            verb = "baking" if image is None else f"booting image {source.id}"
+            self.tell(
+                f"{verb} on {made.server.name}, {candidate.type} in {candidate.location}, "
+                f"€{candidate.eur_per_hour:.4f} an hour"
             )
-            last: CloudProblem | None = None
-            search = placement.Search(plan)
-            for candidate in search:
-                await held.extend()
-                began_s = context.time.monotonic()
-                order = self._order(source, keys, wall.id, held.now_s(), verify=image is not None)
-                try:
-                    made = await newserver.create(context, candidate, order)
-                except (NoCapacity, QuotaExceeded) as error:
-                    last = error
-                    search.failed(candidate, error)
-                    continue
-                verb = "baking" if image is None else f"booting image {source.id}"
-                self.tell(
-                    f"{verb} on {made.server.name}, {candidate.type} in {candidate.location}, "
-                    f"€{candidate.eur_per_hour:.4f} an hour"
-                )
-                try:
-                    await newserver.finish(context, made, tariff)
-                except ActionFailed as error:
-                    last = error
-                    await removal.abandon(context, self.guard, made.server)
-                    continue
-                self._made[made.server.id] = began_s
-                return
-            if last is not None:
-                raise last
-            raise NoCapacity(plan.why_nothing(), what="a server")
+            try:
+                await newserver.finish(context, made, tariff)
+            except ActionFailed as error:
+                last = error
+                await removal.abandon(context, self.guard, made.server)
+                continue
+            self._made[made.server.id] = began_s
+            return
+        if last is not None:
+            raise last
+        raise NoCapacity(plan.why_nothing(), what="a server")
 
     def _order(
         self,
@@ -589,7 +600,8 @@ class Baker:
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    for piece in ():
+    nothing: tuple[bytes, ...] = ()
+    for piece in nothing:
         yield piece
 
 

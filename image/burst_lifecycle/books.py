@@ -72,6 +72,11 @@ def still_billing(books: Books, account: Account | None, now_s: float) -> StillB
     )
 
 
+def billing_words(thing: Created, now_s: float) -> str:
+    """`server burst-build-0123456789 (ccx63 in fsn1), €1.3678 an hour`."""
+    return f"{_described(thing)}, {per_hour(thing, now_s).hourly_text}"
+
+
 def _described(thing: Created) -> str:
     kind = thing.kind.value.removesuffix("s").replace("_", " ")
     more = [word for word in (thing.type, thing.location) if word]

@@ -7,7 +7,7 @@ operation is in the ledger and its expiry in its labels.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,48 +15,38 @@ import attrs
 
 from burst_lifecycle import (
     access,
-    budget,
-    firewall,
     hostkey,
-    images,
     labels,
     newserver,
-    placement,
     removal,
     situation,
-    userdata,
     volumes,
 )
-from burst_lifecycle.budget import Tariff
 from burst_lifecycle.cloud.model import (
-    Image,
-    Inventory,
     Kind,
     Server,
 )
 from burst_lifecycle.context import Context, Login
 from burst_lifecycle.errors import (
-    ActionFailed,
-    CloudProblem,
-    NoCapacity,
+    Busy,
     NotFound,
-    OverBudget,
-    QuotaExceeded,
     ServerProblem,
 )
 from burst_lifecycle.events import How, Ready
 from burst_lifecycle.guard import Ground, Guard, is_booting, is_ready
 from burst_lifecycle.host import Host
 from burst_lifecycle.labels import Claim, Role
-from burst_lifecycle.placement import Candidate
+from burst_lifecycle.making import Maker
 from burst_lifecycle.situation import Move
-from burst_lifecycle.turn import Turn, turn
+from burst_lifecycle.turn import TURN_S, Turn, TurnTaken, turn
 from burst_protocol.errors import (
-    ConfigError,
+    AuthenticationFailed,
+    HostKeyProblem,
+    LinkLost,
+    Unreachable,
 )
 
-ROUNDS: Final = 40
-"""Moves until one is USE: each removal or wait is one."""
+_MOVES: Final = 12
 _ROTATION_TRIES: Final = 6
 _GONE_POLL_S: Final = 3.0
 
@@ -82,22 +72,48 @@ class Boot:
     guard: Guard
     how: How | None = None
     began_s: float = 0.0
-    _asked_s: float | None = None
-    _source: str = ""
-    """What the server was made of, if it was by us."""
+    _maker: Maker | None = None
+    """Of the server, if it is this process that made it."""
 
     async def run(self) -> Booted:
         """A server that is ready for the project. Raises CloudProblem, ServerProblem, OverBudget, …
 
         Whatever it raises, what was begun carries its expiry, and the next `run` carries on.
         """
-        self.began_s = self.context.time.monotonic()
-        async with self.context.lock():
-            for _ in range(ROUNDS):
-                booted = await self._move(await self._servers(), held=None)
+        context = self.context
+        self.began_s = context.time.monotonic()
+        give_up_s = self.began_s + context.wishes.boot_deadline_s + TURN_S
+        async with context.lock():
+            while context.time.monotonic() < give_up_s:
+                servers = await self._servers()
+                found = self._assess(servers)
+                if found.move is Move.USE and found.server and is_ready(found.server):
+                    booted = await self._use(found.server, servers, None)
+                elif found.move is Move.WAIT:
+                    booted = None
+                    await context.time.sleep(_GONE_POLL_S)
+                else:
+                    booted = await self._in_turn()
                 if booted is not None:
                     return booted
-        raise ServerProblem("keeps changing; nothing was created", what="of yours")
+        raise Busy("it is not ready yet, and another machine of yours boots it", what="the server")
+
+    async def _in_turn(self) -> Booted | None:
+        """Boot while no other machine of the owner does; None: look again."""
+        try:
+            async with turn(self.context, self.guard) as held:
+                for _ in range(_MOVES):
+                    booted = await self._move(await self._servers(), held)
+                    if booted is not None:
+                        return booted
+        except TurnTaken:
+            await self.context.time.sleep(_GONE_POLL_S)
+        return None
+
+    def _assess(self, servers: Sequence[Server]) -> situation.Assessment:
+        wishes = self.context.wishes
+        now_s = self.context.cloud.now_s()
+        return situation.assess(servers, wishes.owner, wishes.recipe, now_s)
 
     async def _servers(self) -> tuple[Server, ...]:
         context = self.context
@@ -112,21 +128,21 @@ class Boot:
                 await self.guard.learn_time(mine[0].id)
         return servers
 
-    async def _move(self, servers: Sequence[Server], held: Turn | None) -> Booted | None:
+    async def _move(self, servers: Sequence[Server], held: Turn) -> Booted | None:
         """One move; None: look again."""
         context = self.context
-        found = situation.assess(
-            servers, context.wishes.owner, context.wishes.recipe, context.cloud.now_s()
-        )
+        found = self._assess(servers)
         server = found.server
+        await held.extend()
         match found.move:
             case Move.CREATE:
-                if held is None:
-                    await self._create_in_turn()
+                self._maker = Maker(context, self.guard)
+                await self._maker.make(held)
+                self.how = How.COLD
                 return None
             case Move.USE:
                 assert server is not None
-                return await self._use(server, servers)
+                return await self._use(server, servers, held)
             case Move.POWER_ON:
                 assert server is not None
                 await self._power_on(server)
@@ -159,17 +175,35 @@ class Boot:
             await context.cloud.power_on(server.id)
         self.how = How.WARM
 
-    async def _use(self, server: Server, servers: Sequence[Server]) -> Booted | None:
+    async def _use(
+        self, server: Server, servers: Sequence[Server], held: Turn | None
+    ) -> Booted | None:
+        try:
+            return await self._take_up(server, servers, held)
+        except HostKeyProblem:
+            # Another machine may have rotated it between our reading of its labels and now.
+            fresh = server
+            with contextlib.suppress(NotFound):  # given up for it, and gone
+                fresh = await self.context.cloud.server(server.id)
+            if hostkey.pins(fresh.labels) == hostkey.pins(server.labels):
+                raise
+            return None
+
+    async def _take_up(
+        self, server: Server, servers: Sequence[Server], held: Turn | None
+    ) -> Booted | None:
         context = self.context
         for extra in situation.surplus(
             servers, context.wishes.owner, context.key.client, server.id
         ):
             await removal.abandon(context, self.guard, extra)
         try:
-            if is_ready(server):
-                host = await removal.reach(context, server)
+            if held is None or is_ready(server):
+                host = await self._reach(server)
             else:
-                host = await newserver.wait_for_ssh(context, self.guard, server)
+                host = await newserver.wait_for_ssh(
+                    context, self.guard, server, meanwhile=held.extend
+                )
         except NotFound:
             return None
         fresh = await context.cloud.server(server.id)
@@ -182,6 +216,20 @@ class Boot:
                 )
                 return None
         return await self._equip(fresh, host)
+
+    async def _reach(self, server: Server) -> Host:
+        """A ready server. ServerProblem if it is older than this machine's key: then a machine that
+        it knows lets us in with its next reap, if our key is registered by then."""
+        context = self.context
+        try:
+            return await removal.reach(context, server)
+        except (AuthenticationFailed, Unreachable, LinkLost) as error:
+            known = await context.cloud.ssh_key_by_fingerprint(context.key.fingerprint)
+            await access.owner_keys(context)
+            if known is not None and not isinstance(error, AuthenticationFailed):
+                raise
+            detail = "does not know this machine's key yet; another machine of yours lets it in"
+            raise ServerProblem(detail, what=server.name) from error
 
     async def _equip(self, server: Server, host: Host) -> Booted:
         """From the first login to `ready`. On a ready one: what this machine and project lack."""
@@ -212,13 +260,16 @@ class Boot:
                     id=server.id,
                     how=self.how or How.COLD,
                     took_s=context.time.monotonic() - self.began_s,
-                    boot_s=None
-                    if self._asked_s is None
-                    else context.time.monotonic() - self._asked_s,
-                    image=self._source,
+                    boot_s=self._boot_s(),
+                    image=self._maker.source if self._maker else "",
                 )
             )
         return Booted(server, attrs.evolve(host.login, user="burst"), store, agent, self.how)
+
+    def _boot_s(self) -> float | None:
+        if self._maker is None or self._maker.asked_s is None:
+            return None
+        return self.context.time.monotonic() - self._maker.asked_s
 
     async def _rotate(self, server_id: int, host: Host) -> Host:
         """The key that user data carried is replaced by one that never left the server.
@@ -260,124 +311,3 @@ class Boot:
                 return host
             await context.time.sleep(newserver.POLL_S)
         raise ServerProblem("does not show its new host key", what=server.name)
-
-    # -- a new one ---------------------------------------------------------------------------------
-
-    async def _create_in_turn(self) -> None:
-        """Only if nobody has made one meanwhile."""
-        context, wishes = self.context, self.context.wishes
-        everything = await context.cloud.inventory(labels.selector(wishes.owner))
-        tariff = Tariff(await context.cloud.server_types(), await context.cloud.prices())
-        plan = await self._plan(everything, tariff)
-        async with turn(context, self.guard) as held:
-            servers = await self._servers()
-            found = situation.assess(servers, wishes.owner, wishes.recipe, context.cloud.now_s())
-            if found.move is not Move.CREATE:
-                return
-            await self._search(plan, everything, tariff, held)
-
-    async def _plan(self, everything: Inventory, tariff: Tariff) -> placement.Plan:
-        """What may be tried. OverBudget or ConfigError if that is nothing."""
-        context, wishes = self.context, self.context.wishes
-        mine = volumes.of_project(everything.volumes, wishes.owner, wishes.project)
-        good = [volume for volume in mine if volumes.is_good(volume)] if wishes.project else []
-        plan = placement.plan(
-            wishes.server_types,
-            wishes.locations,
-            tariff.types,
-            architecture=wishes.architecture,
-            max_eur_per_hour=wishes.max_eur_per_hour,
-            volume_location=good[0].location if good else "",
-        )
-        if wishes.budget_eur_per_month is not None:
-            now_s = context.cloud.now_s()
-            history = await asyncio.to_thread(context.ledger.read)
-            plan = budget.affordable(
-                plan,
-                everything,
-                wishes.owner,
-                tariff,
-                budget_eur=wishes.budget_eur_per_month,
-                already_eur=budget.spent(history.events, now_s),
-                now_s=now_s,
-                new_volume_gb=0 if good or not wishes.project else wishes.volume_gb,
-            )
-        if not plan.candidates:
-            if any(one.money for one in plan.refused):
-                raise OverBudget(plan.why_nothing())
-            raise ConfigError(plan.why_nothing(), path="server_type, location")
-        return plan
-
-    async def _search(
-        self, plan: placement.Plan, everything: Inventory, tariff: Tariff, held: Turn
-    ) -> None:
-        context = self.context
-        keys = await access.owner_keys(context)
-        access_wall = await firewall.of_owner(context)
-        image = await self._image(everything.images)
-        search = placement.Search(plan)
-        last: CloudProblem | None = None
-        for candidate in search:
-            await held.extend()
-            try:
-                made = await self._create(candidate, keys, access_wall.id, image, held)
-            except (NoCapacity, QuotaExceeded) as error:
-                last = error
-                search.failed(candidate, error)
-                for text in search.notices:
-                    context.tell("quota", text)
-                search.notices.clear()
-                continue
-            # From here on there is a server: whatever goes wrong, no other is made beside it.
-            try:
-                await newserver.finish(context, made, tariff)
-            except ActionFailed as error:
-                last = error
-                await removal.abandon(context, self.guard, made.server)
-                continue
-            self.how = How.COLD
-            return
-        if isinstance(last, QuotaExceeded | ActionFailed):
-            raise last
-        raise NoCapacity(plan.why_nothing() if last is None else last.detail, what="a server")
-
-    async def _create(
-        self,
-        candidate: Candidate,
-        keys: access.OwnerKeys,
-        firewall_id: int,
-        image: Image,
-        held: Turn,
-    ) -> newserver.Made:
-        wishes, now_s = self.context.wishes, held.now_s()
-        claim = Claim(
-            owner=wishes.owner,
-            role=Role.BUILD,
-            operation=labels.new_operation(),
-            expires_s=int(now_s + wishes.hard_end_s),
-            project=wishes.project,
-        )
-        self._asked_s = self.context.time.monotonic()
-        self._source = images.STOCK if image.system else image.labels.get(labels.RECIPE, "")
-        return await newserver.create(
-            self.context,
-            candidate,
-            newserver.Order(
-                claim=claim,
-                image=image,
-                keys=keys,
-                firewall_id=firewall_id,
-                boot_by_s=now_s + wishes.boot_deadline_s,
-                deadlines=userdata.Deadlines(int(wishes.keep_alive_s), int(wishes.hard_end_s)),
-                more={labels.RECIPE: wishes.recipe} if wishes.recipe else {},
-            ),
-        )
-
-    async def _image(self, found: Sequence[Image]) -> Image:
-        context, wishes = self.context, self.context.wishes
-        baked = images.choose(found, wishes.owner, wishes.recipe, wishes.architecture)
-        if baked is not None:
-            history = await asyncio.to_thread(context.ledger.read)
-            if images.speed(history.events, wishes.recipe).pays:
-                return baked
-        return await context.cloud.system_image(wishes.stock_image, wishes.architecture)

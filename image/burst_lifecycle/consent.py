@@ -40,8 +40,8 @@ class Terms:
 
     choices: tuple[Choice, ...]
     """In the order in which they are tried."""
-    unknown: tuple[str, ...]
-    """Types that are not sold there, or not under that name."""
+    left_out: tuple[tuple[str, str], ...]
+    """Types that were named and cannot be used, and why."""
     locations: tuple[str, ...]
     ipv4: Rate
     volume_gb: int
@@ -78,11 +78,21 @@ class Terms:
         return sum((cap or Decimal(0) for cap in caps), self.volume_eur_month)
 
 
-def terms(settings: Hetzner, types: Sequence[ServerType], prices: Prices) -> Terms:
-    """From live prices. NoCapacity if none of the types is sold in any of the places."""
+def terms(
+    settings: Hetzner,
+    types: Sequence[ServerType],
+    prices: Prices,
+    *,
+    architecture: str,
+    limit: Decimal | None = None,
+) -> Terms:
+    """From live prices; `architecture` is home's, `limit` in euros per hour.
+
+    NoCapacity if none of the types is sold in any of the places and may be used.
+    """
     known = {type_.name: type_ for type_ in types}
     choices: list[Choice] = []
-    unknown: list[str] = []
+    left_out: list[tuple[str, str]] = []
     for name in settings.server_type:
         type_ = known.get(name)
         offers = [
@@ -91,9 +101,16 @@ def terms(settings: Hetzner, types: Sequence[ServerType], prices: Prices) -> Ter
             if type_ is not None and (offer := type_.offer(location)) is not None
         ]
         if type_ is None or not offers:
-            unknown.append(name)
+            left_out.append((name, "is not sold there"))
+            continue
+        if type_.architecture != architecture:
+            why = f"is {type_.architecture}, and programs for {architecture} are built"
+            left_out.append((name, why))
             continue
         dearest = max(offers, key=lambda offer: offer.hourly.net_eur)
+        if limit is not None and dearest.hourly.net_eur > limit:
+            left_out.append((name, f"costs more than €{limit} per hour"))
+            continue
         choices.append(
             Choice(
                 type=name,
@@ -106,12 +123,14 @@ def terms(settings: Hetzner, types: Sequence[ServerType], prices: Prices) -> Ter
         )
     if not choices:
         raise NoCapacity(
-            f"not sold in {', '.join(settings.location)}", what=", ".join(settings.server_type)
+            f"in {', '.join(settings.location)}: "
+            + "; ".join(f"{name} {why}" for name, why in left_out),
+            what="a server like that",
         )
     ipv4 = [Rate.of_ipv4(prices, location) for location in settings.location]
     return Terms(
         choices=tuple(choices),
-        unknown=tuple(unknown),
+        left_out=tuple(left_out),
         locations=settings.location,
         ipv4=max(ipv4, key=lambda rate: rate.per_hour),
         volume_gb=settings.volume_gb,
@@ -130,7 +149,7 @@ def text(found: Terms) -> list[str]:
         f"€{choice.rate.per_hour:.4f} per started hour"
         for choice in found.choices
     ]
-    lines += [f"  {name:<6} is not sold there, and left out" for name in found.unknown]
+    lines += [f"  {name:<6} {why}, and left out" for name, why in found.left_out]
     hard_end = found.hard_end_s / 3600
     weekend = Amount(found.weekend_eur).text
     volume = Amount(found.volume_eur_month).text
@@ -155,20 +174,18 @@ def text(found: Terms) -> list[str]:
 
 
 QUESTION: Final = "May burst create servers like these for you?"
-"""Only a typed `yes` counts; no is the default."""
+"""No is the default."""
 
 
-def table(found: Terms, token: str) -> str:
-    """What is written into the user's configuration: types, places, and the limit that was agreed.
-    `token` is the TOML of its source, never a token."""
+def entries(found: Terms) -> dict[str, str]:
+    """What is written into `[hetzner]` of the user's configuration, as TOML: types, places, and the
+    limit that was agreed."""
 
     def words(names: Sequence[str]) -> str:
         return "[" + ", ".join(f'"{name}"' for name in names) + "]"
 
-    return (
-        "[hetzner]\n"
-        f"token = {token}\n"
-        f"server_type = {words([choice.type for choice in found.choices])}\n"
-        f"location = {words(found.locations)}\n"
-        f"max_eur_per_hour = {found.max_eur_per_hour}\n"
-    )
+    return {
+        "server_type": words([choice.type for choice in found.choices]),
+        "location": words(found.locations),
+        "max_eur_per_hour": str(found.max_eur_per_hour),
+    }

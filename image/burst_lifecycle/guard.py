@@ -126,6 +126,20 @@ class Guard:
             raise Busy(f"it is {server.state.value} by now", what=f"server {server.name}")
         await self._delete(Kind.SERVER, server, ground.value, ground.name)
 
+    async def require_ground(self, server_id: int, granted: Granted | None = None) -> Server:
+        """A fresh read of a server that may be ended now, before its power is touched.
+
+        Busy, NotOurs or NotFound otherwise.
+        """
+        await self.learn_time(server_id)
+        server = await self.context.cloud.server(server_id)
+        self._require_ours(Kind.SERVER, server, roles={Role.BUILD, Role.BAKE})
+        if granted == Granted(server_id) and is_ready(server):
+            return server
+        if ground_of(server, self.context.cloud.now_s()) is None:
+            raise Busy(f"it is {server.state.value} and in use", what=f"server {server.name}")
+        return server
+
     async def learn_time(self, server_id: int) -> None:
         """Make sure that the API's time is known before it decides about a server.
 

@@ -20,9 +20,24 @@ from burst_lifecycle.guard import Granted
 from burst_lifecycle.hostkey import bare, blob
 
 AGENT: Final = "/usr/local/bin/burst-agent"
+_AUTHORIZE: Final = (
+    # A constant; the keys are its arguments.
+    "for f in /root/.ssh/authorized_keys /home/burst/.ssh/authorized_keys; do "
+    '[ -f "$f" ] || continue; for key in "$@"; do '
+    'grep -qxF -- "$key" "$f" || printf \'\\n%s\\n\' "$key" >>"$f" || exit 1; done; done'
+)
 _QUICK_S: Final = 20.0
 _DISK_S: Final = 300.0
 """Making or checking a file system, writing back what is dirty."""
+
+
+@attrs.frozen
+class Running:
+    """One action on a server."""
+
+    crate: str
+    for_s: float
+    detached: bool = False
 
 
 @attrs.frozen
@@ -39,6 +54,8 @@ class Lease:
     keep_alive_s: float | None = None
     boot_id: str = ""
     build: str = ""
+    actions: tuple[Running, ...] = ()
+    """What runs, the longest first; older agents do not say, and none lists more than a hundred."""
 
     @property
     def busy(self) -> bool:
@@ -94,6 +111,14 @@ class Host:
         except ValueError as error:
             raise ServerProblem("does not say where we come from", what=self.login.host) from error
 
+    async def authorize(self, public_keys: Sequence[str]) -> None:
+        """Let these log in, too: machines of the owner that came after its boot."""
+        answer = await self.ssh.run(
+            self.login, ["sh", "-c", _AUTHORIZE, "burst", *public_keys], timeout_s=_QUICK_S
+        )
+        if answer.status != 0:
+            raise self._problem(f"keys cannot be added: it ended with {answer.status}")
+
     async def lease(self) -> Lease:
         """ServerProblem if its agent does not answer."""
         found = await self._ask("lease", "status")
@@ -109,6 +134,12 @@ class Host:
                 keep_alive_s=_seconds(found.get("keep_alive_s")),
                 boot_id=str(found.get("boot_id", "")),
                 build=str(found.get("build", "")),
+                actions=tuple(
+                    Running(
+                        str(one["crate"]), _seconds(one["for_s"]) or 0.0, one["detached"] is True
+                    )
+                    for one in found.get("actions", ())
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._problem(f"its lease is unreadable ({error})") from error
@@ -172,8 +203,8 @@ class Host:
         return bare(public)
 
     async def activate_host_key(self) -> None:
-        """From its next connection on the server shows the prepared key."""
-        await self._ask("hostkey", "rotate", "--commit")
+        """From its next connection on the server shows the prepared key. Done before: no matter."""
+        await self._ask("hostkey", "rotate", "--commit", refusals=True)
 
     async def _ask(
         self, *argv: str, limit_s: float = _QUICK_S, refusals: bool = False

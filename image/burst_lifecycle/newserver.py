@@ -6,7 +6,7 @@ man; what goes wrong after that is ended by its deadline if by nobody else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import attrs
@@ -132,11 +132,17 @@ async def _label_addresses(
 
 
 async def wait_for_ssh(
-    context: Context, guard: Guard, server: Server, *, began_s: float | None = None
+    context: Context,
+    guard: Guard,
+    server: Server,
+    *,
+    began_s: float | None = None,
+    meanwhile: Callable[[], Awaitable[None]] | None = None,
 ) -> Host:
     """Until its own host key answers. After its deadline it is given up and deleted.
 
     `began_s`: when its boot began (API time), if its deadline is that of more than a boot.
+    `meanwhile` is called again and again.
     """
     cloud = context.cloud
     deadline_s = boot_by_s(server)
@@ -145,8 +151,10 @@ async def wait_for_ssh(
     else:
         deadline_s = min(deadline_s, began_s + context.wishes.boot_deadline_s)
     last = "it was not powered on"
-    off_polls = 0
+    off_polls = silent_polls = 0
     while True:
+        if meanwhile is not None:
+            await meanwhile()
         now = await cloud.server(server.id)
         if now.state is ServerState.RUNNING:
             host = Host(context.ssh, access.login(context, now), server.id)
@@ -154,7 +162,10 @@ async def wait_for_ssh(
                 login = await host.hello()
                 return Host(context.ssh, login, server.id)
             except (Unreachable, LinkLost, AuthenticationFailed) as error:
-                last = str(error)
+                last, silent_polls = str(error), silent_polls + 1
+                if silent_polls % _OFF_POLLS == 0:
+                    # Our address changed, or another machine wrote over our rule.
+                    await firewall.reopen(context, now)
             except HostKeyProblem as error:
                 last = str(error)
                 if cloud.now_s() > began_s + WRONG_KEY_S:

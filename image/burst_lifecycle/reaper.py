@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -42,6 +42,7 @@ from burst_lifecycle.guard import (
     is_ready,
 )
 from burst_lifecycle.host import Lease, Refusal
+from burst_lifecycle.hostkey import bare
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.notices import Level
 from burst_protocol.errors import BurstError
@@ -255,7 +256,13 @@ class Reaper:
         running = [
             server for server in mine if server.state is ServerState.RUNNING and is_ready(server)
         ]
-        found = await asyncio.gather(*(self._lease(server) for server in running)) if ask else ()
+        keys = [
+            bare(key.public_key)
+            for key in inventory.ssh_keys
+            if (claim := Claim.of(key.labels)) is not None and claim.owner == self.policy.owner
+        ]
+        asked = (self._lease(server, keys) for server in running)
+        found = await asyncio.gather(*asked) if ask else ()
         leases = {
             server.id: lease
             for server, lease in zip(running, found, strict=False)
@@ -263,10 +270,13 @@ class Reaper:
         }
         return inventory, leases
 
-    async def _lease(self, server: Server) -> Lease | None:
+    async def _lease(self, server: Server, keys: Sequence[str]) -> Lease | None:
+        """None: it does not answer. Machines that came after its boot are let in on the way."""
         try:
             async with asyncio.timeout(_ASK_S):
                 host = await removal.reach(self.context, server)
+                if keys:
+                    await host.authorize(keys)
                 return await host.lease()
         except (BurstError, TimeoutError):
             return None
@@ -307,6 +317,30 @@ class Reaper:
         inventory, leases = await self.look()
         verdicts = await self.verdicts(inventory, leases)
         self._warn(verdicts)
+        report = await self._all(verdicts)
+        await self._label_addresses(inventory)
+        await self.context.ledger.record(
+            Reap(
+                at_s=self.context.cloud.now_s(),
+                ok=report.ok,
+                deleted=len(report.done),
+                failed=len(report.failed),
+            )
+        )
+        return report
+
+    async def overdue(self) -> tuple[Verdict, ...]:
+        """Servers that bill and work for nobody any more, as the API alone says it: off, past their
+        hard end, or never ready by their deadline. Nothing is asked over ssh."""
+        inventory, leases = await self.look(ask=False)
+        verdicts = await self.verdicts(inventory, leases)
+        return tuple(one for one in verdicts if one.deed is Deed.REMOVE)
+
+    async def remove(self, verdicts: Sequence[Verdict]) -> Report:
+        """What `overdue` has found: for commands that come by on other business. It is no reap."""
+        return await self._all(verdicts)
+
+    async def _all(self, verdicts: Sequence[Verdict]) -> Report:
         done: list[Verdict] = []
         refused: list[tuple[Verdict, str]] = []
         failed: list[tuple[Verdict, str]] = []
@@ -326,17 +360,7 @@ class Reaper:
                     refused.append((verdict, why))
                 else:
                     done.append(verdict)
-        await self._label_addresses(inventory)
-        report = Report(verdicts, tuple(done), tuple(refused), tuple(failed))
-        await self.context.ledger.record(
-            Reap(
-                at_s=self.context.cloud.now_s(),
-                ok=report.ok,
-                deleted=len(report.done),
-                failed=len(report.failed),
-            )
-        )
-        return report
+        return Report(tuple(verdicts), tuple(done), tuple(refused), tuple(failed))
 
     async def _do(self, verdict: Verdict) -> str:
         """Why not, or nothing."""

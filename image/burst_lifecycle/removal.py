@@ -57,7 +57,7 @@ async def drained(
     """Case (a), after the grant."""
     if not await _unmount_all(context, server, host):
         # The agent refuses work, so nothing runs; its shutdown unmounts, then case (b) holds.
-        await powered_off(context, guard, server, Ground.OFF)
+        await powered_off(context, guard, server, Ground.OFF, granted)
         return
     await _rest_volumes(context, server)
     await context.ssh.forget(host.login)
@@ -89,12 +89,19 @@ async def drain(
     return None
 
 
-async def powered_off(context: Context, guard: Guard, server: Server, ground: Ground) -> None:
-    """Cases (b), (c), (d): without ssh. Its processes get the chance to end and to write back."""
-    cloud = context.cloud
-    await guard.learn_time(server.id)
+async def powered_off(
+    context: Context,
+    guard: Guard,
+    server: Server,
+    ground: Ground,
+    granted: Granted | None = None,
+) -> None:
+    """Cases (b), (c), (d): without ssh. Its processes get the chance to end and to write back.
+
+    Busy if none of them holds any more (and its agent granted nothing): then nothing is touched.
+    """
     try:
-        now = await cloud.server(server.id)
+        now = await guard.require_ground(server.id, granted)
         if now.state is not ServerState.OFF and now.state is not ServerState.DELETING:
             await shut_down(context, server.id)
         if now.state is not ServerState.DELETING:
@@ -141,7 +148,9 @@ async def abandon(context: Context, guard: Guard, server: Server) -> None:
     except NotFound:
         return
     claim = Claim.of(fresh.labels)
-    if claim is not None and claim.owner == guard.owner and labels.READY not in fresh.labels:
+    if labels.READY in fresh.labels:
+        raise Busy("it is ready by now", what=f"server {fresh.name}")
+    if claim is not None and claim.owner == guard.owner:
         await guard.learn_time(server.id)
         told = labels.merged(fresh.labels, **{labels.BOOT_BY: str(int(cloud.now_s()) - 1)})
         with context.effect("give the boot up"):

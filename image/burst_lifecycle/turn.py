@@ -1,4 +1,4 @@
-"""One machine of an owner creates a server at a time: a mutex that the cloud keeps.
+"""One machine of an owner boots a server at a time: a mutex that the cloud keeps.
 
 Names of firewalls are unique in a project and firewalls cost nothing, so one that nothing uses is a
 lock: who could create it has it. It expires by its label as everything does; a machine whose
@@ -24,7 +24,12 @@ from burst_lifecycle.labels import Claim, Role
 TURN_S: Final = 180
 LONGEST_S: Final = 1800
 """Whatever its label says: it may have been written by a wrong clock."""
-_POLL_S: Final = 3.0
+_POLL_S: Final = 1.0
+_TRIES: Final = 5
+
+
+class TurnTaken(Busy):
+    """{what} is busy: {detail}"""
 
 
 @attrs.define
@@ -34,6 +39,7 @@ class Turn:
     _context: Context
     _firewall: Firewall
     _skew_s: float
+    _until_s: float
 
     def now_s(self) -> float:
         """API time: this very create has shown it, should it not have been known before."""
@@ -41,31 +47,34 @@ class Turn:
         return cloud.now_s() + (self._skew_s if cloud.offset_s is None else 0.0)
 
     async def extend(self) -> None:
-        """Busy if it was lost: then nothing may be created."""
-        cloud = self._context.cloud
-        until_s = int(self.now_s() + TURN_S)
+        """Keep it; asked before each create. TurnTaken if it was lost: nothing may be created."""
+        cloud, now_s = self._context.cloud, self.now_s()
+        if self._until_s - TURN_S / 2 > now_s > self._until_s - 2 * TURN_S:
+            return
+        until_s = int(now_s + TURN_S)
         try:
             fresh = await cloud.firewall(self._firewall.id)
         except NotFound as error:
-            raise Busy("another machine of yours took over", what="creating a server") from error
+            raise _taken() from error
         if fresh.labels.get(labels.CLIENT) != self._context.key.client:
-            raise Busy("another machine of yours took over", what="creating a server")
-        claim = Claim.of(fresh.labels)
-        if claim is None or abs(claim.expires_s - until_s) > TURN_S / 2:
-            with self._context.effect("extend the turn"):
-                await cloud.set_labels(
-                    Kind.FIREWALL,
-                    fresh.id,
-                    labels.merged(fresh.labels, **{labels.EXPIRES: str(until_s)}),
-                )
+            raise _taken()
+        with self._context.effect("extend the turn"):
+            await cloud.set_labels(
+                Kind.FIREWALL,
+                fresh.id,
+                labels.merged(fresh.labels, **{labels.EXPIRES: str(until_s)}),
+            )
+        self._until_s = until_s
 
 
 @contextlib.asynccontextmanager
 async def turn(context: Context, guard: Guard) -> AsyncIterator[Turn]:
-    """Wait for it, at most its whole time. Busy if another machine still has it then."""
+    """TurnTaken if another machine has it now."""
     held = await _take(context, guard)
     try:
-        yield Turn(context, held, held.created_s - context.cloud.now_s())
+        # Its label was written by a clock that may not have known the API's time yet.
+        until_s = int(held.labels.get(labels.EXPIRES, 0))
+        yield Turn(context, held, held.created_s - context.cloud.now_s(), until_s)
     finally:
         # When this fails it expires. When we are killed, too.
         with contextlib.suppress(CloudProblem):
@@ -75,8 +84,7 @@ async def turn(context: Context, guard: Guard) -> AsyncIterator[Turn]:
 async def _take(context: Context, guard: Guard) -> Firewall:
     cloud, owner = context.cloud, context.wishes.owner
     name = shared_name("turn", owner)
-    give_up_s = context.time.monotonic() + TURN_S + 30
-    while True:
+    for _ in range(_TRIES):
         claim = Claim(
             owner=owner,
             role=Role.ACCESS,
@@ -93,8 +101,7 @@ async def _take(context: Context, guard: Guard) -> Firewall:
                 name=name,
             )
         except NameTaken:
-            if context.time.monotonic() > give_up_s:
-                raise Busy("another machine of yours does it", what="creating a server") from None
+            pass
         found = await cloud.find(Kind.FIREWALL, labels.selector(owner, role=str(Role.ACCESS)))
         for one in found:
             if one.name != name or not isinstance(one, Firewall):
@@ -108,4 +115,11 @@ async def _take(context: Context, guard: Guard) -> Firewall:
             if mine or theirs.expires_s <= now_s or one.created_s + LONGEST_S <= now_s:
                 with contextlib.suppress(Busy):
                     await guard.delete_lock(one.id)
+            else:
+                raise _taken()
         await context.time.sleep(_POLL_S)
+    raise _taken()
+
+
+def _taken() -> TurnTaken:
+    return TurnTaken("another machine of yours does it", what="booting a server")

@@ -15,10 +15,17 @@ from typing import Final
 
 import attrs
 
-from burst_lifecycle import creation, labels
+from burst_lifecycle import creation, firewall, labels
 from burst_lifecycle.cloud.model import Kind, Server, ServerState, Volume, VolumeSpec
 from burst_lifecycle.context import Context
-from burst_lifecycle.errors import Busy, CloudProblem, NotFound, NotOurs, ServerProblem
+from burst_lifecycle.errors import (
+    Busy,
+    CloudProblem,
+    NameTaken,
+    NotFound,
+    NotOurs,
+    ServerProblem,
+)
 from burst_lifecycle.host import Host, Mount
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.pricing import Rate
@@ -161,14 +168,31 @@ async def _find_or_make(context: Context, server: Server) -> Volume | str:
     told = claim.labels(
         **{labels.FILESYSTEM: fresh.label, labels.CLIENT: context.key.client},
     )
-    return await creation.create(
-        context,
-        Kind.VOLUME,
-        claim,
-        lambda name: cloud.create_volume(VolumeSpec(name, wishes.volume_gb, server.location, told)),
-        location=server.location,
-        rate=Rate.of_volume(await cloud.prices()),
-    )
+    rate = Rate.of_volume(await cloud.prices())
+
+    async def make(name: str) -> Volume:
+        return await creation.create(
+            context,
+            Kind.VOLUME,
+            claim,
+            lambda taken: cloud.create_volume(
+                VolumeSpec(taken, wishes.volume_gb, server.location, told)
+            ),
+            name=name,
+            location=server.location,
+            rate=rate,
+        )
+
+    try:
+        # A name that all machines agree on: two of them cannot make two volumes of a project.
+        what = f"{wishes.owner}/{wishes.project}/{server.location}"
+        return await make(firewall.shared_name("store", what))
+    except NameTaken:
+        found = await cloud.find(Kind.VOLUME, selector)
+        volumes = [one for one in found if isinstance(one, Volume)]
+        volume, _ = pick(volumes, wishes.owner, wishes.project, server.location)
+        # Else it was adopted by another project since.
+        return volume or await make("")
 
 
 def _expiry(context: Context, server: Server) -> int:

@@ -146,11 +146,22 @@ def test_a_server_of_a_snapshot_and_a_volume_that_moves(lab: Lab) -> None:
     size = lab.client.images.get_by_id(made.image.id).image_size
     assert size is not None
     assert 0.8 <= size < 3
+    # Of a server that is off, too; it goes on with its own disk.
+    assert lab.ssh(first, "echo off >/opt/off; rm /opt/baked; systemctl poweroff").returncode == 0
+    lab.cloud.wait_for(lambda: lab.cloud.server("first").status == "off", "off")
+    last = first.create_image("last")
+    last.action.wait_until_finished()
+    first.power_on().wait_until_finished()
+    lab.wait_ssh(first)
+    assert lab.ssh(first, "echo later >/opt/off; ls /opt").stdout == "off\n"
     first.delete().wait_until_finished()
 
     second = lab.create("second", Image(id=made.image.id))
     lab.wait_ssh(second)
     assert lab.ssh(second, "cat /opt/baked; hostname").stdout == "baked\nsecond\n"
+    third = lab.create("third", Image(id=last.image.id))
+    lab.wait_ssh(third)
+    assert lab.ssh(third, "ls /opt; cat /opt/off").stdout == "off\noff\n"
     volume.volume.attach(second).wait_until_finished()
     assert lab.ssh(second, f"mount {device} /mnt && cat /mnt/f && umount /mnt").stdout == "one\n"
 

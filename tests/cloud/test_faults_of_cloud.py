@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.request
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -309,3 +310,22 @@ def test_the_oracle_tells_a_leak() -> None:
         assert cloud.volume("v").status == "available"
         cloud.expect(volumes=["v"])
         cloud.check()
+
+
+def test_a_cloud_of_its_own_process() -> None:
+    support = Path(__file__).parents[1] / "support"
+    with subprocess.Popen(
+        [sys.executable, "-m", "localcloud"],
+        cwd=support,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        found = json.loads(process.stdout.readline())
+        client = Client(found["token"], api_endpoint=found["endpoint"])
+        client.firewalls.create("fw")
+        assert len(client.firewalls.get_all()) == 1
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(20) == 0

@@ -144,3 +144,25 @@ def test_a_process_that_is_left_is_told_and_ended() -> None:
             backend.close()
         assert left.wait(20) == -9
     assert not backend.run.folder.exists()
+
+
+def test_a_server_that_goes_off_before_anybody_looks_is_off(
+    cloud: LocalCloud, tmp_path: Path
+) -> None:
+    client = cloud.client()
+    kind, image, place = ServerType(name="ccx13"), Image(name="debian-13"), Location(name="fsn1")
+    made = client.servers.create("one", kind, image, location=place).server
+    server = cloud.server("one")
+    cloud.clock.scale = 0
+    cloud.clock.advance(0.15)
+    cloud.settle()  # it is made, and starts
+    wait = cloud.faults.closing.wait
+    while not server.machine.port:
+        wait(0.01)
+    server.machine.switch_off()
+    while not server.switched_off:
+        wait(0.01)
+    cloud.clock.advance(1)
+    cloud.wait_idle()
+    assert cloud.server("one").status == "off"
+    made.delete()

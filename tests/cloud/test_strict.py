@@ -353,3 +353,62 @@ def test_lists_may_lag_behind(paper_cloud: LocalCloud) -> None:
     paper_cloud.clock.advance(6)
     assert client.firewalls.get_all(label_selector="a=1") == []
     paper_cloud.expect(firewalls=["fw"])
+
+
+def test_a_snapshot_needs_a_disk_at_least_as_big(paper_cloud: LocalCloud) -> None:
+    big = ask(paper_cloud, "POST /servers", {**SERVER, "server_type": "ccx63"})[1]["server"]
+    paper_cloud.wait_idle()
+    image = ask(paper_cloud, f"POST /servers/{big['id']}/actions/create_image", {})[1]["image"]
+    small = {**SERVER, "name": "two", "image": image["id"]}
+    assert refusal(paper_cloud, "POST /servers", small) == (422, "invalid_input")  # creating
+    paper_cloud.wait_idle()
+    assert refusal(paper_cloud, "POST /servers", small) == (422, "invalid_input")
+    fits = {**small, "server_type": "ccx63", "location": "hel1"}
+    assert ask(paper_cloud, "POST /servers", fits)[0] == 201
+    paper_cloud.wait_idle()
+    paper_cloud.expect(**paper_cloud.holdings())
+
+
+def test_types_that_are_sold_no_more(paper_cloud: LocalCloud) -> None:
+    old = {**SERVER, "server_type": "cpx21"}
+    assert refusal(paper_cloud, "POST /servers", old) == (422, "invalid_server_type")
+    paper_cloud.clock.set(1_764_000_000)  # November 2025: announced, but still sold
+    assert ask(paper_cloud, "POST /servers", old)[0] == 201
+    paper_cloud.wait_idle()
+    paper_cloud.expect(**paper_cloud.holdings())
+
+
+def test_a_firewall_that_is_being_changed_conflicts(paper_cloud: LocalCloud) -> None:
+    body = {"name": "fw", "rules": [RULE]}
+    server = ask(paper_cloud, "POST /servers", SERVER)[1]["server"]
+    paper_cloud.wait_idle()
+    paper_cloud.clock.scale = 0
+    target = {"type": "server", "server": {"id": server["id"]}}
+    made = ask(paper_cloud, "POST /firewalls", {**body, "apply_to": [target]})[1]["firewall"]
+    change = f"PUT /firewalls/{made['id']}"
+    assert refusal(paper_cloud, change, {"labels": {}}) == (409, "conflict")
+    # And it locks the server meanwhile.
+    off = f"POST /servers/{server['id']}/actions/poweroff"
+    assert refusal(paper_cloud, off) == (423, "locked")
+    paper_cloud.clock.advance(1)
+    assert ask(paper_cloud, change, {"labels": {}})[0] == 200
+    apply = f"POST /firewalls/{made['id']}/actions/apply_to_resources"
+    again = {"apply_to": [target]}
+    assert refusal(paper_cloud, apply, again) == (422, "firewall_already_applied")
+    paper_cloud.expect(**paper_cloud.holdings())
+
+
+def test_addresses_change_hands_only_while_the_server_is_off(paper_cloud: LocalCloud) -> None:
+    server = ask(paper_cloud, "POST /servers", SERVER)[1]["server"]
+    paper_cloud.wait_idle()
+    address = ask(paper_cloud, "GET /primary_ips")[1]["primary_ips"][0]["id"]
+    unassign = f"POST /primary_ips/{address}/actions/unassign"
+    assert refusal(paper_cloud, unassign) == (422, "server_not_stopped")
+    ask(paper_cloud, f"POST /servers/{server['id']}/actions/poweroff")
+    paper_cloud.wait_idle()
+    assert ask(paper_cloud, unassign)[0] == 201
+    paper_cloud.wait_idle()
+    shown = ask(paper_cloud, f"GET /servers/{server['id']}")[1]["server"]["public_net"]
+    assert shown["ipv4"] is None
+    assert ask(paper_cloud, f"DELETE /primary_ips/{address}")[0] == 204
+    ask(paper_cloud, f"DELETE /servers/{server['id']}")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from burst_protocol.errors import BurstError
 from burst_wrapper import cargo_config, native_build
-from burst_wrapper.cargo_config import CannotEdit, NotToml
+from burst_wrapper.cargo_config import CannotEdit, NotToml, NotWritable
 from burst_wrapper.cli import enable as module
 from burst_wrapper.cli.cargo_burst import main
 from burst_wrapper.launcher import launcher_path, launcher_text
@@ -345,6 +345,15 @@ def test_errors_have_their_own_exit_code(config: Path) -> None:
     assert answer.stderr.endswith(f"\nhint: {NotToml.hint}\n")
 
 
+def test_a_place_nobody_can_write_to(home: Path) -> None:
+    """It is no line of a configuration that is wrong."""
+    (home / ".local").write_text("")
+    answer = cargo_burst("enable")
+    assert answer.returncode == NotWritable.exit_code
+    assert answer.stderr.startswith(f"error: {home}/.local")
+    assert answer.stderr.endswith(f"\nhint: {NotWritable.hint}\n")
+
+
 def test_a_bug_says_that_it_is_ours(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,5 +370,8 @@ def test_a_bug_says_that_it_is_ours(
 
 def test_error_classes_have_unique_codes() -> None:
     """`explain` and scripts tell errors apart by these."""
-    classes = [module.OtherWrapper, module.NotInstalled, module.NoProject, CannotEdit, NotToml]
+    classes = [
+        *(module.OtherWrapper, module.NotInstalled, module.NoProject),
+        *(CannotEdit, NotToml, NotWritable),
+    ]
     assert len({error.code for error in classes} | {BurstError.code}) == len(classes) + 1

@@ -62,6 +62,13 @@ def test_nothing_listens_on_a_network() -> None:
                 assert word not in text, path
 
 
+def test_one_module_deletes() -> None:
+    """`guard` asks whether a thing is ours and may go; nobody deletes past it."""
+    for path in sorted((REPOSITORY / "image").rglob("*.py")):
+        if path.name != "guard.py" and path.parent.name != "cloud":
+            assert "cloud.delete(" not in path.read_text(), path
+
+
 def imported(path: Path) -> set[str]:
     """Names of all modules that a file imports, wherever in it."""
     names: set[str] = set()

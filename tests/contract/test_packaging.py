@@ -106,6 +106,11 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
             for suffix in ("*.py", "*.c", "*.h", "*.S", "py.typed")
             for path in (root / package).rglob(suffix)
         }
+        sources |= {
+            str(path.relative_to(root))
+            for path in (root / package / "server").glob("*")
+            if path.is_file()
+        }
         built = {name for name in names if "/native/built/" in name}
         assert sources == {name for name in names if name.startswith(f"{package}/")} - built
 

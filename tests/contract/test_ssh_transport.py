@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ from burst_protocol.errors import (
     ConfigError,
     HostKeyProblem,
     LinkLost,
+    Unreachable,
 )
 from sshd import SSHD, Proxy, Sshd, keygen
 
@@ -329,6 +331,33 @@ def test_a_jump_host_is_used_and_checked(sshd: Sshd, tmp_path: Path) -> None:
             output_of("far", "true")
 
 
+RELAY = """
+import os, socket, sys, threading
+peer = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def up():
+    while data := os.read(0, 65536):
+        peer.sendall(data)
+threading.Thread(target=up, daemon=True).start()
+while data := peer.recv(65536):
+    os.write(1, data)
+"""
+
+
+def test_a_proxy_command_is_one_of_a_shell(sshd: Sshd) -> None:
+    """`~`, quotes and redirections mean what they mean to ssh; what fails is named."""
+    (sshd.client_home / "a relay.py").write_text(RELAY)
+    config = sshd.client_home / ".ssh" / "config"
+    host = f"Host far\n  Hostname 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n"
+    relay = f"'{sys.executable}' ~/\"a relay.py\" %h %p 2>/dev/null"
+    config.write_text(f"{host}  ProxyCommand {relay}\n")
+    assert output_of("far", "echo far") == b"far\n"
+    config.write_text(f"{host}  ProxyCommand /no/such/program %h %p\n")
+    with pytest.raises(Unreachable, match="through its ProxyCommand"):
+        output_of("far", "true")
+    config.write_text(f"{host}  ProxyCommand none\n")
+    assert output_of("far", "echo far") == b"far\n"
+
+
 def test_a_plain_user_can_be_logged_in(plain_sshd: Sshd) -> None:
     """The server of the other tests also runs under an ordinary account."""
     assert output_of(plain_sshd.address, "id -un").decode().strip() == plain_sshd.user
@@ -384,3 +413,33 @@ def test_an_alias_stands_for_host_and_port(tmp_path: Path) -> None:
     path.write_text(f"alias {KEY}\n[h]:99 {KEY}\n")
     found = KnownHosts.read([str(path)]).lookup("h", 99, "Alias")
     assert [f"{path}:1"] == [key.place for key in found]
+
+
+def test_a_socket_there_is_a_channel(sshd: Sshd) -> None:
+    """Both directions, the end, and a clear word when nobody listens."""
+    path = f"/tmp/burst-{os.getpid()}.sock"
+
+    async def act(connection: SshConnection) -> None:
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write((await reader.readexactly(3_000_000))[::-1])
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_unix_server(echo, path)
+        try:
+            channel = await connection.open_socket(path)
+            data = os.urandom(3_000_000)
+            channel.write(data)
+            await channel.drain()
+            assert await read_all(channel) == data[::-1]
+            assert channel.exit_status is None
+            channel.close()
+        finally:
+            server.close()
+            await server.wait_closed()
+            os.unlink(path)
+        with pytest.raises(LinkLost, match="burst-"):
+            await connection.open_socket(path)
+        assert await read_all(await connection.run("echo on")) == b"on\n"
+
+    on(sshd.address, act)

@@ -190,7 +190,7 @@ def test_the_first_build_ends_when_cargo_does() -> None:
         assert {unit["where"] for unit in space.units()} == {"remote"}
         running = _processes_of(space)
         assert any("burst_wrapper.daemon.main" in line for line in running), running
-        assert any("burst_agent.main" in line for line in running), running
+        assert any(line.startswith("burst-agent ") for line in running), running
 
 
 def _holders(names: set[str]) -> list[str]:
@@ -210,7 +210,8 @@ def _processes_of(space: Space) -> list[str]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if str(space.folder).encode() in (entry / "environ").read_bytes():
-                found.append((entry / "cmdline").read_text().replace("\0", " "))
+                words = (entry / "cmdline").read_text().replace("\0", " ")
+                found.append(f"{(entry / 'comm').read_text().strip()} {words}")
         except OSError:
             continue
     return found

@@ -20,9 +20,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.projects, pytest.mark.timeout(3600)]
 
 NAMES = ("codegen", "macros", "native", "ripgrep", "tool")
 DEFAULT = [
-    ("codegen", "build"),
     ("macros", "clippy incremental"),
     ("native", "build"),
+    ("ripgrep", "build --workspace"),
+    ("codegen", "build"),
 ]
 ALL = [
     *((name, f"build{more}") for name in NAMES for more in ("", " --release", " incremental")),

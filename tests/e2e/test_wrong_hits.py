@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from projects import CARGO_HOME, published
 from space import Space
 from sshd import Sshd
 from wrong_hits import APP, Twin, package, stamp, twins, workspace
@@ -224,32 +225,33 @@ def test_an_edit_of_an_unpacked_registry_package_for_another_machine(
 
 
 def _edit_in_the_registry(twin: Twin, folder: Path) -> None:
-    home = _own_cargo_home(folder, "itoa")
-    (source,) = home.glob("registry/src/*/itoa-1.*/src/lib.rs")
-    version = source.parents[1].name.removeprefix("itoa-")
-    published = source.read_text()
+    version = published("macros", "itoa")
+    home = _own_cargo_home(folder, f"itoa-{version}", "it/oa/itoa")
+    (source,) = home.glob("registry/src/*/itoa-*/src/lib.rs")
+    text = source.read_text()
     twin.write({"Cargo.toml": package("app", f'itoa = "={version}"')})
     twin.write({"src/main.rs": 'fn main() { println!("{}", itoa::Buffer::new().format(7)); }\n'})
     twin.agree("7", CARGO_HOME=str(home))
     for value in (8, 9):
-        source.write_text(published + f"\npub fn patched() -> u8 {{ {value} }}\n")
+        source.write_text(text + f"\npub fn patched() -> u8 {{ {value} }}\n")
         twin.write({"src/main.rs": 'fn main() { println!("{}", itoa::patched()); }\n'})
         # Cargo takes registry packages as unchanging: only from empty does it see the edit.
         shutil.rmtree(twin.project.with_name(twin.project.name + ".targets"))
         twin.agree(str(value), CARGO_HOME=str(home))
 
 
-def _own_cargo_home(folder: Path, crate: str) -> Path:
-    """A copy of the user's cargo home with one version of one crate in it, for a test to edit."""
-    user = Path(os.environ.get("RUSTUP_HOME", "")).with_name(".cargo")
-    sources = sorted(user.glob(f"registry/src/*/{crate}-1.*"))
-    if not sources:
-        pytest.skip(f"{crate} is not in this machine's cargo home")
-    home = folder / "cargo"
-    found = sources[-1]
-    for part in (found, user / "registry/cache" / found.parent.name / f"{found.name}.crate"):
-        copy = home / part.relative_to(user)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(part, copy) if part.is_dir() else shutil.copy2(part, copy)
-    shutil.copytree(user / "registry/index", home / "registry/index")
+def _own_cargo_home(folder: Path, package: str, indexed: str) -> Path:
+    """A cargo home with this one package of the machine's, for a test to edit."""
+    machine, home = Path(CARGO_HOME), folder / "cargo"
+    (source,) = machine.glob(f"registry/src/*/{package}")
+    registry = source.parent.name
+    for part in (
+        f"src/{registry}/{package}",
+        f"cache/{registry}/{package}.crate",
+        f"index/{registry}/config.json",
+        f"index/{registry}/.cache/{indexed}",
+    ):
+        theirs, ours = machine / "registry" / part, home / "registry" / part
+        ours.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(theirs, ours) if theirs.is_dir() else shutil.copy2(theirs, ours)
     return home

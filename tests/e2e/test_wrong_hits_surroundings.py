@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import attrs
 import pytest
 
+from projects import CARGO_HOME, published
 from space import BURST_RUSTC
 from wrong_hits import APP, Twin, package, workspace
 
@@ -334,26 +333,24 @@ def test_a_target_of_ones_own(twin: Twin) -> None:
 def test_two_worktrees(twin: Twin) -> None:
     """What comes from a registry is shared, what names its own place is not; neither says the
     other's words."""
-    user = Path(os.environ["RUSTUP_HOME"]).with_name(".cargo")
-    if not list(user.glob("registry/src/*/itoa-1.*")):
-        pytest.skip("itoa is not in this machine's cargo home")
+    itoa = f'itoa = "={published("macros", "itoa")}"'
     main = "let x = itoa::Buffer::new().format(7).to_string();\n"
     main += 'println!("{} {x} {}", dep::says(), env!("CARGO_MANIFEST_DIR"))'
     for name in ("one", "two"):
         worktree = _worktree(twin, name)
         worktree.write({"Cargo.toml": workspace("app", "dep"), "dep/Cargo.toml": package("dep")})
-        worktree.write({"app/Cargo.toml": package("app", "dep", 'itoa = "1"')})
+        worktree.write({"app/Cargo.toml": package("app", "dep", itoa)})
         worktree.write({"app/src/main.rs": f"fn main() {{ {main}; }}\n"})
         worktree.write({"dep/src/lib.rs": "pub fn says() -> &'static str { file!() }\n"})
         place = worktree.project / "app"
         says = f"dep/src/lib.rs 7 {place}"
-        _once(worktree, says, str(user))
+        _once(worktree, says, CARGO_HOME)
         where = worktree.space.where()
         assert where["itoa lib"] == ("remote" if name == "one" else "hit")
         assert where["app bin"] == "remote"
-        worktree.agree(says, CARGO_HOME=str(user))
+        worktree.agree(says, CARGO_HOME=CARGO_HOME)
         worktree.write({"dep/src/lib.rs": f'pub fn says() -> &\'static str {{ "{name}" }}\n'})
-        worktree.agree(f"{name} 7 {place}", CARGO_HOME=str(user))
+        worktree.agree(f"{name} 7 {place}", CARGO_HOME=CARGO_HOME)
 
 
 def _worktree(twin: Twin, name: str) -> Twin:

@@ -32,6 +32,7 @@ from faults import (
     until,
 )
 from space import BURST_RUSTC, Space
+from tiers import thorough
 
 pytest_plugins = ("space_fixtures",)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -76,7 +77,7 @@ def test_an_agent_killed_in_mid_unit(space: Space, phase: Phase) -> None:
     assert done.stderr.count(" Fresh ") == len(list(space.project.glob("*/Cargo.toml")))
 
 
-@pytest.mark.parametrize("phase", faults.PHASES)
+@pytest.mark.parametrize("phase", thorough(["generating"], faults.PHASES))
 def test_an_agent_killed_in_mid_unit_is_an_error_where_remote_is_required(
     space: Space, phase: Phase
 ) -> None:
@@ -193,7 +194,7 @@ def test_nothing_of_a_killed_daemon_goes_on(space: Space) -> None:
         assert cargo.finish().status == 0
 
 
-@pytest.mark.parametrize("phase", ["checking", "generating"])
+@pytest.mark.parametrize("phase", thorough(["generating"], ["checking"]))
 def test_a_daemon_that_hangs_in_mid_unit(space: Space, phase: Phase) -> None:
     """The wrapper gives up after the silence. The daemon, awake again, writes nothing any more."""
     space.write(faults.held_project(phase))
@@ -207,7 +208,7 @@ def test_a_daemon_that_hangs_in_mid_unit(space: Space, phase: Phase) -> None:
             before = faults.state_of(space.project / "target")
         finally:
             os.kill(daemon, signal.SIGCONT)
-    until(lambda: not faults.rustcs("held"), "the end of the run nobody waits for")
+    until(lambda: not faults.rustcs(space, "held"), "the end of the run nobody waits for")
     space.stop()
     assert faults.state_of(space.project / "target") == before
     assert any(
@@ -661,3 +662,20 @@ def test_a_cache_removed_under_a_running_daemon(space: Space, what: str) -> None
     space.fresh_target()
     same(space, expected, space.cargo("build"))
     assert set(space.where().values()) == {"hit"}
+
+
+@pytest.mark.parametrize("phase", faults.PHASES)
+@pytest.mark.parametrize("what", [".", "store"])
+def test_a_cache_removed_in_mid_unit(space: Space, what: str, phase: Phase) -> None:
+    """The compiler cannot write what it made: that is no error of the user's program."""
+    shutil.rmtree(space.project)
+    space.write(faults.held_project(phase))
+    expected = faults.plain(space)
+    with Running.start(space) as cargo:
+        rustc = hold(space, phase)
+        # The agent goes on making files there meanwhile; the compiler's own folder is gone.
+        shutil.rmtree(space.home / ".cache" / "burst" / what, ignore_errors=True)
+        os.kill(rustc, signal.SIGCONT)
+        same(space, expected, cargo.finish())
+    space.fresh_target()
+    same(space, expected, space.cargo("build", **FALLBACK))

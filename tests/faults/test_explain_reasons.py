@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import faults
-from builds import CARGO_HOME, at
+from builds import at
 from faults import MANIFEST, Running, same, until
-from projects import checkout
+from projects import CARGO_HOME, checkout
 from space import BURST_RUSTC, Space
 from sshd import SSHD, Proxy
 
@@ -148,7 +148,7 @@ def test_one_job_is_one_job_at_home(space: Space) -> None:
 @needs_sshd
 def test_what_comes_home_stays_within_the_jobs(lab: Lab) -> None:
     """The link breaks with many units in flight at -j1: at home they run one at a time."""
-    faults.configure(lab.space, "connect_timeout_s = 1\nsilence_s = 2\n")
+    faults.configure(lab.space, "silence_s = 4\n")
     with Proxy(lab.sshd.port) as proxy:
         lab.through(proxy)
         lab.space.cargo("build").check()
@@ -160,7 +160,7 @@ def test_what_comes_home_stays_within_the_jobs(lab: Lab) -> None:
             until(lambda: not flying(lab), "the end of all over there")
             most = 0
             while cargo.process.poll() is None:
-                home = [n for n in range(WIDE) if faults.rustcs(f"part{n}")]
+                home = [n for n in range(WIDE) if faults.rustcs(lab.space, f"part{n}")]
                 most = max(most, len(home))
             same(lab.space, expected, cargo.finish())
         lab.space.stop()
@@ -228,7 +228,7 @@ def test_make_has_its_tokens_back(space: Space, jobs: int) -> None:
 def test_make_has_its_tokens_back_from_a_host(lab: Lab, breaks: bool) -> None:
     """With a remote host, and with one that is lost in the middle: nothing is donated to make,
     which counts, and nothing is kept."""
-    faults.configure(lab.space, "connect_timeout_s = 1\nsilence_s = 2\n")
+    faults.configure(lab.space, "silence_s = 4\n")
     with Proxy(lab.sshd.port) as proxy:
         lab.through(proxy)
         lab.space.cargo("build").check()

@@ -163,7 +163,7 @@ def test_a_stalled_link_is_given_up_within_the_silence(sshd: Sshd) -> None:
 
         results = await asyncio.gather(channel.read(1), push(), return_exceptions=True)
         assert [LinkLost, LinkLost] == [type(result) for result in results]
-        assert 0.5 * silence_s < time.monotonic() - started < 2 * silence_s
+        assert 0.5 * silence_s < time.monotonic() - started < 10 * silence_s
         with pytest.raises(LinkLost):
             await connection.run("true")
 
@@ -179,12 +179,12 @@ def test_a_frozen_server_is_given_up_within_the_silence(sshd: Sshd) -> None:
         sshd.freeze()
         try:
             with pytest.raises(LinkLost):
-                await asyncio.wait_for(channel.read(1), 5)
+                await asyncio.wait_for(channel.read(1), 20)
         finally:
             sshd.thaw()
 
     with Proxy(sshd.port) as proxy:
-        through(proxy, sshd, act, silence_s=0.5)
+        through(proxy, sshd, act, silence_s=2)
 
 
 @pytest.mark.slow
@@ -194,12 +194,12 @@ def test_an_idle_link_is_kept(sshd: Sshd) -> None:
     async def act(connection: SshConnection) -> None:
         channel = await connection.run("read line; echo got $line")
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(channel.read(1), 2)
+            await asyncio.wait_for(channel.read(1), 4)
         channel.write(b"it\n")
         assert await channel.read_exactly(7) == b"got it\n"
 
     with Proxy(sshd.port) as proxy:
-        through(proxy, sshd, act, silence_s=0.5)
+        through(proxy, sshd, act, silence_s=1)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from decimal import Decimal
 from pathlib import Path
 
@@ -46,7 +45,7 @@ SETTINGS = Hetzner(location=("fsn1", "nbg1"), server_type=("ccx63", "ccx53", "cp
 def test_the_text() -> None:
     """As people see it: each figure stands for itself."""
     assert (
-        "\n".join(consent.text(consent.terms(SETTINGS, TYPES, PRICES)))
+        "\n".join(consent.text(consent.terms(SETTINGS, TYPES, PRICES, architecture="x86")))
         == """\
 Builds that are worth it will boot a server, tried in this order:
 
@@ -73,17 +72,30 @@ Nothing dearer than €1.37 per hour is ever created."""
 
 def test_what_is_written_down_is_read_again(tmp_path: Path) -> None:
     """Types, places and the limit; the limit admits the dearest type that was shown."""
-    found = consent.terms(SETTINGS, TYPES, PRICES)
-    text = consent.table(found, '{ file = "/t" }')
+    found = consent.terms(SETTINGS, TYPES, PRICES, architecture="x86")
+    lines = [f"{key} = {value}\n" for key, value in consent.entries(found).items()]
     path = tmp_path / "config.toml"
-    path.write_text(text)
+    path.write_text("[hetzner]\n" + "".join(lines))
     values = read_user(str(path)).values
     assert values["hetzner.server_type"] == ("ccx63", "ccx53")
     assert values["hetzner.max_eur_per_hour"] == Decimal("1.37")
     assert values["hetzner.max_eur_per_hour"] >= found.dearest.rate.per_hour
-    assert tomllib.loads(text)["hetzner"]["token"] == {"file": "/t"}
+
+
+def test_what_cannot_be_used_is_named() -> None:
+    """Of another architecture than home's, or dearer than the user's own limit."""
+    arm = attrs.evolve(TYPES[0], name="cax41", architecture="arm")
+    settings = attrs.evolve(SETTINGS, server_type=("cax41", "ccx63", "ccx53"))
+    found = consent.terms(settings, [*TYPES, arm], PRICES, architecture="x86", limit=Decimal("0.9"))
+    assert [choice.type for choice in found.choices] == ["ccx53"]
+    assert found.left_out == (
+        ("cax41", "is arm, and programs for x86 are built"),
+        ("ccx63", "costs more than €0.9 per hour"),
+    )
+    assert found.max_eur_per_hour == Decimal("0.86")
 
 
 def test_nothing_is_sold_there() -> None:
-    with pytest.raises(NoCapacity):
-        consent.terms(attrs.evolve(SETTINGS, location=("sin",)), TYPES, PRICES)
+    elsewhere = attrs.evolve(SETTINGS, location=("sin",))
+    with pytest.raises(NoCapacity, match="ccx63 is not sold there; ccx53"):
+        consent.terms(elsewhere, TYPES, PRICES, architecture="x86")

@@ -39,7 +39,7 @@ from burst_lifecycle.cloud.model import (
     Volume,
 )
 from burst_lifecycle.events import Command, Created
-from burst_lifecycle.host import Lease
+from burst_lifecycle.host import Lease, Running
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.reaper import Policy
 
@@ -225,9 +225,9 @@ def test_the_document_is_an_interface() -> None:
         eur_per_hour=Decimal("0.1"),
     )
     month = Month(Decimal("1.5"), Decimal(30))
-    found_shape = shape(
-        json.loads(json.dumps(document(status_report(found(elsewhere=(other,), month=month)))))
-    )
+    working = attrs.evolve(IDLE, actions=(Running("serde", 4.0),))
+    report = status_report(found(elsewhere=(other,), month=month, leases={11: working}))
+    found_shape = shape(json.loads(json.dumps(document(report))))
     lease = {
         "draining": "bool",
         "running": "int",
@@ -239,6 +239,7 @@ def test_the_document_is_an_interface() -> None:
         "keep_alive_s": "NoneType",
         "boot_id": "str",
         "build": "str",
+        "actions": [{"crate": "str", "for_s": "float", "detached": "bool"}],
     }
     ending = {"what": "str", "by": "str", "at_s": "float", "latest_s": "float", "due": "bool"}
     assert found_shape == {

@@ -46,6 +46,13 @@ def running(stage: Stage) -> Stage:
     return stage
 
 
+def turned_off(stage: Stage) -> None:
+    """As by its dead man."""
+    box = box_of(stage.machine)
+    box.shut_down()
+    stage.machine.account.change(box.server_id, ServerState.OFF)
+
+
 def held(stage: Stage, kind: Kind) -> list[int]:
     return list(stage.machine.account.held[kind])
 
@@ -156,13 +163,42 @@ def test_down_refuses_what_works_and_says_so(running: Stage) -> None:
     box_of(running.machine).running = 2
     said = running.run("down", "--yes")
     assert (said.code, said.out) == (59, "")
-    assert "has 2 running actions" in said.err
+    assert "has 2 running actions of 0 clients" in said.err
     assert "--force" in said.err
+    box_of(running.machine).running = 6
+    box_of(running.machine).crates = ["serde", "syn", "regex", "tokio", "app"]
+    named = "(serde for 1 min; syn for 1 min; regex for 1 min; tokio for 1 min; 2 more)"
+    assert named in running.run("down", "--yes").err
     assert len(held(running, Kind.SERVER)) == 1
     forced = running.run("down", "--yes", "--force")
     assert forced.code == 0
     assert "with --force, although" in forced.err
     assert held(running, Kind.SERVER) == []
+
+
+@pytest.mark.parametrize("verb", ["status", "audit", "doctor", "volume list"])
+def test_every_command_ends_what_bills_for_nothing(running: Stage, verb: str) -> None:
+    """Its dead man turned the server off: whoever comes by next with the token deletes it, after
+    its own business, and says so; the volume stays."""
+    turned_off(running)
+    said = running.run(*verb.split())
+    assert "bills for nothing and is deleted: " in said.err
+    assert held(running, Kind.SERVER) == []
+    assert len(held(running, Kind.VOLUME)) == 1
+    assert "bills for nothing" not in running.run(*verb.split()).err
+
+
+def test_who_comes_by_never_guesses(running: Stage) -> None:
+    """Neither one that works or idles, nor without knowing who we are, nor where only a look was
+    asked for."""
+    assert "bills for nothing" not in running.run("status").err
+    turned_off(running)
+    running.machine.account.world.pass_time(2700)
+    running.run("reap", "--dry-run")
+    running.run("down", "--dry-run")
+    running.owner_known = False
+    running.run("status")
+    assert len(held(running, Kind.SERVER)) == 1
 
 
 def test_down_between_look_and_drain(running: Stage) -> None:
@@ -339,6 +375,21 @@ def test_doctor_without_a_cloud(stage: Stage) -> None:
     said = stage.run("doctor")
     assert said.code == 1
     assert "FAIL cloud-unreachable: the cloud cannot be reached" in said.out
+
+
+def test_every_command_names_what_has_no_effect(stage: Stage) -> None:
+    """Once, after its own words: a useless line, and what waits for the user's trust."""
+    stage.configure(CONFIG.replace("[hetzner]", 'unexclude = ["nope"]\n[hetzner]'))
+    folder = stage.folder / ".config"
+    folder.mkdir()
+    (folder / "burst.toml").write_text("[hetzner]\nkeep_alive_s = 9\nhard_end_s = 99\n")
+    said = stage.run("status")
+    assert said.err.count("warning: configuration: `unexclude`: 'nope' is not excluded") == 1
+    names = "`hetzner.keep_alive_s`, `hetzner.hard_end_s` have no effect"
+    assert said.err.count(f"burst.toml is not trusted: {names}\nhint: read it, then") == 1
+    (folder / "burst.toml").write_text("host = 1\n")
+    assert "warning: " in (err := stage.run("status").err)
+    assert "not a project's to set" in err
 
 
 def test_not_configured(stage: Stage) -> None:

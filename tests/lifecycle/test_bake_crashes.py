@@ -12,7 +12,7 @@ import pytest
 
 from bakes import NEWER, RECIPE, baked
 from burst_lifecycle import images, labels
-from burst_lifecycle.cloud.model import Image, Kind
+from burst_lifecycle.cloud.model import Image, Kind, Resource
 from burst_lifecycle.errors import Ambiguous, CloudProblem, DeadlinePassed
 from burst_protocol.errors import BurstError, LinkLost, Unreachable
 from crashes import (
@@ -55,7 +55,7 @@ def points(name: str) -> list[str]:
 
 def stopped_at(
     name: str, at: int, action: Callable[[], None]
-) -> tuple[Machine, dict[object, object]]:
+) -> tuple[Machine, dict[tuple[Kind, int], Resource]]:
     machine = fresh()
     planted = plant_foreign(machine)
     SCENARIOS[name](machine)
@@ -91,6 +91,7 @@ def one_current(machine: Machine) -> None:
     assert not ours(machine.account, Kind.SERVER, Kind.PRIMARY_IP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_anywhere_then_built_again(name: str) -> None:
     """The next build gives one good image, whatever was there."""
@@ -109,6 +110,7 @@ def test_killed_anywhere_then_built_again(name: str) -> None:
             raise AssertionError(f"killed at {at}: {point}") from error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_anywhere_then_only_reaps(name: str) -> None:
     """Servers go within hours, candidates within two days; a current image stays, as it should."""
@@ -130,6 +132,7 @@ def test_killed_anywhere_then_only_reaps(name: str) -> None:
             raise AssertionError(f"killed at {at}: {point}") from error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_each_error_on_each_call(error: CloudProblem) -> None:
     """Once each, before and (where the answer is lost) after it was done."""
@@ -140,6 +143,7 @@ def test_each_error_on_each_call(error: CloudProblem) -> None:
             fails_then_builds(at, point, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [LinkLost("x", host="it"), Unreachable("x", host="it")],

@@ -40,6 +40,7 @@ from crashes import (
 from lifecycles import OWNER, PROJECT, Machine, box_of, fresh
 from memory_cloud import START_S
 from memory_hosts import make_key
+from tiers import thorough
 
 # -- scenarios: what is there before, and the command ----------------------------------------------
 
@@ -162,7 +163,7 @@ POWER_CUT = {"reap at the hard end", "down with everything"}
 """Where a mounted volume may lose what was not written back: an action runs there for ever."""
 
 
-# -- what must hold ---------------------------------------------------------------------------------
+# -- what must hold --------------------------------------------------------------------------------
 
 
 def check(machine: Machine, *, may_cut_power: bool) -> None:
@@ -234,6 +235,7 @@ def points(name: str) -> list[str]:
     return counter.names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_anywhere_then_up(name: str) -> None:
     """The next `up` gives one good server."""
@@ -250,6 +252,7 @@ def test_killed_anywhere_then_up(name: str) -> None:
             raise AssertionError(f"killed at {at}: {point}") from error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_anywhere_then_only_reaps(name: str) -> None:
     """Nothing of ours outlives its expiry, nothing of others is touched."""
@@ -269,7 +272,8 @@ def box_of_ours(machine: Machine) -> Any:
     return machine.account.boxes[server.id]
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", thorough(["first up", "reap of an idle one"], [*SCENARIOS]))
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_each_error_on_each_call(name: str, error: CloudProblem) -> None:
     """Once each, before and (where the answer is lost) after it was done."""

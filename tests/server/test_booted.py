@@ -111,6 +111,8 @@ def test_a_server_is_set_up_by_its_user_data(tmp_path: Path) -> None:
     (folder / "upper").mkdir(parents=True)
     install_agent(folder / "upper", tmp_path / "cache")
     data = user_data(
+        ssh_authorized_keys=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ1cnN0 somebody"],
+        disable_root=False,
         bootcmd=[arming()],
         write_files=[
             {"path": path, "permissions": mode, "content": text}
@@ -127,6 +129,9 @@ def test_a_server_is_set_up_by_its_user_data(tmp_path: Path) -> None:
             assert (status["state"], status["running"], status["clients"]) == ("ready", 0, 0)
             assert 43_000 < status["hard_end_in_s"] <= 43_200
         assert machine.run("sh", f"{files.FOLDER}/setup.sh") == "burst-setup ok\n"
+        assert "AAAAC3NzaC1lZDI1NTE5AAAAIGJ1cnN0" in machine.run(
+            *become, "cat", "/home/burst/.ssh/authorized_keys"
+        )
         metadata_is_roots(machine, become)
         assert json.loads(machine.run("burst-agent", "lease", "drain"))["granted"]
         assert "no process" not in machine.run("systemctl", "status", "burst-agent", check=False)
@@ -143,4 +148,6 @@ def metadata_is_roots(machine: Booted, become: tuple[str, ...]) -> None:
     )
     ask = ("curl", "-sS", "-m", "3", "--retry", "20", "--retry-connrefused", "--retry-delay", "1")
     assert machine.run(*ask, "http://169.254.169.254/")
-    assert machine.run(*become, "curl", "-sS", "-m", "2", "http://169.254.169.254/", check=False) == ""
+    assert (
+        machine.run(*become, "curl", "-sS", "-m", "2", "http://169.254.169.254/", check=False) == ""
+    )

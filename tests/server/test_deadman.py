@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,6 +244,62 @@ def test_a_locked_lease_is_waited_for_and_then_left_alone(machine: Machine) -> N
     with machine.lease().locked(write=False):
         assert machine.check() == "stay: no client since boot, but the lease is locked"
     assert machine.check() == "off: no client since boot"
+
+
+_WORKER = """
+import mmap, sys, time
+from burst_agent.lease import Lease, Share
+from burst_protocol.errors import Draining
+with open(sys.argv[2], "r+b") as file:
+    inside = mmap.mmap(file.fileno(), 16)
+share = Share(Lease(sys.argv[1]))
+while not inside[1]:
+    try:
+        share.begin(prolongs=False)
+    except Draining:
+        inside[2] = 1
+        continue
+    inside[0] = 1
+    time.sleep(0.002)
+    inside[0] = 0
+    share.end(prolongs=False)
+    time.sleep(0.002)
+"""
+
+
+@pytest.mark.slow
+def test_it_never_meets_a_starting_action(machine: Machine) -> None:
+    """Raced: whenever it says off, nothing is inside, and nothing comes inside any more."""
+    shared = machine.root / "inside"
+    shared.write_bytes(bytes(16))
+    with open(shared, "r+b") as file:
+        inside = mmap.mmap(file.fileno(), 16)
+    argv = [sys.executable, "-c", _WORKER, str(machine.run), str(shared)]
+    offs = stays = 0
+    with subprocess.Popen(argv) as worker:
+        (machine.root / "proc" / str(worker.pid)).symlink_to(f"/proc/{worker.pid}")
+        machine.at(AGE_S + 900)
+        try:
+            for _ in range(60):
+                inside[2] = 0
+                said = machine.check()
+                if not said.startswith("off"):
+                    assert "something runs" in said
+                    stays += 1
+                    continue
+                offs += 1
+                while not inside[2]:
+                    assert not inside[0]
+                    assert worker.poll() is None
+                assert not inside[0]
+                for name in ("off-since", "ending", "draining"):
+                    (machine.run / name).unlink()
+        finally:
+            inside[1] = 1
+            worker.wait(30)
+    print(f"off {offs}, stayed {stays}")
+    assert offs
+    assert stays
 
 
 # How

@@ -84,6 +84,48 @@ def test_what_runs_and_who_is_there_is_counted(folder: str, lease: Lease, clock:
     assert lease.status()["idle_s"] == 30
 
 
+def test_what_runs_has_names(folder: str, lease: Lease, clock: Clock) -> None:
+    """Crates and since when, the longest first: `burst-admin down` says what would be lost."""
+    share = share_of(folder, clock)
+    share.begin(name="serde")
+    clock.now_s += 40
+    share.begin(name='odd"\n\udcff', detached=True)
+    share.begin(name="serde")
+    clock.now_s += 2
+    share.begin(name="x" * 1000)
+    share.end(name="x" * 1000)
+    assert lease.status()["actions"] == [
+        {"crate": "serde", "for_s": 42.0, "detached": False},
+        {"crate": 'odd"\n\udcff', "for_s": 2.0, "detached": True},
+        {"crate": "serde", "for_s": 2.0, "detached": False},
+    ]
+    share.end(name="serde")
+    share.end(name='odd"\n\udcff', detached=True)
+    assert lease.status()["actions"] == [{"crate": "serde", "for_s": 2.0, "detached": False}]
+    for _ in range(300):
+        share.begin(name="many")
+    status = lease.status()
+    assert status["running"] == 301
+    assert len(status["actions"]) == 100  # type: ignore[arg-type]  # it is a list
+
+
+def test_an_end_that_could_not_be_written_down_is_told_again(
+    folder: str, lease: Lease, clock: Clock
+) -> None:
+    """Number and name together."""
+    share = share_of(folder, clock)
+    share.begin(name="serde")
+    os.rename(folder, f"{folder}.away")
+    with pytest.raises(EnvironmentProblem):
+        share.end(name="serde")
+    os.rename(f"{folder}.away", folder)
+    clock.now_s += 1
+    share.begin(name="other")
+    assert [one["crate"] for one in lease.status()["actions"]] == ["serde", "other"]  # type: ignore[attr-defined]
+    share.end(name="serde")
+    assert [one["crate"] for one in lease.status()["actions"]] == ["other"]  # type: ignore[attr-defined]
+
+
 def test_a_client_that_only_stays_is_no_activity(folder: str, lease: Lease, clock: Clock) -> None:
     """A daemon is connected all night; the server's idle time goes on."""
     share = share_of(folder, clock)

@@ -251,24 +251,33 @@ def test_a_detached_run_goes_on_and_keeps_the_server(start: Start) -> None:
     run(scenario)
 
 
-def test_the_end_of_a_detached_run_waits_for_its_heir(start: Start) -> None:
-    """Whoever asks later hears all of it."""
+@pytest.mark.parametrize("before", [False, True], ids=["afterwards", "before its client went"])
+def test_the_end_of_a_detached_run_waits_for_its_heir(start: Start, before: bool) -> None:
+    """Whoever asks later hears all of it, a failure too; then it is forgotten."""
 
     async def scenario() -> None:
         async with start("--orphan", "0") as server:
             client = await server.connect()
-            action = await portable(
-                client, "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done; echo x >&2"
-            )
-            await started(client, attrs.evolve(client.request(action), detached=True))
+            action = await portable(client, f"{COUNT}; echo x >&2; exit 9")
+            request = attrs.evolve(client.request(action), detached=True)
+            await started(client, request)
+            if before:
+                await client.collect(request.id)
+                await server.status(detached=0)
             await client.close()
             await server.status(clients=0, detached=0)
             again = await server.connect()
-            outcome = await again.execute(again.request(action))
-            assert outcome.stderr == [b"x\n"]
+            heir = again.request(action)
+            outcome = await again.execute(heir)
+            assert (outcome.stderr, code_of(outcome)) == ([b"x\n"], 9)
             status = await again.ask(m.AskStatus(again.new_id()))
             assert isinstance(status, m.Status)
             assert status.executed == 1
+            await again.send(m.Release(heir.id))
+            assert code_of(await again.execute(again.request(action))) == 9
+            status = await again.ask(m.AskStatus(again.new_id()))
+            assert isinstance(status, m.Status)
+            assert status.executed == 2
 
     run(scenario)
 
@@ -382,6 +391,35 @@ def test_inputs_that_a_neighbour_has_are_not_asked_for(start: Start) -> None:
             assert code_of(await one.execute(one.request(action))) == 0
             two = await server.connect(volume="102")
             assert code_of(await two.execute(two.request(action))) == 0
+
+    run(scenario)
+
+
+def test_a_store_that_nobody_works_in_is_closed(start: Start) -> None:
+    """Then its volume can be unmounted; whoever comes back finds everything."""
+
+    def open_below(process: int, folder: Path) -> list[str]:
+        found = []
+        for fd in os.listdir(f"/proc/{process}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(os.readlink(f"/proc/{process}/fd/{fd}"))
+        return [path for path in found if path.startswith(str(folder))]
+
+    async def scenario() -> None:
+        async with start("--linger", "0.2") as server:
+            volume = server.volume("101")
+            client = await server.connect(volume="101")
+            request = await remote_shell(client, "echo out >/work/out/f")
+            await accept(client, request, await client.execute(request))
+            assert open_below(server.process.pid, volume)
+            await client.close()
+            closed = False
+            while not closed:
+                closed = not open_below(server.process.pid, volume)
+                await asyncio.sleep(0)
+            again = await server.connect(volume="101")
+            hit = await again.ask(m.Lookup(again.new_id(), WEAK, (STRONG,)))
+            assert isinstance(hit, m.Hit)
 
     run(scenario)
 

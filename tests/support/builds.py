@@ -20,11 +20,9 @@ from typing import Any
 import attrs
 
 from compare import compare_targets, report
-from projects import checkout
+from projects import CARGO_HOME, checkout
 from space import BURST_RUSTC, Done, Space
 
-# The machine's, also when a fixture has given the test another one: packages are fetched once.
-CARGO_HOME = os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo")
 _MEASUREMENTS = os.environ.get("BURST_TEST_MEASUREMENTS")
 WRAPPED = {"RUSTC_WRAPPER": str(BURST_RUSTC)}
 

@@ -13,6 +13,7 @@ All else is equal (measured, rustc 1.95), and is compared.
 Only for builds that succeed: how far a failing one gets is a race.
 """
 
+import contextlib
 import difflib
 import os
 import re
@@ -137,7 +138,8 @@ def compare_targets(plain: Path, burst: Path, *, incremental: bool) -> list[Diff
         detail = _content(plain / path, burst / path, units)
         if detail:
             differences.append(Difference(path, "content", detail))
-    return differences + _links(both, ours, theirs, incremental=incremental)
+    links = _links(both, ours, theirs, incremental=incremental)
+    return differences + [_with_others(each, burst, theirs[each.path]) for each in links]
 
 
 def _absences(
@@ -241,6 +243,17 @@ def _links(
             detail = f"{ours[path].st_nlink} hard links became {theirs[path].st_nlink}"
             differences.append(Difference(path, "links", detail))
     return differences
+
+
+def _with_others(links: Difference, target: Path, status: os.stat_result) -> Difference:
+    """With every name that the file has around the project: who made the link is what one asks."""
+    names = []
+    for folder, _, files in os.walk(target.parents[1]):
+        for path in (os.path.join(folder, name) for name in files):
+            with contextlib.suppress(FileNotFoundError):  # a daemon lives there
+                if os.path.samestat(os.lstat(path), status):
+                    names.append(path)
+    return attrs.evolve(links, detail=f"{links.detail}: {', '.join(sorted(names))}")
 
 
 def _link_groups(files: Mapping[str, os.stat_result]) -> dict[str, set[str]]:

@@ -269,6 +269,12 @@ def _cmdline(pid: int) -> list[str]:
     return data.decode("utf-8", "replace").split("\0")
 
 
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def socket_path(space: Space) -> Path:
     return space.folder / "run" / "burst" / os.fsdecode(socket_name())
 
@@ -294,8 +300,9 @@ def agent_pid(space: Space) -> int:
     return 0
 
 
-def rustcs(crate: str, *, below: int | None = None) -> list[int]:
-    """Processes that are rustc itself (no wrapper, no launcher) and compile that crate.
+def rustcs(space: Space, crate: str, *, below: int | None = None) -> list[int]:
+    """Processes that are rustc itself (no wrapper, no launcher) and compile that crate of that
+    machine, here or on a host: cargo names the output folder by its absolute path.
 
     `below` 0 is a process that is not there, and has none.
     """
@@ -307,6 +314,8 @@ def rustcs(crate: str, *, below: int | None = None) -> list[int]:
         words = _cmdline(pid)
         if "--crate-name" not in words or words[words.index("--crate-name") + 1] != crate:
             continue
+        if not any(f"{space.folder}/" in word for word in words):
+            continue  # another test's, which runs at the same time
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "rustc" and alive(pid):
                 found.append(pid)
@@ -320,7 +329,8 @@ def _pids() -> list[int]:
 def is_agent(pid: int) -> bool:
     """Of either kind, embedded or on a host."""
     words = _cmdline(pid)
-    return "--root" in words and bool({"--stdio", "--fd"} & set(words)) and alive(pid)
+    started = "--root" in words and bool({"--stdio", "--fd"} & set(words))
+    return (started or _name(pid) == "burst-agent") and alive(pid)
 
 
 def is_wrapper(pid: int) -> bool:
@@ -331,7 +341,7 @@ def is_wrapper(pid: int) -> bool:
 
 def hold(space: Space, phase: Phase, *, find: Callable[[], list[int]] | None = None) -> int:
     """Stop `held`'s rustc in the sandbox as soon as it is in that phase; its pid."""
-    candidates = find or (lambda: rustcs("held", below=agent_pid(space)))
+    candidates = find or (lambda: rustcs(space, "held", below=agent_pid(space)))
 
     def caught() -> int | None:
         if phase == "generating" and not metadata(space):

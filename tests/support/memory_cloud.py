@@ -1,8 +1,8 @@
 """A cloud in memory whose time is virtual: strict about states, names, labels, locks and capacity.
 
-Not a mock: it has its own idea of what is there and refuses what the real one refuses. Servers in it
-are `memory_hosts.Box`es. `cloud.before` and `cloud.after` are called around every request with its
-name, and may raise: before (nothing was done) or after (it was done, and the answer is lost).
+Not a mock: it has its own idea of what is there and refuses what the real one refuses. Servers in
+it are `memory_hosts.Box`es. `cloud.before` and `cloud.after` are called around every request with
+its name, and may raise: before (nothing was done) or after (it was done, and the answer is lost).
 """
 
 from __future__ import annotations

@@ -54,12 +54,11 @@ class PaperAccount:
 
     @property
     def held(self) -> dict[Kind, Mapping[int, Any]]:
-        return {
-            Kind.VOLUME: {
-                one.id: _Volume(one.server.id if one.server else None)
-                for one in self.cloud.client().volumes.get_all()
-            }
-        }
+        volumes: dict[int, Any] = {}
+        for one in self.cloud.client().volumes.get_all():
+            assert one.id is not None
+            volumes[one.id] = _Volume(one.server.id if one.server else None)
+        return {Kind.VOLUME: volumes}
 
 
 @attrs.define
@@ -94,18 +93,20 @@ class PaperSsh:
     def _box(self, login: Login) -> Box:
         cloud = self.account.cloud
         for server in cloud.client().servers.get_all():
-            if server.public_net.ipv4 and server.public_net.ipv4.ip == login.host:
+            net = server.public_net
+            if net is not None and net.ipv4 is not None and net.ipv4.ip == login.host:
                 break
         else:
             raise Unreachable("no route", host=login.host)
+        assert server.id is not None
         box = self.account.boxes.get(server.id)
         if server.status != "running":
             if box is not None and box.on:
                 box.shut_down()
             raise Unreachable("no answer", host=login.host)
         if box is None:
-            bodies = [call.body for call in cloud.calls("POST /servers")]
-            told = next(body for body in reversed(bodies) if body["name"] == server.name)
+            bodies = [call.body or {} for call in cloud.calls("POST /servers")]
+            told = next(body for body in reversed(bodies) if body.get("name") == server.name)
             box = Box(self.account, server.id, told["user_data"])  # type: ignore[arg-type]
             self.account.boxes[server.id] = box
         if not box.on:

@@ -17,6 +17,8 @@ from pathlib import Path
 import attrs
 
 PROJECTS = Path(__file__).resolve().parents[1] / "projects"
+# The machine's, also when a fixture has given the test another one: packages are fetched once.
+CARGO_HOME = os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo")
 
 # What cargo itself stamps on every packaged file: older than any build, so nothing looks changed.
 _MTIME_S = 1_153_704_088
@@ -79,16 +81,28 @@ def checkout(name: str, destination: Path) -> Project:
     return Project(name=name, path=destination)
 
 
+def published(name: str, crate: str) -> str:
+    """The version of a crate that this project pins, fetched into CARGO_HOME.
+
+    Raises ProjectError if cargo cannot fetch.
+    """
+    folder = PROJECTS / name
+    _fetch(folder)
+    lock = tomllib.loads((folder / "Cargo.lock").read_text())
+    (version,) = {p["version"] for p in lock["package"] if p["name"] == crate}
+    return str(version)
+
+
 def plain_environ(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without what would change a build, plus `extra`."""
+    """This process's environment without what would change a build, the machine's CARGO_HOME, and
+    `extra`."""
     left_out = {*_BUILD_VARIABLES, *_CARGO_OF_A_CALLER}
     environ = {
         key: value
         for key, value in os.environ.items()
         if key not in left_out and not key.startswith(_BUILD_PREFIXES)
     }
-    environ.update(extra or {})
-    return environ
+    return {**environ, "CARGO_HOME": CARGO_HOME, **(extra or {})}
 
 
 def _lay_out(recipe: Path, destination: Path, packages: Mapping[str, str]) -> None:

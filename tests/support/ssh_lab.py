@@ -66,7 +66,7 @@ class Lab:
     def remote_rustcs(self, crate: str) -> list[int]:
         """The compilers of that crate in the host's sandboxes."""
         there = set(self.sshd.session_pids())
-        return [pid for pid in faults.rustcs(crate) if pid in there]
+        return [pid for pid in faults.rustcs(self.space, crate) if pid in there]
 
     def hold(self, phase: Phase) -> int:
         """As `faults.hold`, on the host."""

@@ -272,7 +272,8 @@ class TrixieHost:
             ours, self.ip = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
             if f" {ours}/" not in used:
                 break
-        link = f"bt{pid}"
+        # Not by pid: another run may live in a process namespace of its own. 15 characters at most.
+        link = f"bt{random.randrange(1 << 48):012x}"
         inside = ["nsenter", f"--net=/proc/{pid}/ns/net"]
         peer = ["peer", "name", "eth0", "netns", str(pid)]
         for command in (

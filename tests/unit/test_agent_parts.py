@@ -18,6 +18,7 @@ from burst_agent.root import StoreRoot
 from burst_agent.slots import MEMORY_PER_RUN_BYTES, Slots
 from burst_agent.store import BlobStore
 from burst_protocol import messages as m
+from burst_protocol.action import KIND_DIRECTORY, Input
 from burst_protocol.digest import Digest
 from burst_protocol.framing import CHUNK_BYTES, FrameDecoder
 from burst_protocol.session import Role, Session
@@ -328,10 +329,39 @@ def test_a_program_that_could_not_be_started_counts() -> None:
     assert observations.foreign_programs(log, (b"/usr/bin/cc",)) == [b"git", b"hg"]
 
 
+def test_what_a_whole_directory_lacks_is_no_news(tmp_path: Path) -> None:
+    """Its digest says so, too. Not of files that are quiet one by one, and not behind a `..`, which
+    may lead elsewhere; and what is written there is always told."""
+    log = tmp_path / "log"
+    toolchain = Input(b"/t/lib", KIND_DIRECTORY, Digest.of(b"tree"))
+    action = shell("true", quiet=(b"/t/lib", b"/usr/bin"), inputs=(toolchain,))
+    log.write_bytes(
+        record(
+            "H-0 1 0 1 /t/bin/rustc",
+            "a-2 /t/lib/gcc-ld/ld",
+            "s-2 /t/library",
+            "o-2 /usr/bin/ld",
+            "s-2 /t/lib/../absent",
+            "s-20 /t/lib/file/absent",
+            "ow2 /t/lib/new/file",
+            "m-2 /t/lib/other",
+        )
+    )
+    seen = observations.Reporter(action).report(os.fsencode(log), last=True)
+    assert [(a.op, a.path) for a in seen.accesses] == [
+        ("stat", b"/t/library"),
+        ("open", b"/usr/bin/ld"),
+        ("stat", b"/t/lib/../absent"),
+        ("stat", b"/t/lib/file/absent"),
+        ("write", b"/t/lib/new/file"),
+        ("change", b"/t/lib/other"),
+    ]
+
+
 def test_reports_hold_news_only_and_nothing_private(tmp_path: Path) -> None:
     """Each access once; own temporary files, out-dir and quiet places are left out."""
     log = tmp_path / "log"
-    action = shell("true", cwd=b"/tmp/work", quiet=(b"/usr",))
+    action = shell("true", cwd=b"/tmp/work", quiet=(b"/usr",), inputs=())
     reporter = observations.Reporter(action)
     log.write_bytes(
         record(

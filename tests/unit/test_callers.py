@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from burst_wrapper.callers import Callers, nearest_target_dir, same_process
+from burst_wrapper.callers import Caller, Callers, nearest_target_dir, same_process
 
 # A cargo that starts one wrapper: says the wrapper's pid and lives until its stdin ends.
 CARGO = """
@@ -92,6 +93,35 @@ def test_nobody_there() -> None:
     assert callers.of(1) is None
 
 
+FIRST = """
+import os, subprocess, sys
+from burst_wrapper.callers import Callers
+with open("/proc/self/comm", "w") as comm:
+    comm.write(sys.argv[1])
+child = subprocess.Popen(["/bin/sleep", "600"], stdin=subprocess.DEVNULL)
+caller = Callers().of(child.pid)
+child.kill()
+print(caller and (os.getpid(), caller.pid, caller.is_cargo, caller.environ[b"FAMOUS"]))
+"""
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cargo", (1, 1, True, b"yes")), ("sh", None)])
+def test_cargo_is_the_first_process_of_a_container(name: str, expected: object) -> None:
+    """`docker run … cargo build`: it is cargo all the same. Any other first process adopted the
+    wrapper of a cargo that is gone."""
+    spaces = ["unshare", "-Urpfm", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*spaces, "true"], check=False).returncode:
+        pytest.skip("no user namespaces")
+    done = subprocess.run(
+        [*spaces, sys.executable, "-c", FIRST, name],
+        env={**os.environ, "FAMOUS": "yes"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(expected)
+
+
 def test_a_zombie_no_longer_runs() -> None:
     """A killed cargo whose parent has not looked yet wants nothing any more."""
     with cargo() as process:
@@ -133,3 +163,20 @@ def test_the_target_directory_is_the_one_cargo_marked(tmp_path: Path) -> None:
     assert nearest_target_dir(bytes(target / "debug" / "build" / "x-1")) == bytes(target)
     assert nearest_target_dir(b"/") == b"/"
     assert nearest_target_dir(b"/nowhere/deps") == b"/nowhere/deps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb"),
+    [
+        ([b"build"], b"build"),
+        ([b"+nightly", b"check", b"--tests"], b"check"),
+        ([b"--color", b"always", b"-Z", b"unstable-options", b"c"], b"c"),
+        ([b"--config", b"net.offline=true", b"-q", b"test"], b"test"),
+        ([b"-C", b"sub", b"build"], b"build"),
+        ([b"--version"], b""),
+        ([], b""),
+    ],
+)
+def test_the_verb_of_a_cargo(arguments: list[bytes], verb: bytes) -> None:
+    """Behind cargo's own options and their values."""
+    assert Caller(1, 2, None, b"cargo", b"/", tuple(arguments)).verb == verb

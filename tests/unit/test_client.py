@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ class FakeTransport(asyncio.WriteTransport):
         super().__init__()
         self.writes: list[bytes] = []
         self.closing = False
+        self.ended = False
 
     def write(self, data: Any) -> None:
         assert not self.closing
+        assert not self.ended
         self.writes.append(bytes(data))
 
     def is_closing(self) -> bool:
@@ -28,6 +31,12 @@ class FakeTransport(asyncio.WriteTransport):
 
     def close(self) -> None:
         self.closing = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def frames(self) -> list[tuple[bytes, bytes]]:
         data = b"".join(self.writes)
@@ -73,7 +82,33 @@ def test_frames_in_order_and_in_one_portion() -> None:
         (b"X", (101).to_bytes(4, "little")),
     ]
     assert len(transport.writes) == 1
-    assert transport.closing
+    assert transport.ended
+    assert not transport.closing, "the other half says when the wrapper has ended"
+
+
+def test_a_wrapper_that_ended_before_it_gave_all_files_their_names(tmp_path: Path) -> None:
+    """Killed, or broken off at the stderr of a dead cargo: what it did not rename is removed."""
+    late, named = tmp_path / ".burst-1", tmp_path / "y"
+    late.touch()
+    named.touch()
+
+    async def scenario() -> None:
+        client = Client(FakeTransport(), 1)
+        client.rename(
+            [
+                (bytes(late), bytes(tmp_path / "x")),
+                (bytes(tmp_path / ".burst-2"), bytes(named)),
+            ]
+        )
+        client.abort()
+        assert late.exists(), "it may still do so"
+        assert not client.gone.is_set()
+        client.left()
+        assert client.gone.is_set()
+
+    asyncio.run(scenario())
+    assert named.exists()
+    assert not late.exists()
 
 
 def test_what_is_said_without_an_end_goes_out_too() -> None:

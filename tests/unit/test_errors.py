@@ -56,6 +56,7 @@ def test_exit_codes_are_append_only() -> None:
         20: "toolchain",
         21: "platform",
         22: "daemon",
+        23: "draining",
         30: "digest-mismatch",
         31: "blob-missing",
         32: "protocol-local",

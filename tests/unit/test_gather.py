@@ -281,3 +281,13 @@ def test_incremental_state_belongs_to_unit_and_platform(machine: Home) -> None:
         assert state.path == bytes(path)
         states.append(state.state_key)
     assert len(set(states)) == 3
+
+
+def test_what_was_learned_before_is_no_news() -> None:
+    """A run that lacks what was added for it would lack it again."""
+    known = Learned(files={b"/a", b"/b"}, trees={b"/t"}, env={b"V"})
+    assert not Learned().beyond(known)
+    assert not Learned(files={b"/a"}, env={b"V"}).beyond(known)
+    assert Learned(files={b"/a", b"/c"}).beyond(known)
+    assert Learned(directories={b"/a"}).beyond(known)
+    assert Learned(trees={b"/a"}).beyond(known)

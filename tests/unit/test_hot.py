@@ -24,8 +24,10 @@ import burst_wrapper.hot as hot_module
 from burst_protocol.errors import RemoteRequired
 from burst_wrapper.launcher import launcher_text
 from fake_daemon import Answer, FakeDaemon, Request, exit_frame, frame
+from faults import until
 
 HOT = Path(hot_module.__file__).resolve()
+PROBE = ["-", "--crate-name", "___", "--print=file-names", "--print=cfg"]
 UNIT = ["--crate-name", "x", "--json=diagnostic-rendered-ansi,artifacts", "src/lib.rs"]
 # What the tests' compiler prints when it really runs.
 LOCAL = "compiled here:"
@@ -700,6 +702,69 @@ def test_one_daemon_for_many_wrappers(stub: str, rustc: str, home: Path) -> None
             for n in ("RUNTIME_DIR", "CONFIG_HOME", "CACHE_HOME", "DATA_HOME", "STATE_HOME")
         ],
     }
+
+
+def starts(home: Path) -> int:
+    """How many daemons began."""
+    file = home / "starts"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@pytest.mark.slow
+def test_cargos_probe_starts_the_daemon(stub: str, rustc: str, home: Path) -> None:
+    """The answer comes at once and is rustc's; the next unit meets a daemon that is loaded."""
+    answer = {"BURST_TEST_ANSWER": exit_frame(6).hex(), "BURST_TEST_CALLS": "1"}
+    done = call(stub, rustc, *PROBE, **answer)
+    assert (done.stdout, done.stderr, done.returncode) == (local(*PROBE), "", 0)
+    until(lambda: starts(home) == 1, "a daemon")
+    assert call(stub, rustc, *UNIT, **answer).returncode == 6
+    assert starts(home) == 1
+    line = (home / "starts").read_text().split()
+    assert line[:2] == ["/", "True"]
+    assert line[-4:] == ["/dev/null"] * 3 + ["2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_probe_starts_no_daemon_where_one_failed(
+    tmp_path: Path, stub: str, rustc: str, home: Path, failed: bool
+) -> None:
+    """Units tell of the trouble, and are counted; a probe would only add to it."""
+    path = hot_module.socket_path(dict(os.environb))
+    if failed:
+        call(stub, rustc, *UNIT, BURST_TEST_ANSWER="", BURST_TEST_CALLS="1")
+        os.unlink(path)
+    script = (
+        "from _frozen_importlib_external import SourceFileLoader\n"
+        "hot = {'__name__': 'hot'}\n"
+        f"exec(SourceFileLoader('hot', {str(HOT)!r}).get_code('hot'), hot)\n"
+        f"hot['_start_if_none']({os.fsencode(rustc)!r}, hot['own_environ']())"
+    )
+    python = str(tmp_path / "venv" / "bin" / "python3")
+    call(python, "-I", "-S", "-c", script, BURST_TEST_ANSWER="", BURST_TEST_CALLS="1")
+    assert os.path.exists(path) == (not failed)
+    if not failed:
+        until(lambda: starts(home) == 1, "a daemon")
+    assert starts(home) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["-vV"], {}),
+        (["--print=file-names", "-", "--crate-name", "___"], {}),
+        (["-", "--crate-name", "probe", "--print=file-names"], {}),
+        (PROBE, {"BURST_DISABLE": "1"}),
+    ],
+)
+def test_nothing_else_starts_one(
+    stub: str, rustc: str, home: Path, arguments: list[str], variables: dict[str, str]
+) -> None:
+    """Questions of build scripts and editors, and cargo's where burst is switched off."""
+    call(stub, rustc, *arguments, BURST_TEST_ANSWER="", BURST_TEST_CALLS="0", **variables)
+    assert starts(home) == 0
+    assert not (Path(os.environ["XDG_RUNTIME_DIR"]) / "burst").exists()
 
 
 @pytest.mark.slow

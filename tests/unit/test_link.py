@@ -14,6 +14,7 @@ from burst_protocol.errors import (
     AgentGone,
     BurstError,
     DiskFull,
+    Draining,
     LinkLost,
     LocalProtocolError,
     RemoteProtocolError,
@@ -73,6 +74,41 @@ def test_an_answer_that_is_no_ready() -> None:
         with pytest.raises(RemoteProtocolError, match="Failed"):
             await link.start(no_tools)
         await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_takes_no_work_says_why_it_hangs_up() -> None:
+    """A server about to go: that is no broken link."""
+
+    async def scenario() -> None:
+        agent = FakeAgent()
+        link = AgentLink(agent, "there", silence_s=600, local=False)
+        agent.say(m.Failed(0, "draining", "the paid hour ends"))
+        agent.raw(b"")
+        with pytest.raises(Draining, match="the paid hour ends"):
+            await link.start(no_tools)
+
+    asyncio.run(scenario())
+
+
+def test_notices_are_heard() -> None:
+    """Whenever they come; nobody need listen."""
+
+    async def scenario() -> None:
+        heard: list[str] = []
+        agent = FakeAgent(
+            lambda message: (
+                [m.Notice("ten minutes left"), m.Status(message.id, 0, 0, 0, 0, 0)]
+                if isinstance(message, m.AskStatus)
+                else []
+            )
+        )
+        async with linked(agent) as link:
+            await link.ask(m.AskStatus(link.new_id()))
+            link.on_notice = heard.append
+            await link.ask(m.AskStatus(link.new_id()))
+            assert heard == ["ten minutes left"]
 
     asyncio.run(scenario())
 

@@ -85,6 +85,14 @@ def test_private_tmp_comes_before_what_lies_in_it() -> None:
     assert targets.index(b"/tmp") < targets.index(b"/tmp/p")
 
 
+def test_a_linker_in_tmp_is_seen_in_the_private_one() -> None:
+    """As of a tool set unpacked there; a platform's tree has it where home has it."""
+    disk = Imagined({b"x": {b"tmp": {b"t": {b"cc": b"gcc", b"gcc": None}}, b"usr": {}}})
+    got = simple(plan([Mount.tree(b"/x"), *standard()], disk))
+    assert got[0] == (How.TMPFS, b"/tmp", b"")
+    assert got[1] == (How.READ, b"/tmp/t", b"/x/tmp/t")
+
+
 def test_a_tree_appears_entry_by_entry_at_the_root() -> None:
     """Directories of a platform tree are bound whole, its links are made anew."""
     got = simple(plan([Mount.tree(b"/x")], DISK))

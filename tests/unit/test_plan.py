@@ -11,6 +11,7 @@ from burst_protocol.digest import Digest
 from burst_wrapper.closures import Closure
 from burst_wrapper.config import Config, Rule
 from burst_wrapper.daemon.plan import Plan
+from burst_wrapper.daemon.unit import _manifest
 from fake_plan import Home
 
 
@@ -202,6 +203,15 @@ def test_the_manifest_is_the_key(machine: Home) -> None:
     labels = [label for label, _ in one.manifest]
     assert labels[:5] == [b"version", b"platform", b"driver", b"cwd", b"argfile"]
     assert os.fsencode(Path(os.fsdecode(one.cwd))) in [value for _, value in one.manifest]
+
+
+def test_arguments_are_shown_as_they_are(machine: Home) -> None:
+    """An argument of as many bytes as a digest is none."""
+    argument = "extra-filename=-0123456789abcdef"
+    assert len(argument) == 32
+    shown = _manifest(machine.plan("-C", argument, env={b"V": b"v" * 32}))
+    assert ("arg", argument) in shown
+    assert ("env V", "v" * 32) in shown
 
 
 def test_macros_that_are_known_to_read_nothing(machine: Home) -> None:

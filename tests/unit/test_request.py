@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from burst_protocol.errors import RemoteProtocolError
+from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.request import MAX_BYTES, Request, parse_request, request_size
+from burst_wrapper.daemon.server import Server, WrapperProtocol
 
 words = st.binary(max_size=8).filter(lambda word: b"\0" not in word)
 
@@ -92,3 +99,37 @@ def test_random_bytes(data: bytes) -> None:
 def test_an_umask_is_permissions_only() -> None:
     """Other bits do not exist."""
     assert parse_request(packed(b"1", b"1", b"7022", *SOUND[3:])).umask == 0o022
+
+
+class _Heard:
+    """Stands for the server: keeps who asked what."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Future[tuple[Client, Request]] = asyncio.Future()
+
+    def begin(self, client: Client, request: Request) -> None:
+        self.begun.set_result((client, request))
+
+    def left(self, client: Client) -> None:
+        pass
+
+
+def test_the_kernel_says_who_asks() -> None:
+    """A wrapper in a pid namespace of its own names a pid that is some other process here; its
+    cargo would be looked for there, and a unit ended when that process ends."""
+
+    async def scenario() -> tuple[Client, Request]:
+        heard = _Heard()
+        ours, theirs = socket.socketpair(socket.AF_UNIX)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: WrapperProtocol(cast("Server", heard)), ours
+        )
+        theirs.sendall(packed(*SOUND))
+        begun = await heard.begun
+        transport.close()
+        theirs.close()
+        return begun
+
+    client, request = asyncio.run(scenario())
+    assert request.pid == client.pid == os.getpid() != 4711

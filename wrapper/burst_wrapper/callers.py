@@ -58,7 +58,7 @@ class Callers:
             return None
         parent_pid = int(stat[1])
         parent = _stat(parent_pid)
-        if parent is None or parent_pid <= 1:
+        if parent is None or parent_pid < 1:
             return None
         start = int(parent[19])
         known = self._known.get(parent_pid)
@@ -78,6 +78,8 @@ class Callers:
             cwd = os.readlink(b"/proc/%d/cwd" % parent_pid)
         except OSError:
             pass
+        if parent_pid == 1 and name != b"cargo":
+            return None  # adopted: its cargo is gone. In a container cargo itself may be the first.
         caller = Caller(parent_pid, start, environ, name, cwd, arguments)
         if len(self._known) > 256:
             self._known.clear()

@@ -103,7 +103,13 @@ def _run(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
         posix._exit(2)
     if argv[0].startswith(b"-"):  # set as RUSTC rather than as RUSTC_WRAPPER
         argv = [b"rustc", *argv]
-    if _switch(environ, b"BURST_DISABLE") or not wants_daemon(argv):
+    if begun is not None and begun.early:
+        _start_if_none(argv[0], environ)
+    if _switch(environ, b"BURST_DISABLE"):
+        execute(argv, environ)
+    if not wants_daemon(argv):
+        if is_cargos_probe(argv):
+            _start_early(argv[0], environ)
         execute(argv, environ)
     try:
         _ask(argv, environ, begun)
@@ -133,6 +139,7 @@ class _Begun:
     def __init__(self, fields: list[bytes]) -> None:
         stream, connection, obeyed, silent = fields
         self.silent = silent == b"1"
+        self.early = silent == b"2"
         self.connection: _socket.socket | None = None
         if stream:
             self.connection = _socket.socket(fileno=int(connection))
@@ -150,13 +157,14 @@ def _take_over(environ: dict[bytes, bytes]) -> _Begun | None:
 
     BURST_RESUME holds a version, the pid (exec keeps it, so what some other process inherited says
     nothing), descriptors of what the daemon sent and of the connection, how many of these bytes
-    were obeyed, whether the daemon was silent for too long, and the client's path.
+    were obeyed, 1 if the daemon was silent for too long and 2 if starting one is all that is
+    wanted, and the client's path.
     """
     fields = environ.pop(b"BURST_RESUME", b"").split(b":", 6)
     if len(fields) < 7 or fields[:2] != [b"1", b"%d" % posix.getpid()]:
         return None
     _own.append(fields[6])
-    return _Begun(fields[2:6]) if fields[2] or fields[5] == b"1" else None
+    return _Begun(fields[2:6]) if fields[2] or fields[5] != b"0" else None
 
 
 def _refuse(argv: list[bytes], text: bytes) -> "NoReturn":
@@ -330,6 +338,13 @@ def wants_daemon(argv: list[bytes]) -> bool:
             artifacts = True
         previous = argument
     return artifacts
+
+
+def is_cargos_probe(argv: list[bytes]) -> bool:
+    """Whether cargo asks about a target, as it does before the first unit of a build in an empty
+    target folder (`TargetInfo::new` in cargo's target_info.rs)."""
+    probe = [b"-", b"--crate-name", b"___", b"--print=file-names"]
+    return argv[1:5] == probe and _is_compiler(argv[0])
 
 
 QUESTIONS = frozenset((b"-", b"-V", b"-vV", b"-Vv", b"--version", b"-h", b"--help"))
@@ -828,6 +843,57 @@ def _connect_or_start(
         return connection
     finally:
         posix.close(lock)
+
+
+def _start_early(rustc: bytes, environ: dict[bytes, bytes]) -> None:
+    """Have a daemon started while cargo is still asking questions: a core is idle then.
+
+    Costs this call two forks, and nothing if there is a socket. Whatever goes wrong meets the first
+    unit again, which can tell of it.
+    """
+    try:
+        posix.stat(socket_path(environ))
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return
+    else:
+        return
+    try:
+        child = posix.fork()
+    except OSError:
+        return
+    if child:
+        posix.waitpid(child, 0)  # the compiler must not find a child it never started
+        return
+    try:
+        if posix.fork():
+            posix._exit(0)
+        # Cargo waits for the end of these pipes.
+        null = posix.open("/dev/null", posix.O_RDWR)
+        for fd in (0, 1, 2):
+            posix.dup2(null, fd)
+        _start_if_none(rustc, environ)
+    finally:
+        posix._exit(0)
+
+
+def _start_if_none(rustc: bytes, environ: dict[bytes, bytes]) -> "NoReturn":
+    """In a process of its own. Not counted: the lock's count is for those who wait for an answer,
+    and only they clear it. But not after a failure: then there is something to be told."""
+    try:
+        posix.setsid()
+        folder = runtime_dir(environ)
+        check_private(folder)
+        path = folder + b"/" + socket_name()
+        lock = posix.open(path + b".lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
+        posix.lockf(lock, posix.F_LOCK, 0)
+        if not posix.pread(lock, 1, 0):
+            connection = _connect(path, SILENCE_S)
+            if connection is None:
+                _start(path, rustc, environ)
+    finally:
+        posix._exit(0)
 
 
 def _count_start(lock: int, path: bytes) -> None:

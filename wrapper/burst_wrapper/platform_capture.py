@@ -337,7 +337,7 @@ class _Record:
         handle, name = tempfile.mkstemp(dir=os.path.dirname(file), prefix=b"new-")
         try:
             with open(handle, "w", encoding="ascii") as out:
-                json.dump(value, out)
+                out.write(json.dumps(value))  # `dump` does it in Python, piece by piece
             os.replace(name, file)
         except BaseException:
             os.unlink(name)

@@ -22,7 +22,7 @@ from burst_lifecycle.events import Event
 from burst_lifecycle.ledger import History as Records
 from burst_lifecycle.places import Places
 from burst_lifecycle.settings import Hetzner, Settings, load
-from burst_protocol.errors import DiskFull
+from burst_protocol.errors import BurstError, DiskFull
 
 Opener = Callable[["Desk"], AbstractAsyncContextManager[Control]]
 
@@ -52,6 +52,8 @@ class Desk:
         """Known once a verb has talked to the cloud."""
         self.for_project = False
         """Whether the connection is for the project of this folder: `up`."""
+        self.comes_by = True
+        """Whether this command also ends servers that bill for nothing."""
         self.seen: Inventory | None = None
         """The last look at everything."""
 
@@ -175,6 +177,20 @@ class Desk:
         async with opener(self) as control:
             self.account = control.account
             yield control
+            if self.comes_by and control.owner_known:
+                await self._come_by(control)
+
+    async def _come_by(self, control: Control) -> None:
+        """Somebody must, and this command has the token in its hand."""
+        try:
+            outcome = await control.come_by(self.say)
+        except BurstError as error:
+            self.say(f"note: nobody could look for what is to be deleted: {error}")
+            return
+        for what, why in outcome.failed:
+            self.say(f"note: {what} could not be deleted: {why}")
+        if outcome.deleted:
+            await self.look(control)
 
     async def look(self, control: Control) -> Inventory:
         """Everything in the cloud's project, whoever's it is."""

@@ -18,6 +18,7 @@ from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.ports import Control
 from burst_lifecycle.admin.view import ReaperState
 from burst_lifecycle.cloud.model import Inventory, Kind
+from burst_lifecycle.cloud.port import Cloud
 from burst_lifecycle.errors import CloudProblem, NotFound, Unauthorized
 from burst_lifecycle.events import Event, Refusal
 from burst_lifecycle.guard import TRUSTED_OFFSET_S
@@ -42,7 +43,7 @@ class Check:
 
 def run(options: argparse.Namespace, desk: Desk) -> int:
     """0 if everything is as it should be, 1 if something is not."""
-    checks = asyncio.run(_checks(desk))
+    checks = asyncio.run(look(desk))
     if options.json:
         desk.document({"schema": SCHEMA, "checks": [attrs.asdict(check) for check in checks]})
     else:
@@ -57,14 +58,15 @@ def run(options: argparse.Namespace, desk: Desk) -> int:
     return 0 if all(check.ok for check in checks) else 1
 
 
-async def _checks(desk: Desk) -> list[Check]:
+async def look(desk: Desk) -> list[Check]:
+    """All of them; also for `cargo burst doctor`. Never raises BurstError."""
     checks = [versions()]
     try:
         checks.append(configuration(desk))
         async with desk.control() as control:
             inventory = await desk.look(control)
             checks.append(Check("token", ok=True, result=f"{control.token_source} works"))
-            checks.append(await can_write(control))
+            checks.append(await can_write(control.cloud))
             checks.append(clock(control.cloud.offset_s))
             checks.append(await key(desk, control))
             checks.append(await servers(control, inventory))
@@ -116,12 +118,12 @@ def configuration(desk: Desk) -> Check:
     )
 
 
-async def can_write(control: Control) -> Check:
+async def can_write(cloud: Cloud) -> Check:
     """Labels of a key that does not exist: a token that may write hears that, one that only reads
     hears no before anybody looks for the key."""
     what = "token may write"
     try:
-        await control.cloud.set_labels(Kind.SSH_KEY, _NO_SUCH_KEY, {})
+        await cloud.set_labels(Kind.SSH_KEY, _NO_SUCH_KEY, {})
     except NotFound:
         return Check(what, ok=True, result="yes")
     except Unauthorized:

@@ -28,6 +28,10 @@ _ORDER = (
 )
 
 
+_NAMED = 4
+"""So many of the actions that run are named."""
+
+
 class NeedsYes(UsageError):
     """nothing was deleted: there is nobody to ask"""
 
@@ -58,6 +62,7 @@ def run(options: argparse.Namespace, desk: Desk) -> int:
 
 
 async def _run(options: argparse.Namespace, desk: Desk) -> int:
+    desk.comes_by = False  # it shows and asks before it deletes anything
     async with desk.control() as control:
         report = await status.gather(desk, control, options.owner)
         if not report.owner_known:
@@ -117,11 +122,19 @@ def plan(report: StatusReport, *, volumes: bool, everything: bool) -> Plan:
 
 
 def working_words(line: ResourceLine) -> str:
-    """Which server, and how much runs on it; what it is, its lease does not say."""
+    """Which server, how much runs on it, and what: crates, the longest first."""
     lease = line.lease
     assert lease is not None
-    actions = text.count(lease.running + lease.detached, "running action")
-    return f"{line.name} has {actions} of {text.count(lease.clients, 'client')}"
+    number = lease.running + lease.detached
+    said = f"{line.name} has {text.count(number, 'running action')} of "
+    said += text.count(lease.clients, "client")
+    named = [
+        f"{one.crate} for {text.duration(one.for_s)}" + (", detached" if one.detached else "")
+        for one in lease.actions[:_NAMED]
+    ]
+    if named and number > len(named):
+        named.append(f"{number - len(named)} more")
+    return f"{said} ({'; '.join(named)})" if named else said
 
 
 def _kept(found: Plan) -> list[str]:

@@ -89,7 +89,7 @@ def _list(
             line.detail or "-",
             text.duration(line.age_s),
             Amount(line.eur_so_far, not line.exact).text,
-            Amount(line.eur_per_hour * hours_of_month(desk.clock())).text,
+            _a_month(line, desk.clock()),
         ]
         for line in lines
     ]
@@ -132,6 +132,11 @@ async def _prune(
         desk.out(f"deleted {_words(line)}")
     await desk.look(control)
     return 0
+
+
+def _a_month(line: ResourceLine, now_s: float) -> str:
+    hourly = line.eur_per_hour
+    return "?" if hourly is None else Amount(hourly * hours_of_month(now_s)).text
 
 
 def _words(line: ResourceLine) -> str:

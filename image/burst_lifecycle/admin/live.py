@@ -84,6 +84,13 @@ class Live:
         inventory, leases = await one.look()
         return foreseen(await one.verdicts(inventory, leases))
 
+    async def come_by(self, tell: Tell) -> ReapOutcome:
+        one = self.lifecycle.reaper
+        found = await one.overdue()
+        for verdict in found:
+            tell(f"note: {_name(verdict)} bills for nothing and is deleted: {verdict.reason}")
+        return outcome(await one.remove(found))
+
     async def remove(self, kind: Kind, resource_id: int, *, owner: str, force: bool) -> None:
         context = attrs.evolve(self.context, wishes=attrs.evolve(self.context.wishes, owner=owner))
         guard = Guard(context, owner)

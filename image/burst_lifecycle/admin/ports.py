@@ -89,6 +89,11 @@ class Control(Protocol):
         """One run over all that this owner has; a good one is written into the ledger."""
         ...
 
+    async def come_by(self, tell: Tell) -> ReapOutcome:
+        """End this owner's servers that bill for nothing: off, past their hard end, or never ready.
+        `tell` is called before that takes time."""
+        ...
+
     async def remove(self, kind: Kind, resource_id: int, *, owner: str, force: bool) -> None:
         """Through the guard, in its order: drain, unmount, sync, detach, delete. Busy while
         something runs there, unless `force`: then its hard end is now."""

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace, desk: Desk) -> int:
 
 
 async def _reap(desk: Desk, *, dry_run: bool) -> ReapOutcome:
+    desk.comes_by = False
     async with desk.control() as control:
         outcome = await control.reap(dry_run=dry_run)
         await desk.look(control)

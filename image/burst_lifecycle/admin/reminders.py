@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from burst_lifecycle import machine
 from burst_lifecycle.admin import text
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.view import OVERDUE_S, ElsewhereLine, elsewhere_line
-from burst_lifecycle.books import Books, still_billing
+from burst_lifecycle.books import Account, Books, still_billing
 from burst_lifecycle.cloud.model import Inventory, PrimaryIp
-from burst_lifecycle.errors import NotConfigured, StillBilling, TokenProblem, Unauthorized
+from burst_lifecycle.errors import (
+    NotConfigured,
+    StillBilling,
+    TokenProblem,
+    Unauthorized,
+)
 from burst_lifecycle.labels import Claim
 from burst_lifecycle.notices import Level, Notice
-from burst_protocol.errors import BurstError
+from burst_lifecycle.remarks import remarks
+from burst_lifecycle.token import obtain
+from burst_protocol.errors import BurstError, ConfigError
 
 CONSOLE: Final = "https://console.hetzner.com"
 
@@ -36,27 +45,72 @@ def notice_lines(notice: Notice, desk: Desk) -> list[str]:
     return lines
 
 
-def after(desk: Desk, failure: BurstError | None = None) -> StillBilling | None:
-    """Warns; StillBilling when something costs money that this token cannot end."""
-    desk.forget()
+def configuration(desk: Desk) -> None:
+    """What stands in a configuration and has no effect, or waits for the user's trust."""
+    for remark in remarks(desk.places, desk.cwd):
+        warn(desk, remark.text, remark.hint)
+
+
+def warn(desk: Desk, sentence: str, hint: str = "") -> None:
+    """On stderr, in the form of all our errors."""
+    desk.say(f"{desk.painted('yellow', 'warning:', desk.stderr)} {sentence}")
+    if hint:
+        desk.say(f"{desk.painted('cyan', 'hint:', desk.stderr)} {hint}")
+
+
+def unreaped(desk: Desk) -> Books:
+    """Warns if nobody comes by although something bills; what this machine knows."""
     books = desk.books()
     now_s = desk.clock()
     if overdue(books, desk.seen, now_s):
         last_s = _last_reap_s(books)
         ago = "never" if last_s is None else f"{text.duration(now_s - last_s)} ago"
-        desk.say(
-            f"{desk.painted('yellow', 'warning:', desk.stderr)} something bills, and the last good "
-            f"reap was {ago}",
-            f"{desk.painted('cyan', 'hint:', desk.stderr)} `burst-admin reap`, or for good "
-            "`burst-admin reap --install`",
+        warn(
+            desk,
+            f"something bills, and the last good reap was {ago}",
+            "`burst-admin reap`, or for good `burst-admin reap --install`",
         )
+    return books
+
+
+def after(desk: Desk, failure: BurstError | None = None) -> StillBilling | None:
+    """Warns; StillBilling when something costs money that this token cannot end."""
+    desk.forget()
+    if not isinstance(failure, ConfigError):
+        configuration(desk)
+    books = unreaped(desk)
     refused = isinstance(failure, Unauthorized | TokenProblem | NotConfigured)
     if desk.account is None and not refused:
         return None  # a command that did not ask the cloud: nothing is known
-    account = None if refused else desk.account
+    return _elsewhere(desk, books, None if refused else desk.account)
+
+
+def without_asking(desk: Desk) -> StillBilling | None:
+    """What `after` says, for commands that do not talk to the cloud: by the ledger and the token
+    that the configuration leads to. A command that prints it is not run for this."""
+    books = unreaped(desk)
+    if not books.billing():
+        return None
+    try:
+        hetzner = desk.hetzner
+        if hetzner.token.command:
+            return None
+        token = asyncio.run(
+            obtain(hetzner.token, endpoint=hetzner.endpoint, environ=desk.environ, daemon=False)
+        )
+    except (NotConfigured, TokenProblem):
+        return _elsewhere(desk, books, None)
+    except ConfigError:
+        return None  # said elsewhere
+    key = machine.machine_key(desk.places.cloud)
+    return _elsewhere(desk, books, Account(token.endpoint, token.fingerprint(key)))
+
+
+def _elsewhere(desk: Desk, books: Books, account: Account | None) -> StillBilling | None:
+    now_s = desk.clock()
     things = books.elsewhere(account)
     for sentence in elsewhere_sentences([elsewhere_line(thing) for thing in things], now_s):
-        desk.say(f"{desk.painted('yellow', 'warning:', desk.stderr)} {sentence}")
+        warn(desk, sentence)
     return still_billing(books, account, now_s)
 
 

@@ -305,7 +305,7 @@ class _Loader:
             found = self._fitting(path, wants)
             if found is not None:
                 default = first_default.path if first_default is not None else b""
-                if os.path.realpath(default) != os.path.realpath(path):
+                if default != path and os.path.realpath(default) != os.path.realpath(path):
                     self.by_cache[path] = None
                 return found
         return first_default

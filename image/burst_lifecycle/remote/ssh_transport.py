@@ -13,7 +13,10 @@ import contextlib
 import logging
 import os
 import re
+import shlex
+import signal
 import socket
+import subprocess
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -432,7 +435,7 @@ async def connect_pinned(
     """
     target = SshTarget(host, user, port)
     client = _PinnedClient(tuple(pins))
-    dialer = _Dialer(0, None)
+    dialer = _Dialer(0, None, None)
     try:
         keys = await asyncio.to_thread(asyncssh.load_keypairs, key_path)
     except (OSError, ValueError, asyncssh.Error) as error:
@@ -515,8 +518,12 @@ class _Wire(asyncio.Protocol):
     queue is short, here and in the kernel (TCP_NOTSENT_LOWAT).
     """
 
-    def __init__(self, inner: asyncio.Protocol) -> None:
+    def __init__(
+        self, inner: asyncio.Protocol, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        """`process`: a ProxyCommand, leader of a process group, which ends with the connection."""
         self._inner = inner
+        self._process = process
         self.writable = asyncio.Event()
         self.writable.set()
 
@@ -542,29 +549,74 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.writable.set()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         self._inner.connection_lost(exc)
 
 
 @attrs.define
 class _Dialer:
-    """Looks to asyncssh like a connection to tunnel through; connects over TCP, with a _Wire."""
+    """Looks to asyncssh like a connection to tunnel through; connects over TCP, or by a
+    ProxyCommand, with a _Wire.
+
+    asyncssh's own way to start a ProxyCommand knows no shell, takes what the command says on stderr
+    for the server's words, and the end of stderr for the end.
+    """
 
     family: int
     local_address: tuple[str, int] | None
+    command: list[str] | None
     wire: _Wire | None = None
 
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], host: str, port: int
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        process: subprocess.Popen[bytes] | None = None
+
         def make() -> _Wire:
-            self.wire = _Wire(factory())
+            self.wire = _Wire(factory(), process)
             return self.wire
 
         loop = asyncio.get_running_loop()
-        transport, wire = await loop.create_connection(
-            make, host, port, family=self.family, local_addr=self.local_address
-        )
+        if self.command is None:
+            transport, wire = await loop.create_connection(
+                make, host, port, family=self.family, local_addr=self.local_address
+            )
+            return transport, wire._inner
+        ours, process = _start(self.command)  # here: a thread's would be lost when cancelled
+        transport, wire = await loop.create_connection(make, sock=ours)
         return transport, wire._inner
+
+
+def _start(command: list[str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A ProxyCommand, and its stdin and stdout as one socket."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return ours, process
+
+
+def _in_shell(command: str | None, agent_path: str | None) -> list[str] | None:
+    """As ssh runs a ProxyCommand: by `exec` in a shell, for `~`, quotes and redirections
+    (ssh_config(5)). The ssh agent may be another one than the daemon was started with."""
+    if command is None:
+        return None
+    script = f"exec {command}"
+    if agent_path:
+        script = f"SSH_AUTH_SOCK={shlex.quote(agent_path)}; export SSH_AUTH_SOCK; {script}"
+    return ["/bin/sh", "-c", script]
 
 
 @attrs.define
@@ -597,8 +649,10 @@ class _Login:
                 via = await self.open(SshTarget.parse(hop), via, depth + 1)
                 self.jumps.append(via)
         dialer = None
-        if via is None and not settings.has_proxy_command:
-            dialer = _Dialer(settings.family, settings.local_address)
+        if via is None:
+            agent_path = _agent_path(settings, self.auth_sock)
+            command = _in_shell(settings.proxy_command, agent_path)
+            dialer = _Dialer(settings.family, settings.local_address, command)
         connection = await self._log_in(target, settings, via or dialer)
         if dialer is not None:
             self.wire = dialer.wire
@@ -651,7 +705,9 @@ class _Login:
         except asyncssh.KeyExchangeFailed as error:
             raise Unreachable(f"no common algorithm: {error.reason}", host=str(target)) from error
         except (asyncssh.Error, OSError, ValueError) as error:
-            raise Unreachable(_reason(error), host=str(target)) from error
+            is_proxied = isinstance(tunnel, _Dialer) and tunnel.command is not None
+            through = " through its ProxyCommand" if is_proxied else ""
+            raise Unreachable(_reason(error) + through, host=str(target)) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -695,7 +751,7 @@ class _Settings:
     client_keys: list[asyncssh.SSHKeyPair]
     agent_identities: list[bytes] | None
     agent_socket: str | None
-    has_proxy_command: bool
+    proxy_command: str | None
     family: int
     local_address: tuple[str, int] | None
 
@@ -752,7 +808,7 @@ def _settings(target: SshTarget) -> _Settings:
         client_keys=_usable_keys(identity_files),
         agent_identities=_public_parts(identity_files) if identities_only else None,
         agent_socket=agent,
-        has_proxy_command=bool(options.proxy_command),
+        proxy_command=get("ProxyCommand") or None,
         family=options.family,
         local_address=cast("tuple[str, int] | None", options.local_addr),
     )

@@ -176,8 +176,12 @@ check() {
             put draining "dead man: $why" # who holds the lock now must not live for ever
             ;;
         *)
-            exec 9>>"$run/lease.lock" || return 1
-            chmod 664 "$run/lease.lock" 2>/dev/null
+            # For reading if it is there: others may write into that folder, links too.
+            if [ -e "$run/lease.lock" ]; then
+                exec 9<"$run/lease.lock" || return 1
+            else
+                exec 9>>"$run/lease.lock" || return 1
+            fi
             if ! flock -w "$LOCK_S" 9; then
                 echo "stay: $why, but the lease is locked"
                 return 0

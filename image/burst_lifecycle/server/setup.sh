@@ -28,6 +28,16 @@ if ! getent passwd burst >/dev/null; then
     echo 'user burst'
 fi
 
+# Whoever may log in as root may as `burst`: agents are reached that way.
+keys=$root/root/.ssh/authorized_keys
+theirs=$root/home/burst/.ssh
+if [ -s "$keys" ] && ! cmp -s "$keys" "$theirs/authorized_keys"; then
+    # As that user: whatever may lie there by now leads nowhere else.
+    runuser -u burst -- sh -c 'umask 077 && mkdir -p "$1" && cat >"$1/authorized_keys"' \
+        keys "$theirs" <"$keys"
+    echo 'keys of burst'
+fi
+
 install -d -m 755 "$root/opt/burst" "$root/opt/burst/agent" "$root/mnt/burst" "$root/etc/burst"
 install -d -m 755 "$root/var/lib/burst"
 install -d -m 700 -o burst -g burst "$root/var/lib/burst/store"

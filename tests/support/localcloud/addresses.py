@@ -63,8 +63,6 @@ def get_address(request: Request) -> Answer:
 
 
 def create_primary_ip(request: Request) -> Answer:
-    from .servers import find_location
-
     world, project = request.world, request.project
     given = validate.fields(
         request.body,
@@ -86,7 +84,7 @@ def create_primary_ip(request: Request) -> Answer:
         _check_assignable(world, server, given["type"])
     elif "location" not in given:
         raise errors.invalid_input("location", "missing data for required field")
-    location = find_location(given["location"]) if server is None else server.location
+    location = catalogue.find_location(given["location"]) if server is None else server.location
     world.check_quota(project, {"primary_ips": 1})
     address = create_address(
         world,

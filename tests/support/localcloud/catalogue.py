@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import attrs
 
+from .errors import invalid_input
+
 Json = dict[str, Any]
 D = Decimal
 
@@ -60,6 +62,14 @@ LOCATIONS: Final = (
 _EU: Final = ("fsn1", "nbg1", "hel1")
 _US: Final = ("ash", "hil")
 _ALL: Final = (*_EU, *_US, "sin")
+
+
+def find_location(wanted: str) -> Location:
+    """By id or name. ApiError `invalid_input`."""
+    for location in LOCATIONS:
+        if wanted in {location.name, str(location.id)}:
+            return location
+    raise invalid_input("location", "location not found")
 
 
 @attrs.frozen

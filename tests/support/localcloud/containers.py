@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from trixie import Unavailable
 from . import disks
 from .disks import Disk
 from .filters import ruleset
-from .host import Run, listen_in, run, sweep
+from .host import Run, free_net, listen_in, neighbour, run, sweep
 from .machines import Spec
 from .metadata import ADDRESS, MetadataService, decoded
 from .stock import stock_tree
@@ -175,14 +174,21 @@ class Container:
     # its disk
 
     def freeze(self) -> tuple[object, float]:
-        """A copy of its upper layer, of a running machine as it happens to be at that moment."""
+        """Its upper layer; of a running machine a copy, as it happens to be at that moment."""
         with self._guard:
             self._make()
             target = self._owner.run.folder / f"layer-{time.monotonic_ns()}"
-            run(["cp", "--archive", "--sparse=always", self.folder / "upper", target])
-            kilobytes = int(run(["du", "--summarize", "--block-size=1K", target]).split()[0])
-            # Hetzner bills what is left after compression; a stock system is about 0.8 GB then.
-            return Layer((target, *self._below)), 0.8 + 0.4 * kilobytes / 10**6
+            if self.powered:
+                run(["cp", "--archive", "--sparse=always", self.folder / "upper", target])
+            else:
+                # It goes on with a fresh one above what is frozen now.
+                run(["umount", self.folder / "root"])
+                (self.folder / "upper").rename(target)
+                layer = Layer((target, *self._below))
+                self._below = layer.folders
+                self._mount()
+                return layer, _billed_gb(target)
+            return Layer((target, *self._below)), _billed_gb(target)
 
     def destroy(self) -> None:
         self.power_off()
@@ -232,20 +238,14 @@ class Container:
         if self._made:
             return
         self._made = True
-        for name in ("upper", "work", "root"):
-            (self.folder / name).mkdir(parents=True)
-        # The overlay's root gets the upper folder's mode.
-        (self.folder / "upper").chmod(0o755)
-        below = ":".join(str(folder) for folder in self._below)
-        options = f"lowerdir={below},upperdir={self.folder}/upper,workdir={self.folder}/work"
-        run(["mount", "-t", "overlay", "overlay", "-o", options, self.folder / "root"])
+        self._mount()
         run(["ip", "netns", "add", self._name])
         inside = ["ip", "-n", self._name]
         run([*inside, "link", "set", "lo", "up"])
         run([*inside, "addr", "add", f"{ADDRESS}/32", "dev", "lo"])
         self._metadata = MetadataService(listen_in(self._name, ADDRESS, 80), self.spec)
         if self.spec.ipv4 is not None:
-            ours = _neighbour(self.spec.ipv4)
+            ours = neighbour(self.spec.ipv4)
             peer = ["peer", "name", "eth0", "netns", self._name]
             run(["ip", "link", "add", self._name, "type", "veth", *peer])
             run(["ip", "addr", "add", f"{ours}/30", "dev", self._name])
@@ -254,6 +254,16 @@ class Container:
             run([*inside, "link", "set", "eth0", "up"])
         if self._rules is not None:
             self._filter()
+
+    def _mount(self) -> None:
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
+        for name in ("upper", "work", "root"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        # The overlay's root gets the upper folder's mode.
+        (self.folder / "upper").chmod(0o755)
+        below = ":".join(str(folder) for folder in self._below)
+        options = f"lowerdir={below},upperdir={self.folder}/upper,workdir={self.folder}/work"
+        run(["mount", "-t", "overlay", "overlay", "-o", options, self.folder / "root"])
 
     def _seed(self) -> None:
         """What cloud-init finds, at every boot as from a metadata service."""
@@ -356,7 +366,7 @@ class Containers:
         self._decoy: Disk | None = None
         self._numbers = 0
         self._guard = threading.Lock()
-        self._net = _free_net()
+        self._net = free_net()
 
     def addresses(self) -> Iterator[str]:
         """63 of them, each the second of a /30."""
@@ -404,15 +414,7 @@ class Containers:
         self.run.close()
 
 
-def _neighbour(address: str) -> str:
-    head, _, last = address.rpartition(".")
-    return f"{head}.{int(last) - 1}"
-
-
-def _free_net() -> str:
-    """A /24 of RFC 2544's range for tests that is not in use here."""
-    used = run(["ip", "-4", "-o", "addr"]) + run(["ip", "-4", "route"])
-    while True:
-        net = f"198.19.{random.randrange(256)}"
-        if f" {net}." not in used:
-            return net
+def _billed_gb(layer: Path) -> float:
+    """Hetzner bills what is left after compression; a stock system is about 0.8 GB then."""
+    kilobytes = int(run(["du", "--summarize", "--block-size=1K", layer]).split()[0])
+    return 0.8 + 0.4 * kilobytes / 10**6

@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import json
 import os
+import random
 import re
 import secrets
 import shutil
@@ -222,3 +223,18 @@ def listen_in(name: str, address: str, port: int) -> socket.socket:
         return listener
 
     return in_namespace(name, listen)
+
+
+def neighbour(address: str) -> str:
+    """The address before it."""
+    head, _, last = address.rpartition(".")
+    return f"{head}.{int(last) - 1}"
+
+
+def free_net() -> str:
+    """A /24 of RFC 2544's range for tests that is not in use here."""
+    used = run(["ip", "-4", "-o", "addr"]) + run(["ip", "-4", "route"])
+    while True:
+        net = f"198.19.{random.randrange(256)}"
+        if f" {net}." not in used:
+            return net

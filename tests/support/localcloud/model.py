@@ -196,7 +196,8 @@ class Server(Resource):
     machine: Any = None
     """The backend's."""
     protected: bool = False
-    deleting: bool = False
+    switched_off: bool = False
+    """By itself, since it was powered on."""
     filtered: list[Json] | None = None
     """The firewall rules its machine was told last."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from . import addresses, errors, firewalls, images, rest, servers, volumes
+from . import addresses, creation, errors, firewalls, images, rest, servers, volumes
 from .exchange import Handler
 from .model import Firewall, Image, PrimaryIp, Resource, Server, Volume
 
 _ROUTES: Final[dict[str, Handler]] = {
     "GET /servers": servers.list_servers,
-    "POST /servers": servers.create_server,
+    "POST /servers": creation.create_server,
     "GET /servers/{id}": servers.get_server,
     "PUT /servers/{id}": servers.update_server,
     "DELETE /servers/{id}": servers.delete_server,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from . import errors, validate
+from . import catalogue, errors, validate
 from .actions import Action
 from .exchange import Answer, Request, listed
 from .model import Server, Volume
@@ -39,8 +39,6 @@ def get_volume(request: Request) -> Answer:
 
 
 def create_volume(request: Request) -> Answer:
-    from .servers import find_location
-
     world, project = request.world, request.project
     given = validate.fields(
         request.body,
@@ -62,7 +60,7 @@ def create_volume(request: Request) -> Answer:
     if server is not None:
         world.check_unlocked(("server", server.id))
         _check_room(server)
-    location = find_location(given["location"]) if server is None else server.location
+    location = catalogue.find_location(given["location"]) if server is None else server.location
     if location.name in world.no_volume_space:
         raise errors.unprocessable("no_space_left_in_location", "no volume space left")
     world.check_quota(project, {"volumes": 1, "volume_gb": given["size"]})

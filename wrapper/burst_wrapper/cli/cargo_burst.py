@@ -10,14 +10,15 @@ import os
 import sys
 from importlib import import_module
 
-from burst_protocol.errors import BurstError, UsageError
+from burst_protocol.errors import BurstError, ConfigError, UsageError
 from burst_protocol.version import BUILD
+from burst_wrapper.cli import afterwards
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 
 VERBS = {
-    "enable": "make cargo use burst, for you or for one project",
+    "enable": "make cargo use burst, for you or for one project; `enable hetzner` for servers",
     "disable": "undo `enable`",
     "explain": "why units ran here or there, hit or missed",
     "stop": "end the daemon of this user",
@@ -43,10 +44,9 @@ def main() -> int:
     if arguments[:1] == ["burst"]:  # `cargo burst x` runs `cargo-burst burst x`
         del arguments[0]
     try:
-        return dispatch(arguments)
-    except BurstError as error:
-        report(error)
-        return error.exit_code
+        return _with_afterwards(arguments)
+    except SystemExit as end:  # argparse has printed help
+        return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `cargo burst explain | head`
@@ -55,6 +55,24 @@ def main() -> int:
     except Exception as error:
         report_bug(error)
         return EXIT_BUG
+
+
+def _with_afterwards(arguments: list[str]) -> int:
+    """The command, and then what every command says."""
+    configuration = True
+    try:
+        code = dispatch(arguments)
+        sys.stdout.flush()
+    except BurstError as error:
+        report(error)
+        code = error.exit_code
+        configuration = not isinstance(error, ConfigError)
+    if arguments[:1] and arguments[0] in VERBS:
+        billing = afterwards.say(configuration=configuration)
+        if billing is not None and code == 0:
+            report(billing)
+            return billing.exit_code
+    return code
 
 
 def dispatch(arguments: list[str]) -> int:

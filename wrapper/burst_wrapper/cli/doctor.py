@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -19,12 +20,16 @@ from burst_wrapper.config import Config, config_path, load
 from burst_wrapper.daemon.agent_process import Place
 from burst_wrapper.daemon.embedded import Embedded
 from burst_wrapper.daemon.tools import Tools
-from burst_wrapper.toolchain import resolve
+from burst_wrapper.linkenv import LinkRequest
+from burst_wrapper.platform_capture import PlatformCapture
+from burst_wrapper.toolchain import Toolchain, resolve
 
 _SANDBOX_HINT: Final = (
     "allow user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu) "
     "or install bubblewrap"
 )
+
+_XDG_HINT: Final = "XDG_CACHE_HOME and XDG_STATE_HOME"
 
 
 @attrs.frozen
@@ -45,6 +50,8 @@ def run(args: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     options = parser.parse_args(list(args))
+    # What goes to the daemon's log in a build is said by the checks here.
+    logging.getLogger("burst").addHandler(logging.NullHandler())
     checks = list(_checks())
     if options.json:
         print(json.dumps({"schema": 1, "checks": [attrs.asdict(check) for check in checks]}))
@@ -68,15 +75,29 @@ def _checks() -> Iterator[Check]:
         toolchain = resolve(b"rustc", os.getcwdb(), environ)
         version = toolchain.version.split(b"\n", 1)[0].decode(errors="replace")
         yield Check("toolchain", ok=True, result=version)
+        yield _links(toolchain, environ)
     except BurstError as error:
         yield Check("toolchain", ok=False, result=str(error), hint=error.hint)
     yield _wrapper()
+    yield _folders(environ)
     yield from asyncio.run(_agent(paths.cache_dir(environ)))
     host = os.environ.get("BURST_HOST") or config.host
     if host:
         yield asyncio.run(_host(host, config))
     else:
-        yield Check("host", ok=True, result="none configured: units run on this machine")
+        where = "on this machine" if config.hetzner is None else "on servers of your own"
+        yield Check("host", ok=True, result=f"none configured: units run {where}")
+    if config.hetzner is not None:
+        yield from _servers()
+
+
+def _servers() -> Iterator[Check]:
+    """What `burst-admin doctor` looks at."""
+    from burst_lifecycle.admin import doctor as servers  # noqa: PLC0415 - for who has servers
+    from burst_lifecycle.admin.desk import Desk  # noqa: PLC0415
+
+    for check in asyncio.run(servers.look(Desk())):
+        yield Check(f"servers: {check.what}", check.ok, check.result, check.hint)
 
 
 def _wrapper() -> Check:
@@ -90,6 +111,30 @@ def _wrapper() -> Check:
         result=found or "burst-rustc is not on PATH",
         hint="run `cargo burst enable`, or put the scripts of this environment on PATH",
     )
+
+
+def _links(toolchain: Toolchain, environ: dict[bytes, bytes]) -> Check:
+    """Try the link that every program needs, as the first build does."""
+    capture = PlatformCapture(os.path.join(paths.cache_dir(environ), b"platform"))
+    try:
+        tools = capture.link(toolchain, LinkRequest(), os.getcwdb(), environ).tools
+    except BurstError as error:
+        return Check("linker", ok=False, result=str(error), hint=error.hint)
+    return Check("linker", ok=True, result=os.fsdecode(tools.linker))
+
+
+def _folders(environ: dict[bytes, bytes]) -> Check:
+    """Without its folders burst compiles at home and remembers nothing, not even why."""
+    for folder in (paths.cache_dir(environ), paths.state_dir(environ)):
+        name = os.fsdecode(folder)
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(1 << 20))
+        except OSError as error:
+            hint = f"give that folder to this user and make room there, or set {_XDG_HINT}"
+            return Check("folders", ok=False, result=f"{name}: {error.strerror}", hint=hint)
+    return Check("folders", ok=True, result=os.fsdecode(paths.cache_dir(environ)))
 
 
 async def _agent(cache_dir: bytes) -> Sequence[Check]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from typing import Any
 
 from attrs import define
@@ -17,6 +18,7 @@ from burst_protocol.errors import ConfigError, EnvironmentProblem, UserError
 from burst_wrapper import paths
 from burst_wrapper.cargo_config import (
     Edit,
+    NotWritable,
     config_file,
     read_text,
     set_wrapper,
@@ -27,6 +29,10 @@ from burst_wrapper.cargo_config import (
 from burst_wrapper.launcher import launcher_path, remove_launcher, write_launcher
 
 OWN_NAME = "burst-rustc"
+_MORE = """also:
+  cargo burst {verb} hetzner   servers that exist only while they are used; shows what they cost
+  cargo burst {verb} --trust   this project's own .config/burst.toml
+"""
 
 
 class OtherWrapper(UserError):
@@ -88,12 +94,26 @@ class Records:
                 os.unlink(self._path)
 
 
+def _elsewhere(args: list[str]) -> tuple[str, list[str]]:
+    """`hetzner` and `--trust` are about other things than cargo's configuration."""
+    if "hetzner" in args[:1]:
+        return "hetzner", args[1:]
+    return ("trust" if "--trust" in args else ""), args
+
+
 def run(args: list[str]) -> int:
     """`cargo burst enable`."""
+    subject, rest = _elsewhere(args)
+    if subject:
+        module = import_module(f"burst_wrapper.cli.{subject}")
+        code: int = module.run(rest)
+        return code
     parser = argparse.ArgumentParser(
         prog="cargo burst enable",
         description="Set `build.rustc-wrapper` in cargo's configuration, so that every cargo "
         "command, also the one of your editor, compiles through burst.",
+        epilog=_MORE.format(verb="enable"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_project(parser)
     parser.add_argument(
@@ -122,9 +142,16 @@ def run(args: list[str]) -> int:
 
 def run_disable(args: list[str]) -> int:
     """`cargo burst disable`."""
+    subject, rest = _elsewhere(args)
+    if subject:
+        module = import_module(f"burst_wrapper.cli.{subject}")
+        code: int = module.run_disable(rest)
+        return code
     parser = argparse.ArgumentParser(
         prog="cargo burst disable",
         description="Undo `cargo burst enable`: the configuration becomes what it was before.",
+        epilog=_MORE.format(verb="disable"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_project(parser)
     options = parser.parse_args(args)
@@ -198,14 +225,15 @@ def _launcher(environ: dict[bytes, bytes]) -> bytes:
         return write_launcher(environ)
     except OSError as error:
         path = error.filename or launcher_path(environ)
-        raise ConfigError(error.strerror or str(error), path=os.fsdecode(path)) from None
+        raise NotWritable(error.strerror or str(error), path=os.fsdecode(path)) from None
 
 
 def _write(action: Any, name: str) -> None:
     try:
         action()
     except OSError as error:
-        raise ConfigError(error.strerror or str(error), path=error.filename or name) from None
+        path = os.fsdecode(error.filename or name)
+        raise NotWritable(error.strerror or str(error), path=path) from None
 
 
 def _is_ours(wrapper: str) -> bool:

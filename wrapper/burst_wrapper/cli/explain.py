@@ -121,14 +121,27 @@ def _reason(unit: dict[str, Any]) -> str:
 def _summary(units: list[dict[str, Any]]) -> None:
     counts: dict[str, int] = {}
     reasons: dict[str, int] = {}
+    away: dict[str, int] = {}
+    meanwhile: dict[str, int] = {}
     for unit in units:
         counts[unit["where"]] = counts.get(unit["where"], 0) + 1
         if unit["where"] in ("local", "failed") and unit["executor"] in ("home", "-"):
             reasons[unit["reason"]] = reasons.get(unit["reason"], 0) + 1
+        elif unit["where"] == "local":  # by our agent here: another machine was to do it
+            meanwhile[unit["reason"]] = meanwhile.get(unit["reason"], 0) + 1
+        elif unit["where"] == "remote" and unit["executor"] != "embedded":
+            away[unit["executor"]] = away.get(unit["executor"], 0) + 1
     print(", ".join(f"{count} {where}" for where, count in sorted(counts.items())))
+    if away:
+        print(f"compiled elsewhere: {_counted(away, 'on')}")
+    if meanwhile:
+        print(f"compiled on this machine instead: {_counted(meanwhile, 'x')}")
     if reasons:
-        text = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
-        print(f"run by plain rustc: {text}")
+        print(f"run by plain rustc: {_counted(reasons, 'x')}")
+
+
+def _counted(counts: dict[str, int], word: str) -> str:
+    return ", ".join(f"{count} {word} {what}" for what, count in sorted(counts.items()))
 
 
 def _details(unit: dict[str, Any], earlier: list[Build]) -> None:
@@ -136,10 +149,12 @@ def _details(unit: dict[str, Any], earlier: list[Build]) -> None:
     for label, value in unit.get("manifest", []):
         print(f"  {label:32} {value}")
     changed = _changes(unit, earlier)
-    if changed is None:
+    if unit["where"] == "hit" and not changed:
+        print("  a result for exactly these inputs was stored")
+    elif changed is None:
         print("  no earlier build of this unit is recorded")
     elif not changed:
-        print("  nothing changed in the weak key since its last build; a source or input did")
+        print("  nothing of this changed since its last build: a source or another input did")
     for label, old, new in changed or []:
         print(f"  changed: {label}: {old or '(absent)'} -> {new or '(absent)'}")
 

@@ -13,6 +13,7 @@ import enum
 import re
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
@@ -23,6 +24,7 @@ from burst_protocol.action import ActionResult, OutputFile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import (
     AgentBug,
+    AgentGone,
     BlobMissing,
     BurstError,
     DiskFull,
@@ -104,13 +106,25 @@ _TROUBLE: Final = re.compile(
 _FULL: Final = re.compile(rb"\(os error (?:28|122)\)|No space left|quota exceeded")
 
 
-def machine_trouble(lines: list[bytes]) -> BurstError | None:
-    """If a failed run tells of its machine rather than of the code."""
+_GONE: Final = b"No such file or directory"
+_LINKING: Final = b"linking with "
+"""A linker's command line names all folders, whatever it is that the linker did not find."""
+
+
+def machine_trouble(lines: list[bytes], folders: Iterable[bytes] = ()) -> BurstError | None:
+    """If a failed run tells of its machine rather than of the code.
+
+    `folders` are those that the sandbox has for what the run writes, as the command line names
+    them: they lie in the agent's store, which may be deleted at any time.
+    """
     for line in lines:
         found = _TROUBLE.search(line)
         if found is not None and is_error(classify(line)):
             text = found[0].decode()
             return DiskFull(text) if _FULL.search(line) else LimitExceeded(text)
+        is_gone = _GONE in line and any(folder in line for folder in folders)
+        if is_gone and _LINKING not in line and is_error(classify(line)):
+            return AgentGone("its folders were removed")
     return None
 
 
@@ -366,7 +380,9 @@ class Attempt:
         """A failure is shown only if the sandbox lacked nothing that home has."""
         if exited.code == _ICE:
             return Ended(End.HOME, verdict, why="the compiler crashed")
-        trouble = machine_trouble(self._lines)
+        call = self._plan.call
+        written = [folder for folder in (call.out_dir, call.incremental) if folder]
+        trouble = machine_trouble(self._lines, written)
         if trouble is not None:
             raise trouble
         if verdict.home:

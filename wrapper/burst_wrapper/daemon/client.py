@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections import Counter
 from typing import Final
 
@@ -32,6 +34,7 @@ class Client:
         self._lines_known: Counter[bytes] = Counter()
         self._transport = transport
         self._waiting: list[bytes] = []
+        self._to_rename: list[bytes] = []
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -89,6 +92,7 @@ class Client:
 
     def rename(self, pairs: list[tuple[bytes, bytes]]) -> None:
         """The wrapper itself gives finished files their names."""
+        self._to_rename += [temporary for temporary, _ in pairs]
         self._send(RENAME, b"\0".join(part for pair in pairs for part in pair))
 
     def heartbeat(self) -> None:
@@ -118,7 +122,19 @@ class Client:
         self._transport.abort()
 
     def _finish(self, tag: bytes, payload: bytes) -> None:
+        """Our half of the connection ends. The other one does when the wrapper itself does: `gone`
+        says that it can write no more, not only that it was told so."""
         self._send(tag, payload)
         self.answered = True
         self._flush()
-        self._transport.close()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def left(self) -> None:
+        """The wrapper has ended. It may have been killed, or broken off at a dead cargo's stderr,
+        before it gave every file its name."""
+        self.gone.set()
+        for temporary in self._to_rename:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        self._to_rename.clear()

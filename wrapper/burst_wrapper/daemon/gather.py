@@ -58,6 +58,15 @@ class Learned:
     def __bool__(self) -> bool:
         return bool(self.files or self.trees or self.directories or self.env)
 
+    def beyond(self, known: Learned) -> bool:
+        """Whether this names something that `known` does not."""
+        return not (
+            self.files <= known.files
+            and self.trees <= known.trees
+            and self.directories <= known.directories
+            and self.env <= known.env
+        )
+
 
 @attrs.define
 class Shown:

@@ -31,6 +31,7 @@ def live(services: Services, listener: socket.socket) -> int:
     try:
         # Modules stay; what a unit leaves behind is counted, mostly, and not collected.
         gc.freeze()
+        gc.enable()
         gc.set_threshold(20_000, 20, 20)
         asyncio.run(_serve(services, listener))
     except Exception:

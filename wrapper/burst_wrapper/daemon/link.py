@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from burst_protocol import codec
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
-from burst_protocol.errors import AgentGone, BurstError, LinkLost, RemoteProtocolError
+from burst_protocol.errors import AgentGone, BurstError, Draining, LinkLost, RemoteProtocolError
 from burst_protocol.messages import Message
 from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD
@@ -114,7 +114,7 @@ class AgentLink:
             while True:
                 data = await self._stream.read(_READ_BYTES)
                 if not data:
-                    self.fail(AgentGone(f"{self.name} closed the connection"))
+                    self.fail(self._farewell())
                     return
                 self._heard_s = time.monotonic()
                 self.received_bytes += len(data)
@@ -126,6 +126,12 @@ class AgentLink:
             self.fail(error)
         except Exception as error:
             self.fail(LinkLost(f"{type(error).__name__}: {error}", host=self.name))
+
+    def _farewell(self) -> BurstError:
+        """Why it hung up, if it said so."""
+        if self.complaint is not None and self.complaint.code == Draining.code:
+            return Draining(self.complaint.detail)
+        return AgentGone(f"{self.name} closed the connection")
 
     async def _watch(self) -> None:
         """Silence is as bad as an end: pings go out; nothing back means the link is given up."""

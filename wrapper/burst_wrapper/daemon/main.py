@@ -8,6 +8,7 @@ begun as early as possible, side by side; that is all this module does.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import sys
@@ -32,12 +33,14 @@ def main(argv: list[str]) -> int:
     environ = dict(os.environb)
     state_dir, cache_dir = paths.state_dir(environ), paths.cache_dir(environ)
     note = paths.socket_path(environ) + b".error"
-    listener = socket.socket(fileno=int(options["--fd"]))
-    listener.setblocking(False)
+    # What is loaded stays: looking for garbage among it is waste. `live` allows it again.
+    gc.disable()
     try:
         for folder in (state_dir, cache_dir):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         agent = _start_agent(Place.of(cache_dir, state_dir))
+        listener = socket.socket(fileno=int(options["--fd"]))
+        listener.setblocking(False)
         from burst_wrapper.daemon.ground import Ground  # noqa: PLC0415 - takes a while: see above
 
         ground = Ground.lay(cache_dir, state_dir)
@@ -62,7 +65,7 @@ def _start_agent(place: Place) -> AgentProcess | None:
     except ConfigError:
         config = Config()
     try:
-        return AgentProcess.start(place, config.slots, config.store_bytes)
+        return AgentProcess.fork(place, config.slots, config.store_bytes)
     except OSError:
         return None
 

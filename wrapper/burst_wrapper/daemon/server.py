@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import attrs
+
 from burst_protocol.errors import BurstError
 from burst_wrapper import outputs
 from burst_wrapper.callers import same_process
@@ -32,12 +34,13 @@ class WrapperProtocol(asyncio.Protocol):
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._client: Client | None = None
+        self._peer_pid = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         peer = transport.get_extra_info("socket")
-        uid = _peer_uid(peer)
+        self._peer_pid, uid = _peer(peer)
         if uid != os.geteuid():
             _log.warning("refused a connection of uid %s", uid)
             transport.abort()
@@ -51,6 +54,8 @@ class WrapperProtocol(asyncio.Protocol):
             if size is None or len(self._buffer) < size:
                 return
             request = parse_request(bytes(self._buffer[:size]))
+            # Its own idea of its pid holds in its own pid namespace only; 0 is one we cannot see.
+            request = attrs.evolve(request, pid=self._peer_pid)
         except BurstError as error:
             _log.warning("refused a request: %s", error)
             self._transport.abort()
@@ -69,7 +74,7 @@ class WrapperProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         if self._client is not None:
-            self._client.gone.set()
+            self._client.left()
             self._client.resume()
             self._server.left(self._client)
 
@@ -165,6 +170,8 @@ class Server:
         """A new call for the same outputs ends the old one and waits until it cannot write."""
         while (old := self._owners.get(key)) is not None and old is not client:
             task = self._units.get(old)
+            if old.answered and task is not None and not task.cancelling():
+                break  # it writes no more there; what it made is still being stored
             old.abort()
             if task is None:
                 break
@@ -187,6 +194,7 @@ class Server:
             for client in list(self._units):
                 client.heartbeat()
             self._services.index.flush(int(time.time()))
+            self._services.servers.look()
             if self._units:
                 self._cancel_orphans()
                 continue
@@ -199,16 +207,19 @@ class Server:
     def _cancel_orphans(self) -> None:
         """A cargo that was killed leaves wrappers behind; nobody wants what they wait for."""
         for client, task in list(self._units.items()):
+            if client.answered:
+                continue  # the end of a build: what its last units left is still being stored
             caller = self._services.callers.known(client.pid)
             if caller is not None and not same_process(caller):
                 client.abort()
                 task.cancel()
 
 
-def _peer_uid(peer: socket.socket) -> int:
+def _peer(peer: socket.socket) -> tuple[int, int]:
+    """Who connected: pid as this process would name it, and uid."""
     data = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    uid: int = struct.unpack("3i", data)[1]
-    return uid
+    pid, uid, _ = struct.unpack("3i", data)
+    return pid, uid
 
 
 def _code_stamp() -> tuple[int, int] | None:

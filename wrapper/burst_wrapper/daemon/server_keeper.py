@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -26,7 +27,9 @@ from burst_lifecycle.decision import (
     Threshold,
     Work,
     decide,
+    words,
 )
+from burst_lifecycle.events import Command, Part, Session
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
 from burst_lifecycle.project import Project
@@ -41,7 +44,7 @@ from burst_wrapper.daemon.offers import offer
 from burst_wrapper.daemon.own_server import OwnServer
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.remote import Host, NotYet
-from burst_wrapper.daemon.servers import Made
+from burst_wrapper.daemon.servers import Build, Made
 from burst_wrapper.daemon.sleep_watch import SleepWatch
 from burst_wrapper.daemon.tools import Tools
 from burst_wrapper.forecast import Forecast
@@ -49,6 +52,8 @@ from burst_wrapper.forecast import Forecast
 _LOOK_S: Final = 60.0
 """A server that was not there is looked for again after this time, while units come."""
 _REAP_S: Final = 60.0
+_COME_BY_S: Final = 900.0
+"""Builds that need no server look for one that bills for nothing this often at most."""
 _GRACE_S: Final = 5.0
 
 _log: Final = logging.getLogger("burst")
@@ -74,6 +79,7 @@ class Keeper:
         self._opening = asyncio.Lock()
         self._host: Host | None = None
         self._looked_s = -_LOOK_S
+        self._came_by_s = -_COME_BY_S
         self._looking: asyncio.Task[None] | None = None
         self._booting: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None
@@ -82,6 +88,10 @@ class Keeper:
         self._failure: BurstError | None = None
         """Why there is no server, last."""
         self._exists = False
+        self._server_id: int | None = None
+        self._session = ""
+        self._attached_s = 0.0
+        self._recording: set[asyncio.Task[None]] = set()
         self._sleep_watch = SleepWatch(self.before_sleep)
         self.decision: Decision | None = None
         """The last one, for whoever asks why."""
@@ -145,7 +155,7 @@ class Keeper:
                 metadata_only=metadata_only,
             ),
             Situation(
-                configured=True,
+                configured=hetzner.max_eur_per_hour is not None,
                 trusted=not config.untrusted,
                 home_cores=os.cpu_count() or 1,
                 running=False,
@@ -161,13 +171,15 @@ class Keeper:
 
     def _why_not(self) -> BurstError:
         if self._booting is not None:
-            return NotYet("it boots", host="server")
+            return NotYet("it boots", host="the server")
         if self._looking is not None and not self._looking.done():
-            return NotYet("it is looked for", host="server")
+            return NotYet("it is looked for", host="the server")
         if self._failure is not None:
             return self._failure
-        reason = self.decision.reason if self.decision is not None else Reason.NOTHING_TO_DO
-        return NoServer(reason.value)
+        decision = self.decision or Decision(Course.HOME, Reason.NOTHING_TO_DO)
+        hetzner, lifecycle = self._hetzner or Hetzner(), self._lifecycle
+        threshold = Threshold(hetzner.boot_after_s, hetzner.boot_for_check)
+        return NoServer(words(decision, threshold, lifecycle.retry_in_s if lifecycle else 0.0))
 
     # -- the cloud ---------------------------------------------------------------------------
 
@@ -204,13 +216,25 @@ class Keeper:
     async def _look(self, config: Config) -> None:
         """Is there a server that works? Nothing is changed for it."""
         try:
-            booted = await (await self._open(config)).current()
+            lifecycle = await self._open(config)
+            booted = await lifecycle.current()
             if booted is not None:
                 self._found(config, booted)
+            else:
+                await self._come_by(lifecycle)
         except (BurstError, OSError) as error:
             self._failed(error)
         finally:
             self._looking = None
+
+    async def _come_by(self, lifecycle: Lifecycle) -> None:
+        """Somebody must: a server that has turned itself off bills like one that works."""
+        if time.monotonic() - self._came_by_s < _COME_BY_S:
+            return
+        self._came_by_s = time.monotonic()
+        report = await lifecycle.reaper.remove(await lifecycle.reaper.overdue())
+        for verdict in report.done:
+            _log.info("deleted %s: %s", verdict.resource.name, verdict.reason)
 
     async def _boot(self, config: Config, reason: str) -> None:
         self._exists = True
@@ -232,6 +256,10 @@ class Keeper:
         self._exists = True
         self._host = Host(OwnServer(booted, ssh, installer), self._cache_dir, self._tools)
         self._host.on_notice = lambda text: _tell(config, text)
+        if self._server_id != booted.server.id:
+            self._server_id = booted.server.id
+            self._session = secrets.token_hex(8)
+            self._attached_s = time.time() + self._offset_s
         self._begin_reaping(config)
         _log.info("server %s is used (%s)", booted.server.name, booted.server.type)
 
@@ -242,10 +270,60 @@ class Keeper:
     def _lost(self, error: BurstError) -> None:
         """Its connection, or it: look for it anew soon. One that drains is not ours any more."""
         host, self._host = self._host, None
+        self._note_session()
+        self._server_id = None
         self._failure = error
         self._looked_s = time.monotonic() - (0.0 if isinstance(error, Draining) else _LOOK_S)
         if host is not None:
             self._closing_host = self._task(host.close())
+
+    # -- records -----------------------------------------------------------------------------
+
+    def ended(self, build: Build) -> None:
+        """A build is over: what `audit` knows of it."""
+        parts = ((Part.REMOTE, build.spent.remote_s), (Part.HOME, build.spent.home_s))
+        offset_s = self._offset_s
+        self._record(
+            Command(
+                at_s=build.last_s + offset_s,
+                command=secrets.token_hex(8),
+                id=self._server_id if build.spent.remote_s else None,
+                verb=os.fsdecode(build.caller.verb) or "build",
+                start_s=build.began_s + offset_s,
+                end_s=build.last_s + offset_s,
+                ok=not build.failed,
+                split=tuple((part, round(spent_s, 3)) for part, spent_s in parts if spent_s),
+                project=self._project.key,
+            )
+        )
+
+    def _note_session(self) -> None:
+        """Written again and again while we are attached: of several lines the longest counts."""
+        if self._server_id is None:
+            return
+        now_s = time.time() + self._offset_s
+        self._record(
+            Session(
+                at_s=now_s,
+                session=self._session,
+                id=self._server_id,
+                start_s=self._attached_s,
+                end_s=now_s,
+                project=self._project.key,
+            )
+        )
+
+    @property
+    def _offset_s(self) -> float:
+        """Of the API's clock from ours."""
+        lifecycle = self._lifecycle
+        return 0.0 if lifecycle is None else lifecycle.context.cloud.offset_s or 0.0
+
+    def _record(self, event: Command | Session) -> None:
+        if self._lifecycle is not None:
+            task = self._task(self._lifecycle.context.ledger.record(event))
+            self._recording.add(task)
+            task.add_done_callback(self._recording.discard)
 
     # -- reaping -----------------------------------------------------------------------------
 
@@ -265,6 +343,7 @@ class Keeper:
         self._sleep_watch.stop()
 
     async def _reap_once(self, config: Config) -> None:
+        self._note_session()
         try:
             lifecycle = await self._open(config)
             await lifecycle.reap()
@@ -303,6 +382,9 @@ class Keeper:
 
     async def close(self) -> None:
         self._sleep_watch.stop()
+        self._note_session()
+        if self._recording:
+            await asyncio.wait(list(self._recording), timeout=_GRACE_S)
         tasks = (self._looking, self._booting, self._reaping, self._offering)
         for task in tasks:
             if task is not None:
@@ -319,7 +401,7 @@ class Keeper:
 
 
 class NoServer(EnvironmentProblem):
-    """no server: {detail}"""
+    """{detail}"""
 
     code = "no-server"
     hint = "units run at home; `burst-admin up` boots one"

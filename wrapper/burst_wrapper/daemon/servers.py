@@ -20,6 +20,7 @@ from burst_wrapper.argv import RustcCall
 from burst_wrapper.callers import Caller, same_process
 from burst_wrapper.config import Config, config_path, load_for
 from burst_wrapper.daemon.executor import Executor
+from burst_wrapper.daemon.spent import Spent
 from burst_wrapper.daemon.tools import Tools
 from burst_wrapper.forecast import Durations, Expectations, Forecast, Outlook, optimised
 from burst_wrapper.index import Index
@@ -57,6 +58,8 @@ class Build:
         self.project = project
         self.profile_dir = profile_dir
         self.outlook: Outlook | None = None
+        self.spent = Spent()
+        self.began_s = self.last_s = time.time()
         self.failed = False
         """Some unit of it did: what was not asked for says nothing then."""
         self.metadata_only = caller.verb in _CHECKS
@@ -133,6 +136,9 @@ class Servers:
             outlook = build.outlook
             if outlook is not None and outlook.idle and not build.failed:
                 self._expectations.ended(build.profile_dir, outlook.unasked)
+            keeper = self._keepers.get(build.project.key)
+            if keeper is not None:
+                keeper.ended(build)
 
     # -- where it may go ---------------------------------------------------------------------
 
@@ -171,6 +177,14 @@ class Servers:
 
     # -- what came of it ---------------------------------------------------------------------
 
+    def look(self) -> None:
+        """Every few seconds: which builds are over."""
+        self._forget_ended()
+
+    def away(self, build: Build, unit: object) -> None:
+        """It runs on a server from now on, until `ended`."""
+        build.spent.away(unit)
+
     def missed(self, build: Build, unit: object, call: RustcCall) -> None:
         """The home store lacks it: it has to be compiled somewhere."""
         build.metadata_only = build.metadata_only or call.metadata_only
@@ -183,6 +197,8 @@ class Servers:
 
     def ended(self, build: Build, unit: object, call: RustcCall, rustc_ms: int) -> None:
         """However it ended. `rustc_ms`: 0 if that is not known."""
+        build.spent.over(unit)
+        build.last_s = time.time()
         if build.outlook is not None:
             build.outlook.ended(unit)
         if rustc_ms:

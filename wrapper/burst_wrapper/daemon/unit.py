@@ -71,6 +71,7 @@ class Unit:
         self._started_ms = time.time_ns() // 1_000_000
         self._env: Mapping[bytes, bytes] = {}
         self._caller: Caller | None = None
+        self._recorded = False
         self._call: RustcCall | None = None
         self._plan: Plan | None = None
         self._delivery: Delivery | None = None
@@ -116,7 +117,7 @@ class Unit:
             self._at_home(home)
         except asyncio.CancelledError:
             # A wrapper that still listens compiles it at home now, and writes that down.
-            if not self._client.listening:
+            if not self._client.listening and not self._recorded:
                 self._record("cancelled", "-", "the build was interrupted", "cancelled")
             raise
         except BurstError as error:
@@ -344,6 +345,8 @@ class Unit:
         learned = Learned()
         doubted = False
         executor.in_flight += 1
+        if self._build is not None and not executor.local:
+            services.servers.away(self._build, self)
         self._donate(executor)
         try:
             for _ in range(_ATTEMPTS):
@@ -390,13 +393,13 @@ class Unit:
                             self._lists_tried = -1
                             continue
                         self._lists_tried = -1
-                        if not ended.verdict.missing:
-                            break
+                        if not ended.verdict.missing.beyond(learned):
+                            break  # nothing, or it lacked what was to be shown this time
                         learned |= ended.verdict.missing
                         self._notes.append(_missing_text(ended.verdict.missing))
                     case End.HOME:
                         raise Home("undeclared", ended.why, failure=False)
-            raise Home("unstable-inputs", self._why("its inputs keep growing"), failure=False)
+            raise Home("unstable-inputs", "its inputs cannot all be shown", failure=False)
         finally:
             executor.in_flight -= 1
 
@@ -619,6 +622,7 @@ class Unit:
         caller = self._caller
         if caller is None and where == "cancelled":
             return  # of a build that was over before we came to it
+        self._recorded = True
         build = (0, 0) if caller is None else (caller.pid, caller.start_ticks)
         kind = "?" if call is None else ("test" if call.is_test else _text_kind(call))
         self._services.journal.record(
@@ -671,10 +675,16 @@ def _text_kind(call: RustcCall) -> str:
     return ",".join(os.fsdecode(kind) for kind in call.crate_types) or "bin"
 
 
+_HASHED: Final = frozenset({b"platform", b"extern", b"macro", b"file"})
+"""Entries of a manifest whose values are digests; an argument can have 32 bytes, too."""
+
+
 def _manifest(plan: Plan) -> tuple[tuple[str, str], ...]:
-    """Labels and values short enough to keep; long or binary values by their hash."""
+    """Labels and values short enough to keep; files by their hash."""
     shown: list[tuple[str, str]] = []
     for label, value in plan.manifest:
-        text = value.hex()[:16] if len(value) == 32 else value[:120].decode("utf-8", "replace")
+        kind = label.partition(b" ")[0]
+        is_hash = kind in _HASHED and len(value) == 32
+        text = value.hex()[:16] if is_hash else value[:120].decode("utf-8", "replace")
         shown.append((label.decode("utf-8", "replace"), text))
     return tuple(shown)

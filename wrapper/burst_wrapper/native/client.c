@@ -26,14 +26,14 @@
 #if defined(__x86_64__) && defined(__LP64__)
 enum {
     NR_read = 0, NR_write = 1, NR_mmap = 9, NR_rt_sigaction = 13, NR_mremap = 25, NR_getpid = 39,
-    NR_socket = 41, NR_connect = 42, NR_sendto = 44, NR_recvfrom = 45, NR_setsockopt = 54,
+    NR_clone = 56, NR_wait4 = 61, NR_dup3 = 292, NR_socket = 41, NR_connect = 42, NR_sendto = 44, NR_recvfrom = 45, NR_setsockopt = 54,
     NR_execve = 59, NR_kill = 62, NR_fcntl = 72, NR_getcwd = 79, NR_umask = 95, NR_geteuid = 107,
     NR_getppid = 110, NR_exit_group = 231, NR_openat = 257, NR_renameat = 264, NR_readlinkat = 267,
     NR_ppoll = 271, NR_memfd_create = 319, NR_statx = 332, NR_close = 3,
 };
 #elif defined(__aarch64__) && defined(__LP64__)
 enum {
-    NR_getcwd = 17, NR_fcntl = 25, NR_renameat = 38, NR_openat = 56, NR_close = 57, NR_read = 63,
+    NR_clone = 220, NR_wait4 = 260, NR_dup3 = 24, NR_getcwd = 17, NR_fcntl = 25, NR_renameat = 38, NR_openat = 56, NR_close = 57, NR_read = 63,
     NR_write = 64, NR_ppoll = 73, NR_readlinkat = 78, NR_exit_group = 94, NR_kill = 129,
     NR_rt_sigaction = 134, NR_umask = 166, NR_getpid = 172, NR_getppid = 173, NR_geteuid = 175,
     NR_socket = 198, NR_connect = 203, NR_sendto = 206, NR_recvfrom = 207, NR_setsockopt = 208,
@@ -54,7 +54,7 @@ enum { EXIT_INTERRUPTED = 130 };
 
 enum { NOENT = 2, INTR = 4, NOEXEC = 8, AGAIN = 11, PIPE_BROKEN = 32, RESET = 104 };
 enum { AT_CWD = -100, NOFOLLOW = 0x100, RDWR = 2, CLOEXEC = 02000000 };
-enum { SIG_INT = 2, SIG_PIPE = 13 };
+enum { SIG_INT = 2, SIG_PIPE = 13, SIG_CHLD = 17 };
 enum { PATH_BYTES = 4096 };
 
 /* ---- system calls and strings --------------------------------------------------------------- */
@@ -417,6 +417,15 @@ static int wants_daemon(char **call) {
     return seen == ARTIFACTS;
 }
 
+/* hot.py's is_cargos_probe. */
+static int is_cargos_probe(char **call) {
+    static const char *const probe[] = {"-", "--crate-name", "___", "--print=file-names"};
+    for (size_t i = 0; i < sizeof probe / sizeof *probe; i++) {
+        if (!call[i + 1] || !same(call[i + 1], probe[i])) return 0;
+    }
+    return is_compiler(call[0]);
+}
+
 /* ---- the call, and how it goes on elsewhere --------------------------------------------------- */
 
 static char **call;       /* compiler and its arguments */
@@ -491,7 +500,9 @@ static void write_all(int fd, const char *s, size_t n);
 /* Let hot.py go on from here. Once a request was sent it gets the connection and what came through
  * it: the first `obeyed` bytes are done, the rest is for it to obey, or to find wrong.
  *
- * `silent`: the patience of this call is used up. */
+ * `silent`: NO, YES: the patience of this call is used up, or ONLY_START: a daemon is wanted, not the
+ * rest of this call. */
+enum { NO = 0, YES = 1, ONLY_START = 2 };
 __attribute__((noreturn)) static void hand_over(int silent) {
     static char place[PATH_BYTES], resume[PATH_BYTES + 128];
     if (handed) { /* hot.py is gone, and so is the compiler */
@@ -512,7 +523,7 @@ __attribute__((noreturn)) static void hand_over(int silent) {
     end = put(end, ":");
     if (stream >= 0) end = put_number(end, (unsigned long)connection, 10);
     end = put_number(put(end, ":"), obeyed, 10);
-    end = put(put(end, silent ? ":1:" : ":0:"), own_path());
+    end = put(put(put_number(put(end, ":"), (unsigned long)silent, 10), ":"), own_path());
     char **old = find(&environment, RESUME, sizeof "BURST_RESUME" - 1);
     if (old) drop(&environment, old);
     char **environ = memory((environment.n + 2) * sizeof(char *));
@@ -733,8 +744,8 @@ struct address {
     char path[108];
 };
 
-/* hot.py's socket_path, if the folder is there and private. */
-static void find_socket(struct address *address) {
+/* hot.py's socket_path. The end of its folder, or null where hot.py has to look for it. */
+static char *name_socket(struct address *address) {
     struct status status;
     uint32_t uid = (uint32_t)S0(geteuid);
     const char *base = value_of("XDG_RUNTIME_DIR");
@@ -744,16 +755,27 @@ static void find_socket(struct address *address) {
         end = put(put(end, base), "/burst");
     else
         end = put_number(put(end, "/tmp/burst-"), uid, 10);
-    if (status_of(address->path, NOFOLLOW, &status) != 0) hand_over(0);
-    if ((status.mode & 0170000) != 0040000 || status.uid != uid || status.mode & 0077) hand_over(0);
     char space[64]; /* mnt:[4026531841] */
     long n = S4(readlinkat, AT_CWD, "/proc/self/ns/mnt", space, sizeof space - 1);
-    if (n < 7 || n > 24) hand_over(0);
+    if (n < 7 || n > 24) return 0;
     space[n] = 0;
-    if (!equal(space, "mnt:[", 5) || space[n - 1] != ']') hand_over(0);
+    if (!equal(space, "mnt:[", 5) || space[n - 1] != ']') return 0;
     space[n - 1] = 0;
     put(put(put(end, "/d-"), space + 5), "-v" PROTOCOL ".sock");
     address->family = 1;
+    return end;
+}
+
+/* The same, if the folder is there and private. */
+static void find_socket(struct address *address) {
+    struct status status;
+    uint32_t uid = (uint32_t)S0(geteuid);
+    char *end = name_socket(address);
+    if (!end) hand_over(0);
+    *end = 0;
+    if (status_of(address->path, NOFOLLOW, &status) != 0) hand_over(0);
+    if ((status.mode & 0170000) != 0040000 || status.uid != uid || status.mode & 0077) hand_over(0);
+    *end = '/';
 }
 
 /* Somebody waited in vain lately: then hot.py knows how long to wait. */
@@ -816,6 +838,25 @@ __attribute__((noreturn)) static void ask(void) {
     relay();
 }
 
+/* hot.py's _start_early; what is to be done there is done by hot.py. */
+static void start_early(void) {
+    struct address address;
+    struct status status;
+    if (!name_socket(&address) || status_of(address.path, 0, &status) != -NOENT) return;
+    long child = S(clone, SIG_CHLD, 0, 0, 0, 0);
+    if (child > 0) {
+        while (S4(wait4, child, 0, 0, 0) == -INTR) {}
+        return;
+    }
+    if (child < 0) return;
+    if (S(clone, SIG_CHLD, 0, 0, 0, 0)) leave(0);
+    long null = S4(openat, AT_CWD, "/dev/null", RDWR, 0);
+    for (int fd = 0; fd < 3; fd++) {
+        if (null != fd && S3(dup3, null, fd, 0) < 0) leave(0);
+    }
+    hand_over(ONLY_START);
+}
+
 /* As `tr '\0\n' '\n\1'`, in half the time. */
 __attribute__((noreturn)) static void show_environ(const char *path) {
     struct buffer file = {0, 0, 0};
@@ -867,7 +908,11 @@ __attribute__((noreturn, used)) static void start(long *stack) {
         memcpy(named + 1, call, (n + 1) * sizeof(char *));
         call = named;
     }
-    if (is_switched_on("BURST_DISABLE") || !wants_daemon(call)) execute();
+    if (is_switched_on("BURST_DISABLE")) execute();
+    if (!wants_daemon(call)) {
+        if (is_cargos_probe(call)) start_early();
+        execute();
+    }
     ask();
 }
 

@@ -1,0 +1,51 @@
+"""`cargo burst doctor`: says what makes builds slow before they are, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("built_before")
+
+
+def doctor(**env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "burst_wrapper.cli.cargo_burst", "doctor", "--json"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environ = {**os.environ, "PATH": path, **env}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+
+
+def failures(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return {c["what"]: c["result"] for c in json.loads(done.stdout)["checks"] if not c["ok"]}
+
+
+def test_all_is_well() -> None:
+    """Status 0, and nothing on stderr."""
+    done = doctor()
+    assert (failures(done), done.returncode, done.stderr) == ({}, 0, "")
+
+
+def test_without_a_linker(tmp_path: Path) -> None:
+    """Every program is linked at home then, as `explain` says; so does doctor."""
+    for name in ("cargo", "rustc", "burst-rustc"):
+        found = subprocess.run(["which", name], capture_output=True, text=True, check=False)
+        target = found.stdout.strip() or Path(sys.executable).with_name(name)
+        (tmp_path / name).symlink_to(target)
+    done = doctor(PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "linker `cc` not found" in failures(done)["linker"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "XDG_STATE_HOME"])
+def test_folders_that_cannot_be_made(tmp_path: Path, variable: str) -> None:
+    """Units would run at home, uncached, and `explain` could not say why."""
+    (tmp_path / "file").write_text("")
+    done = doctor(**{variable: str(tmp_path / "file")})
+    assert failures(done) == {"folders": f"{tmp_path}/file/burst: Not a directory"}
+    assert (done.returncode, done.stderr) == (1, "")

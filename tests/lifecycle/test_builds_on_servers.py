@@ -1,0 +1,98 @@
+"""`RUSTC_WRAPPER=burst-rustc cargo build` with `hetzner` configured: real cargo, real servers.
+
+The servers are containers of the local cloud: cloud-init, systemd, sshd, volumes, the agent as a
+service. The cloud is Hetzner's API on loopback, asked by the real `hcloud`.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from builds import machine, with_env, with_project
+from compare import compare_targets, report
+from localcloud import LocalCloud
+from server_builds import admin, admin_json, configure, ready_servers
+
+pytest_plugins = ("cloud_fixtures",)
+
+_PLAIN = {"CARGO_INCREMENTAL": "0"}
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_server_comes_works_goes_and_comes_back_warm(real_cloud: LocalCloud) -> None:
+    """Home compiles while it boots; the build moves over; it is reaped; the next one is warm."""
+    cloud = real_cloud
+    with machine(**_PLAIN) as bare:
+        space = with_project(bare, "codegen")
+        target = space.project / "target"
+        space.plain("build", "--offline").check()
+        target.rename(space.project / "target.plain")
+        configure(space, cloud, boot_after_s=0, keep_alive_s=1)
+
+        # While the server boots nobody waits: everything is compiled at home.
+        at_home = with_env(space, {"BURST_REQUIRE_REMOTE": "0"})
+        at_home.cargo("build", "--offline", BURST_REQUIRE_REMOTE="0").check()
+        assert {unit["reason"] for unit in space.units()} <= {"not-yet", "executed", "hit"}
+        cloud.wait_for(lambda: len(ready_servers(cloud)) == 1, "the server is ready")
+        (first,) = ready_servers(cloud)
+
+        # Now it compiles, and what it makes is what rustc makes here.
+        space.fresh_target()
+        space.forget_store()
+        space.cargo("build", "--offline").check()
+        units = space.units()
+        assert {unit["executor"] for unit in units} == {first}, units
+        differences = compare_targets(space.project / "target.plain", target, incremental=False)
+        assert not differences, report(differences) + space.log()
+
+        status = admin_json(space, "status")
+        assert first in str(status)
+
+        # The paid hour ends; nobody needs it; what it knows stays on the volume.
+        cloud.clock.advance(3000)
+        admin(space, "reap").check()
+        assert ready_servers(cloud) == []
+        volumes = cloud.client().volumes.get_all()
+        assert [volume.server for volume in volumes] == [None]
+        assert (volumes[0].labels or {})["burst-fs"].startswith("ready-")
+
+        # The next build boots again, waits for it as it must, and finds everything there.
+        space.fresh_target()
+        space.forget_store()
+        space.cargo("build", "--offline").check()
+        (second,) = ready_servers(cloud)
+        assert second != first
+        units = space.units()
+        assert {(unit["where"], unit["executor"]) for unit in units} == {("hit", second)}, units
+        differences = compare_targets(space.project / "target.plain", target, incremental=False)
+        assert not differences, report(differences) + space.log()
+
+        space.stop()
+        admin(space, "down", "--yes", "--everything").check()
+        audit = admin_json(space, "audit")
+        assert Decimal(audit["total"]["eur"]).quantize(Decimal("0.01")) == cloud.bill().cents
+
+
+@pytest.mark.slow
+def test_a_day_of_checks_costs_nothing(paper_cloud: LocalCloud) -> None:
+    """An editor on every save: metadata only, and no threshold of seconds is low enough."""
+    cloud = paper_cloud
+    with machine() as space:
+        configure(space, cloud, boot_after_s=0)
+        space.write(
+            {
+                "Cargo.toml": '[package]\nname = "app"\nversion = "0.1.0"\nedition = "2021"\n',
+                "src/main.rs": "fn main() {}\n",
+            }
+        )
+        for save in range(12):
+            space.write({"src/main.rs": f'fn main() {{ println!("{save}"); }}\n'})
+            space.cargo("check", "--offline", BURST_REQUIRE_REMOTE="0").check()
+            cloud.clock.advance(3600)
+        assert {unit["where"] for unit in space.units()} <= {"local", "remote", "hit"}
+    assert "POST /servers" not in cloud.journal.operations()
+    assert cloud.bill().cents == Decimal("0.00")

@@ -1,0 +1,59 @@
+"""The daemon's keeper of servers: what it does for builds that need none."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from burst_lifecycle.cloud.model import Kind, ServerState
+from burst_lifecycle.project import find
+from burst_lifecycle.session import Lifecycle
+from burst_lifecycle.settings import Hetzner
+from burst_wrapper.config import Config
+from burst_wrapper.daemon.server_keeper import Keeper
+from burst_wrapper.daemon.tools import Tools
+from lifecycles import Machine, box_of, fresh
+
+
+@pytest.fixture
+def machine() -> Machine:
+    found = fresh(watched=False)
+    asyncio.run(found.lifecycle.up("test"))
+    return found
+
+
+def look(machine: Machine, folder: Path, times: int = 1) -> None:
+    """As the first unit of a build makes it look for a server."""
+
+    async def main() -> None:
+        keeper = Keeper(find(str(folder)), bytes(folder), Tools(bytes(folder)), {}, lambda: None)
+        lifecycle: Lifecycle = machine.lifecycle
+        keeper._lifecycle = lifecycle
+        for _ in range(times):
+            await keeper._look(Config(hetzner=Hetzner()))
+        assert not keeper.needs_us
+
+    asyncio.run(main())
+
+
+def test_a_server_that_turned_itself_off_is_ended(machine: Machine, tmp_path: Path) -> None:
+    """Also by an editor's check, which would never boot one; its volume stays."""
+    box = box_of(machine)
+    box.shut_down()
+    machine.account.change(box.server_id, ServerState.OFF)
+    look(machine, tmp_path)
+    assert machine.account.held[Kind.SERVER] == {}
+    assert len(machine.account.held[Kind.VOLUME]) == 1
+
+
+def test_looking_at_everything_is_rare(machine: Machine, tmp_path: Path) -> None:
+    """An editor that checks on every save asks for servers; for all there is once in a while."""
+    box = box_of(machine)
+    box.shut_down()
+    machine.account.change(box.server_id, ServerState.OFF)
+    asked: list[str] = []
+    machine.hook = asked.append
+    look(machine, tmp_path, times=5)
+    assert asked.count("before inventory") == 1

@@ -1,0 +1,45 @@
+"""burst_wrapper.daemon.attempt: what a failed run's words mean."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from burst_protocol.errors import AgentGone, DiskFull, LimitExceeded
+from burst_wrapper.daemon.attempt import machine_trouble
+
+FOLDERS = (b"/p/target/debug/deps", b"/p/target/debug/incremental")
+
+
+def line(message: str, level: str = "error") -> bytes:
+    fields = {"$message_type": "diagnostic", "message": message, "code": None, "level": level}
+    return json.dumps({**fields, "spans": [], "children": [], "rendered": message}).encode()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("failed to write x: No space left on device (os error 28)", DiskFull),
+        ("failed to map x: Cannot allocate memory (os error 12)", LimitExceeded),
+        (
+            "could not write output to /p/target/debug/deps/a.o: No such file or directory",
+            AgentGone,
+        ),
+        (
+            "could not create /p/target/debug/incremental/a: No such file or directory",
+            AgentGone,
+        ),
+        ("couldn't read `src/x.rs`: No such file or directory (os error 2)", None),
+        (
+            "linking with `cc` failed: cc /p/target/debug/deps/a.o: x: No such file or directory",
+            None,
+        ),
+        ("mismatched types", None),
+    ],
+)
+def test_errors_that_are_the_machines(message: str, expected: type[Exception] | None) -> None:
+    """A disk that is full, memory, a store that was deleted under a run; not a user's own error."""
+    trouble = machine_trouble([line("unused", "warning"), line(message)], FOLDERS)
+    assert trouble is None if expected is None else isinstance(trouble, expected)
+    assert machine_trouble([line(message, "warning")], FOLDERS) is None

@@ -21,14 +21,7 @@ exec 9>>"$work/lock"
 flock -w 1800 9 || die 'another bake runs on this server'
 rm -f "$root/etc/burst/image.json"
 
-# The dead man sees that somebody is there, as long as this process is.
-beat() {
-    while kill -0 $$ 2>/dev/null; do
-        { read -r up _ </proc/uptime && mkdir -p /run/burst && printf '%s\n' "${up%%.*}" >/run/burst/heartbeat; } || :
-        sleep 20
-    done
-}
-beat 9>&- </dev/null >/dev/null 2>&1 &
+sh "$recipe/beat.sh" $$ 9>&- </dev/null >/dev/null 2>&1 &
 beating=$!
 trap 'kill $beating 2>/dev/null || :' EXIT
 trap 'exit 143' HUP INT TERM

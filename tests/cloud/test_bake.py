@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import attrs
@@ -161,4 +162,6 @@ def test_a_server_boots_from_a_baked_image(admin: Admin) -> None:
     # To the cent what the cloud itself reckons, the image from its birth on.
     bill = admin.cloud.bill()
     audit = json.loads(admin.run("audit", "--json").stdout)
-    print(bill, audit)
+    assert audit["total"]["exact"]
+    assert Decimal(audit["total"]["eur"]).quantize(Decimal("0.01")) == bill.cents
+    assert [item.kind for item in bill.items].count("server") == 3

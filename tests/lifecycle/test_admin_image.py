@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from admin_stage import Stage
 from burst_lifecycle import labels, recipe
-from burst_lifecycle.admin.bakery import log_file
+from burst_lifecycle.admin.bakery import bakery, log_file
+from burst_lifecycle.admin.live import Live
 from burst_lifecycle.cloud.model import Kind
 
 
@@ -70,15 +72,12 @@ def test_a_mirror_that_is_none_costs_nothing(stage: Stage, tmp_path: Path) -> No
 
 def test_what_a_server_says_moves_no_cursor(stage: Stage) -> None:
     """Escape sequences stay in the file."""
-    from burst_lifecycle.admin.bakery import bakery
-
     desk = stage.desk()
     with log_file(str(stage.folder / "logs")) as (path, file):
-        from burst_lifecycle.admin.live import Live
-
         show = bakery(Live(stage.machine.lifecycle, ""), desk)._shower(file)
         show(b"good\n\x1b[2Jevil\r\n")
-    assert desk.stderr.getvalue() == "good\n [2Jevil \n"  # type: ignore[attr-defined]
+    assert isinstance(desk.stderr, io.StringIO)
+    assert desk.stderr.getvalue() == "good\n [2Jevil \n"
     assert Path(path).read_bytes() == b"good\n\x1b[2Jevil\r\n"
 
 

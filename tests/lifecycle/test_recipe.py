@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -10,6 +12,10 @@ import re
 import shutil
 import subprocess
 import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import attrs
@@ -135,9 +141,9 @@ class Shop:
         script = '. "$recipe/lib.sh"; fetch thing "$work/got"'
         return self.sh(script, mirror=str(self.mirror))
 
-    def check_mirror(self) -> subprocess.CompletedProcess[str]:
+    def check_mirror(self, source: str = "sent") -> subprocess.CompletedProcess[str]:
         script = 'sh "$recipe/phases/10-mirror.sh"'
-        return self.sh(script, mirror=str(self.mirror), source="sent")
+        return self.sh(script, mirror=str(self.mirror), source=source)
 
 
 @pytest.fixture
@@ -170,13 +176,7 @@ def test_a_mirror_is_what_its_sums_say(shop: Shop) -> None:
     rustc = shop.mirror / "rust" / "rustc"
     rustc.write_text("#!/bin/sh\n")
     assert "no SHA256SUMS" in shop.check_mirror().stderr
-    sums = subprocess.run(
-        ["sh", "-c", "find . -type f ! -name SHA256SUMS -exec sha256sum {} +"],
-        cwd=shop.mirror,
-        capture_output=True,
-        check=True,
-    ).stdout
-    (shop.mirror / "SHA256SUMS").write_bytes(sums)
+    write_sums(shop.mirror)
     good = shop.check_mirror()
     assert good.returncode == 0, good.stderr
     assert "1 files" in good.stdout
@@ -185,6 +185,75 @@ def test_a_mirror_is_what_its_sums_say(shop: Shop) -> None:
     (shop.mirror / "more").unlink()
     rustc.write_text("#!/bin/sh\nevil\n")
     assert "is not what its SHA256SUMS says" in shop.check_mirror().stderr
+
+
+def write_sums(folder: Path) -> None:
+    """As the README says."""
+    command = "find . -type f ! -name SHA256SUMS -exec sha256sum {} + >SHA256SUMS"
+    subprocess.run(["sh", "-c", command], cwd=folder, check=True)
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Over HTTP, as any web server does."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Nobody reads it."""
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_a_mirror_at_a_url(shop: Shop, tmp_path: Path) -> None:
+    """File by file, as its sums list them; programs are executable again."""
+    there = tmp_path / "there"
+    (there / "rust" / "bin").mkdir(parents=True)
+    (there / "rust" / "bin" / "rustc").write_text("#!/bin/sh\n")
+    (there / "apt").mkdir()
+    (there / "apt" / "a b+c_1%3a2~3.deb").write_text("package")
+    write_sums(there)
+    with served(there) as url:
+        done = shop.check_mirror(url)
+        assert done.returncode == 0, done.stderr
+        assert (shop.mirror / "apt" / "a b+c_1%3a2~3.deb").read_text() == "package"
+        assert os.access(shop.mirror / "rust" / "bin" / "rustc", os.X_OK)
+        sums = there / "SHA256SUMS"
+        sums.write_text(sums.read_text() + f"{'0' * 64}  ../../outside\n")
+        assert "the mirror lists ../../outside" in shop.check_mirror(url).stderr
+
+
+def test_the_dead_man_hears_of_a_bake(tmp_path: Path) -> None:
+    """As long as it goes on; what somebody put in the heartbeat's place is not written through."""
+    (tmp_path / "run" / "burst").mkdir(parents=True)
+    beat = tmp_path / "run" / "burst" / "heartbeat"
+    beat.symlink_to(tmp_path / "elsewhere")
+    with subprocess.Popen(["sleep", "600"]) as bake:
+        beating = subprocess.Popen(
+            ["sh", FOLDER / "beat.sh", str(bake.pid)],
+            env={"PATH": os.environ["PATH"], "BURST_ROOT": str(tmp_path)},
+        )
+        try:
+            give_up_s = time.monotonic() + 20
+            while beat.is_symlink():
+                assert time.monotonic() < give_up_s
+                time.sleep(0.01)
+            assert beat.read_text().strip().isdecimal()
+            assert not (tmp_path / "elsewhere").exists()
+        finally:
+            bake.kill()
+            beating.kill()
+            beating.wait()
+    done = subprocess.run(["sh", FOLDER / "beat.sh", str(bake.pid)], timeout=10, check=False)
+    assert done.returncode == 0
 
 
 def test_home_refuses_what_is_no_mirror(tmp_path: Path) -> None:

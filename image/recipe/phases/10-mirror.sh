@@ -23,9 +23,10 @@ if [ "$source" != sent ]; then
     # curl's own configuration on stdin: names never meet a shell or a command line.
     sed -n 's/^[0-9a-f]\{64\} [ *]\(\.\/\)\{0,1\}//p' "$mirror/SHA256SUMS" | while IFS= read -r name; do
         case /$name/ in */../* | *'"'* | *'\'*) die "the mirror lists $name" ;; esac
-        printf 'url = "%s/%s"\noutput = "%s/%s"\n' "$source" "$name" "$mirror" "$name"
+        path=$(printf '%s' "$name" | sed 's/%/%25/g; s/ /%20/g; s/#/%23/g; s/?/%3F/g')
+        printf 'url = "%s/%s"\noutput = "%s/%s"\n' "$source" "$path" "$mirror" "$name"
     done >"$work/mirror.curl"
-    get --create-dirs --config "$work/mirror.curl"
+    get --globoff --create-dirs --config "$work/mirror.curl"
     # HTTP has no modes.
     for folder in "$mirror/rust/bin" "$mirror/rust/libexec" "$mirror/tools"; do
         [ ! -d "$folder" ] || find "$folder" -type f -exec chmod 755 {} +

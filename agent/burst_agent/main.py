@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 _PARTS: Final = {
-    "adopt": "burst_agent.host.adopt",
     "cache": "burst_agent.cache_cli",
     "lease": "burst_agent.lease_cli",
     "connect": "burst_agent.connect",

@@ -14,6 +14,8 @@ from typing import IO, Final
 from burst_agent.sandbox import Launch
 
 PIECE_BYTES: Final = 64 * 1024
+_INSIDE_S: Final = 2.0
+"""Patience with an end from the inside, before all is killed from the outside."""
 
 
 class Process:
@@ -58,6 +60,14 @@ class Process:
 
     async def end(self) -> None:
         """Kills what is left of it; it is gone when this returns, even if cancelled meanwhile."""
+        running = not self._exited.done()
+        try:
+            if running and self._launch.kill_inside(self._popen.pid):
+                await asyncio.wait((self._exited,), timeout=_INSIDE_S)
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
         self._launch.kill(self._popen.pid)
         try:
             await self.wait()

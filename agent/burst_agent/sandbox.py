@@ -106,13 +106,32 @@ class Launch:
     cwd: bytes | None
     pass_fds: tuple[int, ...]
     _judge: Callable[[int], Outcome]
+    contained: bool = False
+    """Whether it runs below an init of its own, whose end is reaped only when nothing of it is
+    left (pid_namespaces(7))."""
 
     def outcome(self, returncode: int) -> Outcome:
         """Given what `wait` returned (negative: the outer process was killed by that signal)."""
         return self._judge(returncode)
 
+    def kill_inside(self, pid: int) -> bool:
+        """Ends what is contained: the process then ends by itself, and everything is gone by then.
+        False if there is nothing like that (yet, any more). Never for a pid that was reaped."""
+        if not self.contained:
+            return False
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+                children = [int(word) for word in file.read().split()]
+        except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+            return False
+        for child in children:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+        return bool(children)
+
     def kill(self, pid: int) -> None:
-        """Ends all of it; the process must have been started as leader of a session."""
+        """Ends all of it; what is contained follows in a moment. The process must have been started
+        as leader of a session."""
         for end in (os.killpg, os.kill):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 end(pid, signal.SIGKILL)
@@ -283,6 +302,7 @@ def _native_launch(
                 cwd=None,
                 pass_fds=(*_fds(spec), spec_fd, status_fd),
                 judge=lambda returncode: _judge_native(status_fd, returncode),
+                contained=(b"plain",) not in lines,
             )
 
 
@@ -392,6 +412,7 @@ class BubblewrapLauncher(Launcher):
                     cwd=b"/",
                     pass_fds=(*_fds(spec), status_fd, args_fd),
                     judge=lambda returncode: _judge_bubblewrap(status_fd, returncode),
+                    contained=True,
                 )
 
     def probe_spec(self) -> tuple[SandboxSpec, int]:

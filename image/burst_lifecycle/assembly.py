@@ -83,8 +83,9 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
     key_path = Path(os.path.expanduser(hetzner.ssh_key_path or places.ssh_key))  # noqa: ASYNC240
     key = await asyncio.to_thread(access.load_or_make, key_path, new_key)
     from burst_lifecycle.cloud.hetzner import HetznerCloud  # noqa: PLC0415 - 0.2 s
-    from burst_lifecycle.remote.installer import Installer  # noqa: PLC0415
+    from burst_lifecycle.remote.install import ServiceInstaller  # noqa: PLC0415
     from burst_lifecycle.remote.pinned import PinnedSsh  # noqa: PLC0415
+    from burst_lifecycle.remote.remote_bundle import HomeBundle  # noqa: PLC0415
 
     notices = Notices(places.cloud, request.settings.notify)
     async with HetznerCloud(token) as cloud, contextlib.AsyncExitStack() as stack:
@@ -93,7 +94,7 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
         context = Context(
             cloud=cloud,
             ssh=ssh,
-            agent=Installer(ssh, cache_dir(_bytes(request.environ))),
+            agent=ServiceInstaller(ssh, HomeBundle(_bundles(request.environ))),
             ledger=Ledger(places.cloud, machine.machine_id(secret)),
             notices=notices,
             time=RealTime(),
@@ -164,8 +165,9 @@ async def boot_lock(folder: str, name: str = "lock") -> AsyncIterator[None]:
         os.close(handle)
 
 
-def _bytes(environ: Mapping[str, str]) -> dict[bytes, bytes]:
-    return {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
+def _bundles(environ: Mapping[str, str]) -> bytes:
+    words = {os.fsencode(name): os.fsencode(value) for name, value in environ.items()}
+    return os.path.join(cache_dir(words), b"bundle")
 
 
 def _test_address(environ: Mapping[str, str]) -> Callable[[Server], tuple[str, int]] | None:

@@ -19,6 +19,7 @@ import pytest
 from agent_client import Outcome, Tools, native_tools, shell
 from agent_service import AgentService, ServiceClient
 from burst_agent import service
+from burst_agent.house import crate_of
 from burst_protocol import messages as m
 from burst_protocol.action import KIND_EXECUTABLE, Action, Input
 from burst_protocol.digest import Digest
@@ -315,14 +316,32 @@ def test_a_running_action_stands_in_the_lease(start: Start) -> None:
             assert (await server.status(clients=1))["running"] == 0
             request = await remote_shell(client, "while :; do :; done")
             await started(client, request)
-            assert server.lease.status()["running"] == 1
+            status = server.lease.status()
+            assert status["running"] == 1
+            assert [one["crate"] for one in status["actions"]] == ["sh"]  # type: ignore[attr-defined]
             assert server.lease.drain(0, "test")["why"] == "running"
             await client.send(m.Cancel(request.id))
             await client.collect(request.id)
-            await server.status(running=0)
+            assert (await server.status(running=0))["actions"] == []
             assert server.lease.drain(0, "test")["granted"]
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ((b"/t/bin/rustc", b"--crate-name", b"serde", b"--edition=2021"), "serde"),
+        ((b"/t/bin/rustc", b"-vV"), "rustc"),
+        ((b"/w/target/debug/tests-0\xff", b"--crate-name"), "tests-0\ufffd"),
+        ((), ""),
+    ],
+)
+def test_what_a_run_is_called(argv: tuple[bytes, ...], name: str) -> None:
+    """Its crate, else its program."""
+    action = attrs.evolve(shell("true"), argv=argv)
+    request = m.Execute(1, WEAK, (), -1, STRONG, action, push=False)
+    assert crate_of(request) == name
 
 
 def test_a_killed_service_counts_no_more(start: Start) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from burst_lifecycle.remote.remote_bundle import Bundle
 
 ROOT: Final = "/opt/burst/agent"
+_RUN: Final = "/run/burst"
 _SETTLE_S: Final = 120.0
 _START_S: Final = 60.0
 _BRING_S: Final = 60.0
@@ -36,8 +37,12 @@ class ServiceInstaller:
 
     async def ensure(self, login: Login) -> str:
         """Installed, started and answering; its identity. ServerProblem, or what ssh raises."""
-        bundle = await self.bundle()
-        identity = bundle.identity
+        await self.serve(login)
+        return (await self.bundle()).identity
+
+    async def serve(self, login: Login) -> str:
+        """As `ensure`; the socket on which it answers there. `login` is root's."""
+        identity = (await self.bundle()).identity
         await self._wait_for_setup(login)
         current = await self._run(login, "readlink", f"{ROOT}/current")
         if current.stdout.strip().decode("ascii", "replace") != identity:
@@ -49,7 +54,7 @@ class ServiceInstaller:
         unit = "burst-agent" if name == identity else f"burst-agent@{identity}"
         await self._must(login, "systemctl", "start", f"{unit}.service", timeout_s=_START_S)
         await self._must(login, "/usr/local/bin/burst-agent", "lease", "status")
-        return identity
+        return f"{_RUN}/agent.sock" if name == identity else f"{_RUN}/agent-{identity}.sock"
 
     async def _wait_for_setup(self, login: Login) -> None:
         """sshd answers before cloud-init has ended; what it sets up is idempotent and has a lock of

@@ -8,7 +8,7 @@ from __future__ import annotations
 import attrs
 
 from burst_lifecycle.boot import Booted
-from burst_lifecycle.remote.installer import Installer
+from burst_lifecycle.remote.install import ServiceInstaller
 from burst_lifecycle.remote.pinned import PinnedSsh
 from burst_protocol import messages as m
 from burst_protocol.errors import LinkLost, RemoteProtocolError
@@ -22,7 +22,7 @@ class OwnServer:
 
     booted: Booted
     ssh: PinnedSsh
-    installer: Installer
+    installer: ServiceInstaller
 
     @property
     def name(self) -> str:
@@ -32,13 +32,8 @@ class OwnServer:
         """To the service of our version there; it is brought if there is none (any more)."""
         del config, auth_sock
         login = self.booted.login
-        connection = await self.ssh.connection(login)
-        identity = await self.installer.identity()
-        try:
-            return await connection.open_socket(f"/run/burst/agent-{identity}.sock")
-        except LinkLost:
-            serving = await self.installer.serve(attrs.evolve(login, user="root"))
-        return await connection.open_socket(serving.socket)
+        socket = await self.installer.serve(attrs.evolve(login, user="root"))
+        return await (await self.ssh.connection(login)).open_socket(socket)
 
     async def settle(self, link: AgentLink) -> None:
         """Work in the project's own store."""

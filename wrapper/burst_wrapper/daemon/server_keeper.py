@@ -33,7 +33,7 @@ from burst_lifecycle.events import Command, Part, Session
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
 from burst_lifecycle.project import Project
-from burst_lifecycle.remote.installer import Installer
+from burst_lifecycle.remote.install import ServiceInstaller
 from burst_lifecycle.remote.pinned import PinnedSsh
 from burst_lifecycle.session import Lifecycle
 from burst_lifecycle.settings import Hetzner
@@ -251,7 +251,7 @@ class Keeper:
         assert lifecycle is not None
         ssh, installer = lifecycle.context.ssh, lifecycle.context.agent
         assert isinstance(ssh, PinnedSsh)
-        assert isinstance(installer, Installer)
+        assert isinstance(installer, ServiceInstaller)
         self._failure = None
         self._exists = True
         self._host = Host(OwnServer(booted, ssh, installer), self._cache_dir, self._tools)

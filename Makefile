@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-SYSTEM_PACKAGES := bubblewrap openssh-server systemd-container debootstrap iproute2 build-essential
+SYSTEM_PACKAGES := bubblewrap openssh-server systemd-container debootstrap iproute2 build-essential shellcheck
 
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check --no-input
 

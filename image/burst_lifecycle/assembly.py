@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from burst_lifecycle import access, machine, userdata
+from burst_lifecycle import access, machine, recipe, userdata
 from burst_lifecycle.books import Account
 from burst_lifecycle.context import Context, Wishes
 from burst_lifecycle.errors import NotConfigured
@@ -103,6 +103,7 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
             server_files=userdata.server_files(),
             new_host_key=new_key,
             lock=lambda: boot_lock(places.cloud),
+            bake_lock=lambda: boot_lock(places.cloud, "bake.lock"),
             account=Account(token.endpoint, token.fingerprint(secret)),
         )
         if request.step is not None:
@@ -126,6 +127,7 @@ def wishes(hetzner: Hetzner, owner: str, project: Project | None) -> Wishes:
         locations=hetzner.location,
         max_eur_per_hour=_NOTHING if hetzner.max_eur_per_hour is None else hetzner.max_eur_per_hour,
         project="" if project is None else project.key,
+        recipe=recipe.packaged().fingerprint,
         architecture=home_architecture(),
         stock_image=hetzner.base_image,
         keep_alive_s=hetzner.keep_alive_s,
@@ -147,10 +149,10 @@ def new_key() -> tuple[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def boot_lock(folder: str) -> AsyncIterator[None]:
+async def boot_lock(folder: str, name: str = "lock") -> AsyncIterator[None]:
     """One boot at a time on this machine; ends with its holder, however that ends."""
     await asyncio.to_thread(os.makedirs, folder, 0o700, exist_ok=True)
-    handle = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         while True:
             try:

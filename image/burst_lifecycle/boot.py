@@ -15,9 +15,9 @@ import attrs
 
 from burst_lifecycle import (
     access,
-    firewall,
     hostkey,
     labels,
+    newserver,
     removal,
     situation,
     volumes,
@@ -25,7 +25,6 @@ from burst_lifecycle import (
 from burst_lifecycle.cloud.model import (
     Kind,
     Server,
-    ServerState,
 )
 from burst_lifecycle.context import Context, Login
 from burst_lifecycle.errors import (
@@ -34,7 +33,7 @@ from burst_lifecycle.errors import (
     ServerProblem,
 )
 from burst_lifecycle.events import How, Ready
-from burst_lifecycle.guard import Ground, Guard, boot_by_s, is_booting, is_ready
+from burst_lifecycle.guard import Ground, Guard, is_booting, is_ready
 from burst_lifecycle.host import Host
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.making import Maker
@@ -48,10 +47,6 @@ from burst_protocol.errors import (
 )
 
 _MOVES: Final = 12
-WRONG_KEY_S: Final = 120.0
-"""For so long after its boot began a server may still show another key (its image's)."""
-_POLL_S: Final = 1.5
-_OFF_POLLS: Final = 10
 _ROTATION_TRIES: Final = 6
 _GONE_POLL_S: Final = 3.0
 
@@ -77,6 +72,8 @@ class Boot:
     guard: Guard
     how: How | None = None
     began_s: float = 0.0
+    _maker: Maker | None = None
+    """Of the server, if it is this process that made it."""
 
     async def run(self) -> Booted:
         """A server that is ready for the project. Raises CloudProblem, ServerProblem, OverBudget, …
@@ -139,7 +136,8 @@ class Boot:
         await held.extend()
         match found.move:
             case Move.CREATE:
-                await Maker(context, self.guard).make(held)
+                self._maker = Maker(context, self.guard)
+                await self._maker.make(held)
                 self.how = How.COLD
                 return None
             case Move.USE:
@@ -203,7 +201,9 @@ class Boot:
             if held is None or is_ready(server):
                 host = await self._reach(server)
             else:
-                host = await self._wait_for_ssh(server, held)
+                host = await newserver.wait_for_ssh(
+                    context, self.guard, server, meanwhile=held.extend
+                )
         except NotFound:
             return None
         fresh = await context.cloud.server(server.id)
@@ -231,50 +231,12 @@ class Boot:
             detail = "does not know this machine's key yet; another machine of yours lets it in"
             raise ServerProblem(detail, what=server.name) from error
 
-    async def _wait_for_ssh(self, server: Server, held: Turn) -> Host:
-        """Until its own host key answers. After its deadline it is given up and deleted."""
-        context, cloud = self.context, self.context.cloud
-        deadline_s = boot_by_s(server)
-        tolerant_until_s = deadline_s - context.wishes.boot_deadline_s + WRONG_KEY_S
-        last = "it was not powered on"
-        off_polls = silent_polls = 0
-        while True:
-            await held.extend()
-            now = await cloud.server(server.id)
-            if now.state is ServerState.RUNNING:
-                host = Host(context.ssh, access.login(context, now), server.id)
-                try:
-                    login = await host.hello()
-                    return Host(context.ssh, login, server.id)
-                except (Unreachable, LinkLost, AuthenticationFailed) as error:
-                    last, silent_polls = str(error), silent_polls + 1
-                    if silent_polls % _OFF_POLLS == 0:
-                        # Our address changed, or another machine wrote over our rule.
-                        await firewall.reopen(context, now)
-                except HostKeyProblem as error:
-                    last = str(error)
-                    if cloud.now_s() > tolerant_until_s:
-                        await removal.abandon(context, self.guard, now)
-                        raise
-            elif now.state is ServerState.DELETING:
-                raise NotFound(what=f"server {now.name}")
-            elif now.state is ServerState.OFF:
-                # Before its start, or its boot was cut off between the label and the power.
-                last, off_polls = "it is off", off_polls + 1
-                if off_polls % _OFF_POLLS == 0:
-                    with context.effect("power on again"):
-                        await cloud.power_on(server.id)
-            if cloud.now_s() > deadline_s:
-                await removal.abandon(context, self.guard, now)
-                raise ServerProblem(f"was not ready in time: {last}", what=now.name)
-            await context.time.sleep(_POLL_S)
-
     async def _equip(self, server: Server, host: Host) -> Booted:
         """From the first login to `ready`. On a ready one: what this machine and project lack."""
         context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
         claim = Claim.of(server.labels)
         hard_end_s = claim.expires_s if claim else cloud.now_s() + wishes.hard_end_s
-        await self._narrow(server, host, hard_end_s)
+        await newserver.narrow(context, server, host, hard_end_s)
         with context.effect("bring the agent"):
             agent = await context.agent.ensure(host.login)
         if not is_ready(server):
@@ -298,19 +260,16 @@ class Boot:
                     id=server.id,
                     how=self.how or How.COLD,
                     took_s=context.time.monotonic() - self.began_s,
+                    boot_s=self._boot_s(),
+                    image=self._maker.source if self._maker else "",
                 )
             )
         return Booted(server, attrs.evolve(host.login, user="burst"), store, agent, self.how)
 
-    async def _narrow(self, server: Server, host: Host, until_s: float) -> None:
-        for firewall_id in server.firewall_ids:
-            rules = await self.context.cloud.firewall(firewall_id)
-            claim = Claim.of(rules.labels)
-            if claim is None or claim.owner != self.context.wishes.owner:
-                continue
-            if not firewall.is_narrow(rules.rules, self.context.key.client):
-                peer = await host.peer()
-                await firewall.narrow(self.context, firewall_id, peer, until_s)
+    def _boot_s(self) -> float | None:
+        if self._maker is None or self._maker.asked_s is None:
+            return None
+        return self.context.time.monotonic() - self._maker.asked_s
 
     async def _rotate(self, server_id: int, host: Host) -> Host:
         """The key that user data carried is replaced by one that never left the server.
@@ -350,5 +309,5 @@ class Boot:
             host = Host(context.ssh, await Host(context.ssh, both, server.id).hello(), server.id)
             if hostkey.pin(host.login.host_key) == wanted:
                 return host
-            await context.time.sleep(_POLL_S)
+            await context.time.sleep(newserver.POLL_S)
         raise ServerProblem("does not show its new host key", what=server.name)

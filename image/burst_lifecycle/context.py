@@ -7,7 +7,7 @@ ones, tests bring a cloud in memory whose time is virtual.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from pathlib import Path
@@ -94,6 +94,19 @@ class Ssh(Protocol):
         Unreachable, LinkLost, HostKeyProblem, AuthenticationFailed, as ssh_transport raises them;
         DeadlinePassed when it ran for longer.
         """
+        ...
+
+    async def follow(
+        self,
+        login: Login,
+        argv: Sequence[str],
+        *,
+        stdin: AsyncIterable[bytes],
+        show: Callable[[bytes], None],
+        timeout_s: float,
+    ) -> Answer:
+        """As `run`, for what takes long: what it says on stdout is shown as it comes, the answer
+        has its last 64 KiB only."""
         ...
 
     async def forget(self, login: Login) -> None:
@@ -187,6 +200,8 @@ class Context:
     """A fresh ed25519 pair: private (OpenSSH's PEM), public (one line)."""
     lock: Callable[[], AbstractAsyncContextManager[object]] = contextlib.nullcontext
     """One boot at a time on this machine."""
+    bake_lock: Callable[[], AbstractAsyncContextManager[object]] = contextlib.nullcontext
+    """One bake, which takes longer than a boot may have to wait."""
     step: Callable[[str], None] = _no_step
     """Called around every effect, for tests that stop us there."""
     address: Callable[[Server], tuple[str, int]] = _public_address

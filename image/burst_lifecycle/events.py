@@ -7,7 +7,7 @@
     created   kind id op role name owner project location token endpoint type size_gb
               eur_per_hour eur_per_month eur_per_gb_month created_s
     settled   op reason            an intent that led to nothing
-    ready     id how(cold|warm) took_s
+    ready     id how(cold|warm) took_s boot_s image
     seen      kind id
     resized   id size_gb
     deleted   kind id reason case
@@ -130,6 +130,10 @@ class Ready(_Line):
     id: int
     how: How
     took_s: float
+    boot_s: float | None = None
+    """Of a cold start: from the create on, without what was waited for before."""
+    image: str = ""
+    """What it was made of: `stock`, or a recipe; empty: not known."""
 
 
 @attrs.frozen(kw_only=True)

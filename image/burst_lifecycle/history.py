@@ -76,6 +76,8 @@ class Life:
     gone_s: float | None = None
     """The first moment at which it certainly did not, if nobody recorded its end."""
     name: str = ""
+    role: str = ""
+    """`build`, `bake`, …"""
     operation: str = ""
     owner: str = ""
     project: str = ""
@@ -247,6 +249,7 @@ def _life(kind: Kind, ident: int, events: list[Event]) -> Life:
         end=end,
         gone_s=min(missed) if missed and end is None else None,
         name=_word(creations, lambda event: event.name),
+        role=_word(creations, lambda event: event.role),
         operation=_word(creations, lambda event: event.operation),
         owner=_word(creations, lambda event: event.owner),
         project=_word(creations, lambda event: event.project),

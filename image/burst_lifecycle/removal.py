@@ -103,7 +103,7 @@ async def powered_off(
     try:
         now = await guard.require_ground(server.id, granted)
         if now.state is not ServerState.OFF and now.state is not ServerState.DELETING:
-            await _shut_down(context, server.id)
+            await shut_down(context, server.id)
         if now.state is not ServerState.DELETING:
             await _rest_volumes(context, now)
     except NotFound:
@@ -111,7 +111,8 @@ async def powered_off(
     await guard.delete_server(server.id, ground)
 
 
-async def _shut_down(context: Context, server_id: int) -> None:
+async def shut_down(context: Context, server_id: int) -> None:
+    """Until it is off: asked to first, by power after a while."""
     cloud = context.cloud
     with contextlib.suppress(Busy), context.effect("shut down"):
         await cloud.shutdown(server_id)

@@ -111,6 +111,13 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
             for path in (root / package / "server").glob("*")
             if path.is_file()
         }
+        if package == "burst_lifecycle":
+            recipe = ROOT / "image" / "recipe"
+            sources |= {
+                f"{package}/recipe/{path.relative_to(recipe)}"
+                for path in recipe.rglob("*")
+                if path.is_file()
+            }
         built = {name for name in names if "/native/built/" in name}
         assert sources == {name for name in names if name.startswith(f"{package}/")} - built
 

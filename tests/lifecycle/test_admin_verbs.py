@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -516,6 +516,17 @@ class Reading:
             self.read.append(argv)
             return Answer(0, self.content)
         return await self.inner.run(login, argv, stdin=stdin, timeout_s=timeout_s)
+
+    async def follow(
+        self,
+        login: Login,
+        argv: Sequence[str],
+        *,
+        stdin: AsyncIterable[bytes],
+        show: Callable[[bytes], None],
+        timeout_s: float,
+    ) -> Answer:
+        raise NotImplementedError
 
     async def forget(self, login: Login) -> None:
         await self.inner.forget(login)

@@ -47,7 +47,7 @@ from burst_lifecycle.errors import (
     QuotaExceeded,
 )
 from burst_lifecycle.labels import Claim
-from memory_hosts import Box
+from memory_hosts import Baked, Box
 
 LOCATIONS = ("fsn1", "nbg1", "hel1")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -101,6 +101,7 @@ TYPES = (
     server_type(2, "ccx53", 32, "0.8550"),
     server_type(3, "ccx43", 16, "0.4423"),
     server_type(4, "cax41", 16, "0.0657", "arm"),
+    server_type(5, "cx23", 2, "0.0088"),
 )
 
 
@@ -128,6 +129,11 @@ class Account:
     disks: dict[int, Any] = attrs.field(factory=dict)
     """By volume: see `memory_hosts.Disk`."""
     images: list[Image] = attrs.field(factory=list)
+    baked: dict[int, Baked] = attrs.field(factory=dict)
+    """By image."""
+    recipe_works: bool = True
+    snapshot_s: float = 90.0
+    made_images: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.images.append(Image(1, "ubuntu-24.04", {}, 0, ImageState.AVAILABLE, True, "x86", 5))
@@ -229,7 +235,7 @@ class MemoryCloud:
         if kind is Kind.FIREWALL:
             return [self._firewall(firewall_id) for firewall_id in account.held[kind]]
         if kind is Kind.IMAGE:
-            return [*account.held[kind].values(), *account.images]
+            return [*map(self._image, account.held[kind].values()), *account.images]
         return list(account.held[kind].values())
 
     def _get(self, kind: Kind, resource_id: int) -> Any:
@@ -237,6 +243,11 @@ class MemoryCloud:
             if one.id == resource_id:
                 return one
         raise NotFound(what=f"{kind.value} {resource_id}")
+
+    def _image(self, image: Image) -> Image:
+        if image.created_s + self.account.snapshot_s > self.world.now_s:
+            return image
+        return attrs.evolve(image, state=ImageState.AVAILABLE, size_gb=Decimal("2.5"))
 
     def _firewall(self, firewall_id: int) -> Firewall:
         found: Firewall | None = self.account.held[Kind.FIREWALL].get(firewall_id)
@@ -396,6 +407,11 @@ class MemoryCloud:
             spec.image_id,
         )
         account.boxes[server_id] = Box(account, server_id, spec.user_data)
+        if spec.image_id in account.baked:
+            image = self._get(Kind.IMAGE, spec.image_id)
+            assert image.state is ImageState.AVAILABLE
+            assert server_type.disk_gb >= image.disk_gb
+            account.boxes[server_id].disk = attrs.evolve(account.baked[spec.image_id])
         account.changed[server_id] = (ServerState.RUNNING, self.world.now_s + account.boot_s)
         account.boxes[server_id].power_on(self.world.now_s + account.boot_s)
         account.count()
@@ -431,7 +447,34 @@ class MemoryCloud:
     async def create_image(
         self, server_id: int, description: str, labels: Mapping[str, str]
     ) -> Created[Image]:
-        raise NotImplementedError
+        self._ask("create image")
+        self._check_labels(labels)
+        account, now_s = self.account, self.world.now_s
+        server = account.server(server_id)
+        if any(one.id // 1000 == server_id for one in self._making()):
+            raise Busy("locked", what=server.name)
+        box = account.boxes[server_id]
+        assert server.state is ServerState.OFF, "a snapshot of a running server"
+        assert not box.disk.identity, "a snapshot with an identity"
+        account.made_images += 1
+        image = Image(
+            server_id * 1000 + account.made_images, "", dict(labels), now_s, ImageState.CREATING,
+            False, "x86", 40,
+        )  # fmt: skip
+        account.held[Kind.IMAGE][image.id] = image
+        account.baked[image.id] = attrs.evolve(box.disk)
+        self._acted()
+        action = account.new_id()
+        self.pending[action] = (now_s + account.snapshot_s, None)
+        self._answer("create image")
+        return Created(image, (action,))
+
+    def _making(self) -> list[Image]:
+        return [
+            image
+            for image in map(self._image, self.account.held[Kind.IMAGE].values())
+            if image.state is ImageState.CREATING
+        ]
 
     async def create_ssh_key(self, name: str, public_key: str, labels: Mapping[str, str]) -> SshKey:
         from burst_lifecycle.access import client_key

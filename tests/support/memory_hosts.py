@@ -9,7 +9,7 @@ import base64
 import gzip
 import ipaddress
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -64,6 +64,17 @@ class Disk:
 
 
 @attrs.define
+class Baked:
+    """What a server's disk has of an image."""
+
+    recipe: str = ""
+    """By its marker."""
+    agent: bool = False
+    identity: bool = True
+    """Host keys, authorized keys, machine id: it is one particular machine."""
+
+
+@attrs.define
 class Box:
     """One server's inside."""
 
@@ -95,11 +106,14 @@ class Box:
     """So many times the device is not there yet."""
     lost_writes: bool = False
     """Power was cut, or a volume pulled, with something mounted."""
+    disk: Baked = attrs.field(factory=Baked)
 
     def power_on(self, at_s: float) -> None:
         """cloud-init reads the user data at the first boot; later ones keep what is on disk."""
         self.on, self.up_s, self.boots = True, at_s, self.boots + 1
         if self.boots == 1:
+            assert not self.disk.recipe or not self.disk.identity, "an image with an identity"
+            self.disk.identity = True
             config = self.config()
             self.host_key = bare(config["ssh_keys"]["ed25519_public"])
             self.authorized = tuple(bare(key) for key in config["ssh_authorized_keys"])
@@ -159,6 +173,8 @@ class Box:
         return True
 
     def answer(self, argv: Sequence[str]) -> Answer:
+        if not self.disk.agent:
+            return Answer(127, b"", b"no agent")
         options = {
             argv[at][2:]: argv[at + 1] for at in range(len(argv) - 1) if argv[at].startswith("--")
         }
@@ -285,14 +301,54 @@ class MemorySsh:
         if argv[0] == AGENT:
             answer = box.answer(argv[1:])
         elif argv[:2] == ["sh", "-c"]:
-            box.authorized = tuple(dict.fromkeys((*box.authorized, *argv[4:])))
+            keys = [word for word in argv[4:] if word.startswith("ssh-")]
+            box.authorized = tuple(dict.fromkeys((*box.authorized, *keys)))
             answer = Answer(0, b"")
         elif argv == ["printenv", "SSH_CONNECTION"]:
             answer = Answer(0, f"{self.address} 50000 {login.host} 22\n".encode())
+        elif argv == ["cat", "/etc/burst/image.json"]:
+            answer = Answer(0, json.dumps({"recipe": box.disk.recipe}).encode())
+        elif argv == ["sh", "-s"]:
+            answer = self._clean(box, stdin)
         else:
             answer = Answer(0, b"")
+        key = box.host_key
+        if not box.disk.identity:
+            box.authorized = ()
         self.after(name)
-        return attrs.evolve(answer, host_key=box.host_key)
+        return attrs.evolve(answer, host_key=key)
+
+    def _clean(self, box: Box, script: bytes) -> Answer:
+        assert b"burst-clean ok" in script
+        box.disk.identity = False
+        return Answer(0, b"burst-clean ok\n")
+
+    async def follow(
+        self,
+        login: Login,
+        argv: Sequence[str],
+        *,
+        stdin: AsyncIterable[bytes],
+        show: Callable[[bytes], None],
+        timeout_s: float,
+    ) -> Answer:
+        """The recipe takes twenty minutes; home may be gone in the middle of it."""
+        async for _ in stdin:
+            pass
+        self.before("ssh recipe")
+        box = self._box(login)
+        if self.public_key not in box.authorized:
+            raise AuthenticationFailed("not known", host=login.host)
+        box.seen = True
+        assert box.disk.agent, "the recipe checks the agent"
+        self.account.world.pass_time(1200)
+        box.active_s = self.account.world.now_s
+        if not self.account.recipe_works:
+            return Answer(1, b"E: no such package\n", host_key=box.host_key)
+        show(b"== 20-packages\n")
+        box.disk.recipe = argv[-2]
+        self.after("ssh recipe")
+        return Answer(0, b"burst-bake ok\n", host_key=box.host_key)
 
     def _box(self, login: Login) -> Box:
         account = self.account
@@ -338,4 +394,5 @@ class MemoryAgent:
             raise LinkLost("cut", host=login.host)
         answer = await self.ssh.run(login, ["true"])
         assert answer.status == 0
+        self.ssh._box(login).disk.agent = True
         return "test-agent"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -112,6 +112,17 @@ class PaperSsh:
         if not box.on:
             box.power_on(cloud.clock.now())
         return box
+
+    async def follow(
+        self,
+        login: Login,
+        argv: Sequence[str],
+        *,
+        stdin: AsyncIterable[bytes],
+        show: Callable[[bytes], None],
+        timeout_s: float,
+    ) -> Answer:
+        raise NotImplementedError
 
     async def forget(self, login: Login) -> None:
         """Nothing is kept."""

@@ -19,6 +19,7 @@ from burst_lifecycle.admin.view import plain
 from burst_lifecycle.cloud.model import Kind
 from burst_lifecycle.events import Command, How, Part, Session
 from burst_lifecycle.history import History, Life
+from burst_lifecycle.labels import Role
 from burst_lifecycle.pricing import HOUR_S, Amount, started_hours
 from burst_lifecycle.reaper import due_s
 
@@ -211,7 +212,7 @@ def audit(
     starts = [
         start
         for life in history.lives
-        if life.kind is Kind.SERVER
+        if life.kind is Kind.SERVER and life.role != Role.BAKE
         for start in life.starts
         if when.has(start.at_s)
     ]

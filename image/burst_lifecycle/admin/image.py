@@ -15,7 +15,9 @@ from burst_lifecycle.admin.down import NeedsYes
 from burst_lifecycle.admin.ports import Bake, Bakery, Control
 from burst_lifecycle.admin.view import ResourceLine, plain
 from burst_lifecycle.cloud.model import Image, Kind
-from burst_lifecycle.pricing import Amount
+from burst_lifecycle.images import speed
+from burst_lifecycle.pricing import Amount, hours_of_month
+from burst_lifecycle.recipe import packaged
 from burst_protocol.errors import UsageError
 
 SCHEMA: Final = 1
@@ -44,7 +46,7 @@ async def _run(options: argparse.Namespace, desk: Desk) -> int:
 
 def bakery(control: Control, desk: Desk) -> Bakery:
     """What bakes; a module of its own, so that nobody else loads it."""
-    make: Baker = import_module("burst_lifecycle.bake").bakery
+    make: Baker = import_module("burst_lifecycle.admin.bakery").bakery
     return make(control, desk)
 
 
@@ -57,8 +59,8 @@ async def _build(options: argparse.Namespace, desk: Desk, control: Control) -> i
     )
     image = await bakery(control, desk).build(wish, desk.say)
     await desk.look(control)
-    size = "" if image.size_gb is None else f", {image.size_gb} GB"
-    desk.out(f"{image.name} (id {image.id}{size}) is current: the next server boots from it")
+    size = "" if image.size_gb is None else f" ({image.size_gb} GB)"
+    desk.out(f"image {image.id}{size} is current: the next server boots from it")
     return 0
 
 
@@ -78,21 +80,28 @@ def _list(
     if not lines:
         desk.out("you have no image: servers boot from a stock image")
         return 0
-    heads = ["id", "name", "stage", "recipe", "size", "age", "euros", "rate"]
+    heads = ["id", "stage", "recipe", "size", "age", "euros", "a month"]
     rows = [
         [
             str(line.id),
-            line.name,
             line.state,
             images[line.id].labels.get(labels.RECIPE, "-"),
             line.detail or "-",
             text.duration(line.age_s),
             Amount(line.eur_so_far, not line.exact).text,
-            text.rate(line.eur_per_hour),
+            _a_month(line, desk.clock()),
         ]
         for line in lines
     ]
-    desk.out(*text.table(heads, rows, right="id,size,age,euros,rate"))
+    desk.out(*text.table(heads, rows, right="id,size,age,euros,a month"))
+    recipe = packaged().fingerprint
+    if any(images[line.id].labels.get(labels.RECIPE) == recipe for line in lines):
+        measured = speed(desk.history.events, recipe)
+        desk.say(f"recipe {recipe} is this version's: {measured}")
+        if not measured.pays:
+            desk.say("that is slower, so servers boot from the stock image")
+    else:
+        desk.say(f"none is of this version's recipe ({recipe}): servers boot from a stock image")
     return 0
 
 
@@ -110,7 +119,7 @@ async def _prune(
         desk.out("no image is outdated")
         return 0
     desk.say("this will be deleted:")
-    desk.say(*(f"  {line.name} ({line.state}, {line.detail})" for line in doomed))
+    desk.say(*(f"  {_words(line)}" for line in doomed))
     if options.dry_run:
         return 0
     if not options.yes and not desk.can_ask:
@@ -120,6 +129,17 @@ async def _prune(
         return 1
     for line in doomed:
         await control.remove(Kind.IMAGE, line.id, owner=control.owner, force=False)
-        desk.out(f"deleted image {line.name}")
+        desk.out(f"deleted {_words(line)}")
     await desk.look(control)
     return 0
+
+
+def _a_month(line: ResourceLine, now_s: float) -> str:
+    hourly = line.eur_per_hour
+    return "?" if hourly is None else Amount(hourly * hours_of_month(now_s)).text
+
+
+def _words(line: ResourceLine) -> str:
+    """Snapshots have no names."""
+    more = ", ".join(word for word in (line.state, line.detail) if word)
+    return f"image {line.name or line.id} ({more})"

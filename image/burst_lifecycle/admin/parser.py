@@ -197,7 +197,7 @@ def _image(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--server-type", metavar="TYPE", default="", help="to bake on")
     build.add_argument("--location", metavar="NAME", default="", help="to bake in")
     build.add_argument(
-        "--mirror", metavar="DIR", default="", help="a folder in place of all downloads"
+        "--mirror", metavar="DIR|URL", default="", help="in place of all downloads (see the README)"
     )
     build.add_argument(
         "--keep-server", action="store_true", help="leave a failed bake until its expiry"

@@ -120,13 +120,13 @@ class Bake:
     """Empty: the one with the smallest disk that will do."""
     location: str = ""
     mirror: str = ""
-    """A folder that takes the place of all downloads."""
+    """A folder or URL that takes the place of all downloads."""
     keep_server: bool = False
     """Leave a failed bake's server until its expiry, to look at."""
 
 
 class Bakery(Protocol):
-    """What `image` calls; `burst_lifecycle.bake.bakery(control)` makes it."""
+    """What `image` calls; `admin.bakery` makes it."""
 
     async def build(self, wish: Bake, tell: Tell) -> Image:
         """A candidate that was booted once, hence current."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from burst_lifecycle.context import Answer, Login
@@ -25,6 +25,7 @@ COMMAND: Final = (
     'a=json.loads(open(0,"rb",0,closefd=False).readline());os.execvp(a[0],a)\''
 )
 _LIMIT_BYTES: Final = 4 * 1024 * 1024
+_TAIL_BYTES: Final = 64 * 1024
 _Key = tuple[str, int, str, tuple[str, ...], str]
 
 
@@ -76,6 +77,31 @@ class PinnedSsh:
             await self.forget(login)
             raise
 
+    async def follow(
+        self,
+        login: Login,
+        argv: Sequence[str],
+        *,
+        stdin: AsyncIterable[bytes],
+        show: Callable[[bytes], None],
+        timeout_s: float,
+    ) -> Answer:
+        """See `context.Ssh.follow`."""
+        connection = await self.connection(login)
+        try:
+            async with asyncio.timeout(timeout_s):
+                channel = await connection.run(COMMAND)
+                try:
+                    return await _follow(channel, argv, stdin, show, connection.host_key)
+                finally:
+                    channel.close()
+        except TimeoutError as error:
+            detail = f"no end within {timeout_s:g} s"
+            raise DeadlinePassed(detail, what=f"`{argv[0]}` on {login.host}") from error
+        except LinkLost:
+            await self.forget(login)
+            raise
+
     async def forget(self, login: Login) -> None:
         """Hang up."""
         found = self._open.pop(_key(login), None)
@@ -106,6 +132,45 @@ async def _converse(
     if status is None:
         raise LinkLost("the command's end was not told", host=channel.host)
     return Answer(status, bytes(parts), channel.stderr_tail, host_key)
+
+
+async def _follow(
+    channel: AgentChannel,
+    argv: Sequence[str],
+    stdin: AsyncIterable[bytes],
+    show: Callable[[bytes], None],
+    host_key: str,
+) -> Answer:
+    async def feed() -> None:
+        try:
+            channel.write(json.dumps(list(argv)).encode() + b"\n")
+            async for piece in stdin:
+                channel.write(piece)
+                await channel.drain()
+            channel.write_eof()
+        except AgentGone:
+            pass  # it ended before it read everything: its status says why
+        except BaseException:
+            channel.close()  # or it would wait for the rest for ever
+            raise
+
+    feeding = asyncio.create_task(feed())
+    tail = bytearray()
+    try:
+        while data := await channel.read(65536):
+            show(data)
+            tail += data
+            del tail[:-_TAIL_BYTES]
+        await channel.wait_closed()
+        if feeding.done():
+            feeding.result()
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+    status = channel.exit_status
+    if status is None:
+        raise LinkLost("the command's end was not told", host=channel.host)
+    return Answer(status, bytes(tail), channel.stderr_tail, host_key)
 
 
 def _key(login: Login) -> _Key:

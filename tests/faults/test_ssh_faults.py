@@ -306,6 +306,11 @@ def test_a_server_without_good_algorithms_is_refused(sshd: Sshd) -> None:
     """Only CBC on offer: no connection rather than a weak one."""
     sshd.extra = "Ciphers aes128-cbc"
     sshd.restart()
-    error = refused(sshd.address)
-    assert isinstance(error, Unreachable)
-    assert "no common algorithm" in str(error)
+    for _ in range(20):
+        error = refused(sshd.address)
+        assert isinstance(error, Unreachable)
+        if "no common algorithm" in str(error):
+            return
+        # It closes with words of ours unread, so its own are sometimes lost by a reset.
+        assert "Connection lost" in str(error)
+    pytest.fail("it never said why")

@@ -77,6 +77,34 @@ def test_a_server_comes_works_goes_and_comes_back_warm(real_cloud: LocalCloud) -
         assert Decimal(audit["total"]["eur"]).quantize(Decimal("0.01")) == cloud.bill().cents
 
 
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_home_compiled_meanwhile_is_offered(real_cloud: LocalCloud) -> None:
+    """The server has it before anybody asks: the next checkout with an empty home is all hits."""
+    cloud = real_cloud
+    with machine(**_PLAIN) as bare:
+        space = with_project(bare, "tiny")
+        configure(space, cloud, boot_after_s=0)
+        space.cargo("build", "--offline", BURST_REQUIRE_REMOTE="0").check()
+        at_home = {unit["crate"] for unit in space.units() if unit["where"] == "local"}
+        assert at_home
+        cloud.wait_for(lambda: ready_servers(cloud), "the server is ready")
+        (server,) = ready_servers(cloud)
+        # Any unit that has to be compiled makes the daemon reach for it.
+        space.cargo("build", "--offline", "--release").check()
+        log = space.state / "daemon.log"
+        cloud.wait_for(lambda: "has been offered" in log.read_text(), "the offers were made")
+
+        space.fresh_target()
+        space.forget_store()
+        space.cargo("build", "--offline").check()
+        found = {(unit["where"], unit["executor"]) for unit in space.units()}
+        assert found == {("hit", server)}, space.units()
+        space.stop()
+        admin(space, "down", "--yes", "--everything").check()
+
+
 @pytest.mark.slow
 def test_a_day_of_checks_costs_nothing(paper_cloud: LocalCloud) -> None:
     """An editor on every save: metadata only, and no threshold of seconds is low enough."""

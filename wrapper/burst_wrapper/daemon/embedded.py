@@ -88,12 +88,11 @@ class Embedded:
 
     async def get(self) -> Executor:
         """The running agent; BurstError if there is none and none can be started now."""
-        executor = self._executor
-        if executor is not None and executor.usable:
+        if (executor := self.current) is not None:
             return executor
         async with self._lock:
-            if self._executor is not None and self._executor.usable:
-                return self._executor
+            if (executor := self.current) is not None:
+                return executor
             now_s = time.monotonic()
             self._deaths = [t for t in self._deaths if now_s - t < _WINDOW_S]
             if self._executor is not None:
@@ -114,6 +113,12 @@ class Embedded:
             self._failure = None
             self._place = identity(self._where.root)
             return self._executor
+
+    @property
+    def current(self) -> Executor | None:
+        """The running agent, if there is one: nothing is started."""
+        executor = self._executor
+        return executor if executor is not None and executor.usable else None
 
     @property
     def lost(self) -> bool:

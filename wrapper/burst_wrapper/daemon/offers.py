@@ -7,6 +7,7 @@ the next worktree, or this one tomorrow, finds it there.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
 from burst_protocol import messages as m
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from burst_wrapper.daemon.servers import Made
 
 _PAUSE_S: Final = 0.2
+
+_log: Final = logging.getLogger("burst")
 
 
 async def offer(made: dict[bytes, Made], home: Executor, there: Executor) -> None:
@@ -33,6 +36,7 @@ async def offer(made: dict[bytes, Made], home: Executor, there: Executor) -> Non
             if there.link.gone is not None:
                 return
         made.pop(strong_key, None)
+    _log.info("%s has been offered what home compiled", there.name)
 
 
 async def _offer(one: Made, home: Executor, there: Executor) -> None:

@@ -69,7 +69,14 @@ class Build:
 
 
 class Servers:
-    def __init__(self, cache_dir: bytes, tools: Tools, index: Index) -> None:
+    def __init__(
+        self,
+        cache_dir: bytes,
+        tools: Tools,
+        index: Index,
+        home: Callable[[], Executor | None],
+    ) -> None:
+        """`home`: the embedded agent if it runs, whose store holds what home compiled."""
         self._cache_dir = cache_dir
         self._tools = tools
         self._durations = Durations(index)
@@ -79,8 +86,7 @@ class Servers:
         self._configs: dict[str, tuple[float, Config]] = {}
         self._keepers: dict[str, Keeper] = {}
         self._made: dict[str, dict[bytes, Made]] = {}
-        self.home: Callable[[], Executor | None] = lambda: None
-        """The embedded agent, whose store holds what home compiled."""
+        self._home = home
 
     # -- who is it for -----------------------------------------------------------------------
 
@@ -169,12 +175,9 @@ class Servers:
             found = self._keepers.get(project.key)
             if found is None:
                 made = self._made.setdefault(project.key, {})
-                found = keeper_class(project, self._cache_dir, self._tools, made, self._home_agent)
+                found = keeper_class(project, self._cache_dir, self._tools, made, self._home)
                 self._keepers[project.key] = found
         return found
-
-    def _home_agent(self) -> Executor | None:
-        return self.home()
 
     # -- what came of it ---------------------------------------------------------------------
 

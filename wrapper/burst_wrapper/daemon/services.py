@@ -55,6 +55,7 @@ class Services:
         cache_dir, state_dir = ground.cache_dir, ground.state_dir
         tools = Tools(cache_dir)
         closures = Closures(ground.index, ground.stats)
+        embedded = Embedded(Place.of(cache_dir, state_dir), tools, agent)
         os.makedirs(os.path.join(cache_dir, b"tmp"), mode=0o700, exist_ok=True)
         return cls(
             place=identity(os.path.join(cache_dir, b"tmp")),
@@ -68,9 +69,9 @@ class Services:
             gatherer=Gatherer(ground.stats, closures),
             placer=Placer(),
             tools=tools,
-            embedded=Embedded(Place.of(cache_dir, state_dir), tools, agent),
+            embedded=embedded,
             remotes=Remotes(cache_dir, tools),
-            servers=Servers(cache_dir, tools, ground.index),
+            servers=Servers(cache_dir, tools, ground.index, lambda: embedded.current),
             pools=TokenPools(),
             journal=Journal(os.path.join(state_dir, b"builds")),
         )

@@ -453,25 +453,7 @@ async def connect_pinned(
                 server_host_key_algs=["ssh-ed25519"],
                 client_keys=keys,
                 agent_path=None,
-                agent_forwarding=False,
-                pkcs11_provider=None,
-                preferred_auth="publickey",
-                password_auth=False,
-                kbdint_auth=False,
-                host_based_auth=False,
-                gss_kex=False,
-                gss_auth=False,
-                x509_trusted_certs=None,
-                x509_trusted_cert_paths=[],
-                kex_algs=_KEX,
-                encryption_algs=_CIPHERS,
-                mac_algs=_MACS,
-                compression_algs=["none"],
-                command=None,
-                connect_timeout=None,
-                login_timeout=0,
-                keepalive_interval=silence_s / _KEEPALIVES_PER_SILENCE,
-                keepalive_count_max=_KEEPALIVES_PER_SILENCE - 1,
+                **_always(silence_s),
             )
     except TimeoutError as error:
         raise Unreachable(f"no answer within {connect_timeout_s:g} s", host=str(target)) from error
@@ -677,25 +659,7 @@ class _Login:
                 ignore_encrypted=True,
                 agent_path=agent_path,
                 agent_identities=settings.agent_identities,
-                agent_forwarding=False,
-                pkcs11_provider=None,
-                preferred_auth="publickey",
-                password_auth=False,
-                kbdint_auth=False,
-                host_based_auth=False,
-                gss_kex=False,
-                gss_auth=False,
-                x509_trusted_certs=None,
-                x509_trusted_cert_paths=[],
-                kex_algs=_KEX,
-                encryption_algs=_CIPHERS,
-                mac_algs=_MACS,
-                compression_algs=["none"],
-                command=None,
-                connect_timeout=None,
-                login_timeout=0,
-                keepalive_interval=self.silence_s / _KEEPALIVES_PER_SILENCE,
-                keepalive_count_max=_KEEPALIVES_PER_SILENCE - 1,
+                **_always(self.silence_s),
             )
         except asyncssh.HostKeyNotVerifiable as error:
             raise HostKeyProblem(judge.verdict or _reason(error), host=str(target)) from error
@@ -708,6 +672,31 @@ class _Login:
             is_proxied = isinstance(tunnel, _Dialer) and tunnel.command is not None
             through = " through its ProxyCommand" if is_proxied else ""
             raise Unreachable(_reason(error) + through, host=str(target)) from error
+
+
+def _always(silence_s: float) -> dict[str, Any]:
+    """What holds for every login, whoever's host it is: keys only, nothing forwarded."""
+    return {
+        "agent_forwarding": False,
+        "pkcs11_provider": None,
+        "preferred_auth": "publickey",
+        "password_auth": False,
+        "kbdint_auth": False,
+        "host_based_auth": False,
+        "gss_kex": False,
+        "gss_auth": False,
+        "x509_trusted_certs": None,
+        "x509_trusted_cert_paths": [],
+        "kex_algs": _KEX,
+        "encryption_algs": _CIPHERS,
+        "mac_algs": _MACS,
+        "compression_algs": ["none"],
+        "command": None,
+        "connect_timeout": None,
+        "login_timeout": 0,
+        "keepalive_interval": silence_s / _KEEPALIVES_PER_SILENCE,
+        "keepalive_count_max": _KEEPALIVES_PER_SILENCE - 1,
+    }
 
 
 def _reason(error: BaseException) -> str:

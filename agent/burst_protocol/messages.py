@@ -14,6 +14,15 @@ Client (a daemon)                         Agent
     PutResult                     ->        (nothing): a result that came from another agent
     Ping                         <->        Pong
     AskStatus                     ->        Status
+    AskMissing                    ->        Missing
+    SyncMirror                    ->        Missing | Mirrored
+    AskChanges                    ->        Changes
+    Fetched                       ->        (nothing)
+    StartProgram                  ->        Missing | Lacking | Running, then ProgramOutput*,
+                                            ProgramEnded | Failed
+    Connect                       ->        Connected | Failed, then ProgramOutput*
+    Input, Resize, Signal         ->        (nothing): of a running program or connection
+    Credit                       <->        (nothing): more of a stream may come
                                  <-         Notice: for the user, whenever there is one
     Shutdown                      ->        (closes)
 
@@ -28,6 +37,7 @@ from typing import Any, Final
 import attrs
 
 from burst_protocol import codec
+from burst_protocol import programs as p
 from burst_protocol.action import Action, ActionResult, Observation, OutputFile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import RemoteProtocolError
@@ -319,7 +329,9 @@ Message = (
     Hello | UseTools | Ready | Lookup | Hit | Lists | Execute | Missing | Started | Output | Stdout
     | Stderr | Observed | Exited | Failed | PutBlobs | BlobChunk | PutFiles | Fetch | Accept
     | Release | Cancel | PutResult | Ping | Pong | AskStatus | Status | Shutdown | OpenStore
-    | Opened | Notice
+    | Opened | Notice | p.AskMissing | p.SyncMirror | p.Mirrored | p.AskChanges | p.Changes
+    | p.Fetched | p.StartProgram | p.Lacking | p.Running | p.ProgramOutput | p.Input | p.Credit
+    | p.Resize | p.Signal | p.ProgramEnded | p.Connect | p.Connected
 )  # fmt: skip
 
 # Numbers on the wire are positions in this list: append only.
@@ -327,7 +339,9 @@ _CLASSES: Final[tuple[type[Any], ...]] = (
     Hello, UseTools, Ready, Lookup, Hit, Lists, Execute, Missing, Started, Output, Stdout,
     Stderr, Observed, Exited, Failed, PutBlobs, BlobChunk, PutFiles, Fetch, Accept,
     Release, Cancel, PutResult, Ping, Pong, AskStatus, Status, Shutdown, OpenStore,
-    Opened, Notice,
+    Opened, Notice, p.AskMissing, p.SyncMirror, p.Mirrored, p.AskChanges, p.Changes, p.Fetched,
+    p.StartProgram, p.Lacking, p.Running, p.ProgramOutput, p.Input, p.Credit, p.Resize, p.Signal,
+    p.ProgramEnded, p.Connect, p.Connected,
 )  # fmt: skip
 _KINDS: Final[tuple[Kind, ...]] = tuple(struct(cls) for cls in _CLASSES)
 _NUMBERS: Final = {cls: number for number, cls in enumerate(_CLASSES)}

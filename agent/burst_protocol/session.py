@@ -14,6 +14,7 @@ import enum
 from typing import Final
 
 from burst_protocol import messages as m
+from burst_protocol import programs as p
 from burst_protocol.errors import LocalProtocolError, RemoteProtocolError, VersionMismatch
 from burst_protocol.framing import VERSION, FrameDecoder, frame
 from burst_protocol.messages import Message
@@ -34,14 +35,16 @@ _FROM_CLIENT: Final = frozenset(
     {
         m.Hello, m.UseTools, m.Lookup, m.Execute, m.PutBlobs, m.BlobChunk, m.PutFiles, m.Fetch,
         m.Accept, m.Release, m.Cancel, m.PutResult, m.Ping, m.Pong, m.AskStatus, m.Shutdown,
-        m.OpenStore,
+        m.OpenStore, p.AskMissing, p.SyncMirror, p.AskChanges, p.Fetched, p.StartProgram, p.Input,
+        p.Credit, p.Resize, p.Signal, p.Connect,
     }
 )  # fmt: skip
 _FROM_AGENT: Final = frozenset(
     {
         m.Hello, m.Ready, m.Hit, m.Lists, m.Missing, m.Started, m.Output, m.Stdout, m.Stderr,
         m.Observed, m.Exited, m.Failed, m.BlobChunk, m.Ping, m.Pong, m.Status,
-        m.Opened, m.Notice,
+        m.Opened, m.Notice, p.Mirrored, p.Changes, p.Lacking, p.Running, p.ProgramOutput, p.Credit,
+        p.ProgramEnded, p.Connected,
     }
 )  # fmt: skip
 

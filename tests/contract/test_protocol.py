@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from burst_protocol import action, messages
+from burst_protocol import action, messages, programs
 from burst_protocol.action import Action, ActionResult, Input
 from burst_protocol.digest import EMPTY, Digest
 from burst_protocol.errors import (
@@ -33,7 +33,7 @@ from burst_protocol.wire import Kind, kinds_of
 CLASSES: tuple[type[Any], ...] = typing.get_args(Message)
 STRUCTS = {
     cls.__name__: cls
-    for cls in vars(action).values()
+    for cls in (*vars(action).values(), programs.ChangedFile)
     if isinstance(cls, type) and attrs.has(cls) and cls is not Digest
 }
 
@@ -41,11 +41,14 @@ STRUCTS = {
 CLIENT_SAYS = {
     *("UseTools", "Lookup", "Execute", "PutBlobs", "BlobChunk", "PutFiles", "Fetch", "Accept"),
     *("Release", "Cancel", "PutResult", "Ping", "Pong", "AskStatus", "Shutdown"),
-    "OpenStore",
+    *("OpenStore", "AskMissing", "SyncMirror", "AskChanges", "Fetched", "StartProgram", "Input"),
+    *("Credit", "Resize", "Signal", "Connect"),
 }
 AGENT_SAYS = {
     *("Ready", "Hit", "Lists", "Missing", "Started", "Output", "Stdout", "Stderr", "Observed"),
     *("Exited", "Failed", "BlobChunk", "Ping", "Pong", "Status", "Opened", "Notice"),
+    *("Mirrored", "Changes", "Lacking", "Running", "ProgramOutput", "Credit", "ProgramEnded"),
+    "Connected",
 }
 
 
@@ -136,6 +139,9 @@ def test_numbers_on_the_wire_never_change() -> None:
         *("Output", "Stdout", "Stderr", "Observed", "Exited", "Failed", "PutBlobs", "BlobChunk"),
         *("PutFiles", "Fetch", "Accept", "Release", "Cancel", "PutResult", "Ping", "Pong"),
         *("AskStatus", "Status", "Shutdown", "OpenStore", "Opened", "Notice"),
+        *("AskMissing", "SyncMirror", "Mirrored", "AskChanges", "Changes", "Fetched"),
+        *("StartProgram", "Lacking", "Running", "ProgramOutput", "Input", "Credit", "Resize"),
+        *("Signal", "ProgramEnded", "Connect", "Connected"),
     ]
     assert set(messages._CLASSES) == set(CLASSES)
     assert CLIENT_SAYS | AGENT_SAYS | {"Hello"} == {cls.__name__ for cls in CLASSES}
@@ -143,7 +149,7 @@ def test_numbers_on_the_wire_never_change() -> None:
 
 def test_known_frames() -> None:
     """The bytes themselves: length, check, payload; what a peer of any release must understand."""
-    assert VERSION == 2
+    assert VERSION == 3
     assert frame(messages.Ping(7)).hex() == "0400000078f9ce4f92179107"
     hello = frame(messages.Hello(2, "0.1.0", 5))
     assert hello.hex() == "0b0000001953296292009302a5302e312e3005"

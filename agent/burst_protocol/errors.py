@@ -19,7 +19,9 @@
     │   ├── ToolchainProblem        rustc not found or not understood            (20)
     │   ├── PlatformProblem         linker or libraries could not be captured    (21)
     │   ├── DaemonUnavailable       the daemon does not start or answer          (22)
-    │   └── Draining                that server takes no more work               (23)
+    │   ├── Draining                that server takes no more work               (23)
+    │   ├── ServiceUnavailable      a database that a program asks for           (26)
+    │   └── NobodyListens           no server on that port of a project          (27)
     ├── DataProblem                 something stored or sent is not what it says
     │   ├── DigestMismatch          bytes do not have their digest               (30)
     │   ├── BlobMissing             the store lacks a blob                       (31)
@@ -191,6 +193,22 @@ class Draining(EnvironmentProblem):
     exit_code = 23
     code = "draining"
     hint = "units compile at home; the next one that is worth it boots another server"
+
+
+class ServiceUnavailable(EnvironmentProblem):
+    """service {detail}"""
+
+    exit_code = 26
+    code = "service"
+    hint = "install it on the machine that runs the program; `services` says which are started"
+
+
+class NobodyListens(EnvironmentProblem):
+    """cannot connect: {detail}"""
+
+    exit_code = 27
+    code = "nobody-listens"
+    hint = "is the server running, and on 127.0.0.1, ::1 or all addresses?"
 
 
 class DataProblem(BurstError):

@@ -825,6 +825,20 @@ def _pause() -> None:
 # --- starting it ---
 
 
+def connect_or_start(environ: dict[bytes, bytes]) -> "_socket.socket":
+    """For who is no wrapper (`session_client`): a connection to this user's daemon.
+
+    An exception whose text completes "the daemon is not available: ...".
+    """
+    folder = runtime_dir(environ)
+    check_private(folder)
+    path = folder + b"/" + socket_name()
+    connection = _connect(path, SILENCE_S)
+    if connection is None:
+        connection = _connect_or_start(path, b"", environ, SILENCE_S)
+    return connection
+
+
 def _connect_or_start(
     path: bytes, rustc: bytes, environ: dict[bytes, bytes], silence_s: float
 ) -> "_socket.socket":

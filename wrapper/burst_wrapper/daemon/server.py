@@ -15,9 +15,10 @@ from typing import Final
 import attrs
 
 from burst_protocol.errors import BurstError
-from burst_wrapper import outputs
+from burst_wrapper import home_wire, outputs
 from burst_wrapper.callers import same_process
 from burst_wrapper.daemon.client import Client
+from burst_wrapper.daemon.peer import Peer
 from burst_wrapper.daemon.request import Request, parse_request, request_size
 from burst_wrapper.daemon.services import Services
 from burst_wrapper.daemon.unit import Unit
@@ -49,6 +50,12 @@ class WrapperProtocol(asyncio.Protocol):
         if self._client is not None or self._transport is None:
             return
         self._buffer += data
+        if self._buffer[:4] == home_wire.MAGIC:
+            peer = Peer(self._peer_pid, self._server.welcome)
+            self._transport.set_protocol(peer)
+            peer.connection_made(self._transport)
+            peer.data_received(bytes(self._buffer))
+            return
         try:
             size = request_size(bytes(self._buffer[:8]))
             if size is None or len(self._buffer) < size:
@@ -95,6 +102,7 @@ class Server:
         self._idle_exit_s = idle_exit_s
         self._unlink = unlink
         self._units: dict[Client, asyncio.Task[None]] = {}
+        self._peers: dict[Peer, asyncio.Task[None]] = {}
         self._owners: dict[tuple[bytes, bytes], Client] = {}
         self._swept: set[bytes] = set()
         self._active_s = time.monotonic()
@@ -117,15 +125,16 @@ class Server:
             housekeeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await housekeeping
-            if self._units:
-                await asyncio.wait(list(self._units.values()), timeout=600)
+            running = [*self._units.values(), *self._peers.values()]
+            if running:
+                await asyncio.wait(running, timeout=600)
 
     def stop(self) -> None:
         self._stop.set()
 
     def abandon(self) -> None:
         """Stop at once: running units are cancelled, their wrappers compile at home."""
-        for task in self._units.values():
+        for task in (*self._units.values(), *self._peers.values()):
             task.cancel()
         self._stop.set()
 
@@ -145,6 +154,17 @@ class Server:
         task = self._units.get(client)
         if task is not None and not client.answered:
             task.cancel()
+
+    def welcome(self, peer: Peer, fields: list[bytes]) -> None:
+        """Somebody who is no wrapper."""
+        self._active_s = time.monotonic()
+        task = asyncio.create_task(self._services.sessions.serve(peer, fields))
+        self._peers[peer] = task
+        task.add_done_callback(lambda _: self._parted(peer))
+
+    def _parted(self, peer: Peer) -> None:
+        self._peers.pop(peer, None)
+        self._active_s = time.monotonic()
 
     async def _run(self, client: Client, request: Request) -> None:
         owner: tuple[bytes, bytes] | None = None
@@ -193,10 +213,13 @@ class Server:
             await asyncio.sleep(_HEARTBEAT_S)
             for client in list(self._units):
                 client.heartbeat()
+            for peer in list(self._peers):
+                peer.heartbeat()
             self._services.index.flush(int(time.time()))
             self._services.servers.look()
             if self._units:
                 self._cancel_orphans()
+            if self._units or self._peers:
                 continue
             idle_s = time.monotonic() - self._active_s
             if self._services.servers.needs_us and _code_stamp() == self._stamp:

@@ -16,6 +16,7 @@ from burst_wrapper.daemon.ground import Ground
 from burst_wrapper.daemon.platform import Platforms
 from burst_wrapper.daemon.remote import Remotes
 from burst_wrapper.daemon.servers import Servers
+from burst_wrapper.daemon.sessions import Sessions
 from burst_wrapper.daemon.tools import Tools
 from burst_wrapper.index import Index
 from burst_wrapper.jobs import TokenPools
@@ -45,9 +46,13 @@ class Services:
     """Encoded input lists by weak key, as last seen from an agent."""
     explained: set[bytes] = attrs.field(factory=set)
     """Weak keys whose manifest is in the journal."""
+    sessions: Sessions = attrs.field(init=False)
     _place: tuple[int, int] | None = None
     _config: Config = attrs.field(factory=Config)
     _config_stamp: tuple[int, int] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.sessions = Sessions(self)
 
     @classmethod
     def create(cls, ground: Ground, agent: AgentProcess | None) -> Services:

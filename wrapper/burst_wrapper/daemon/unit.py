@@ -41,6 +41,7 @@ from burst_wrapper.daemon.plan import Plan, make_plan
 from burst_wrapper.daemon.request import Request
 from burst_wrapper.daemon.servers import Build, Made
 from burst_wrapper.daemon.services import Services
+from burst_wrapper.daemon.sessions import HomeSession
 from burst_wrapper.environ import parse_environ
 from burst_wrapper.inputlist import VARIABLE, InputList, World, strong_key, variant
 from burst_wrapper.jobs import TokenPool, token_source
@@ -89,6 +90,9 @@ class Unit:
         """Where servers are configured: the build that this is a part of."""
         self._rustc_ms = 0
         self._prolongs = True
+        self._session: HomeSession | None = None
+        self._spared_ms = 0
+        """What rustc took for the result that was there already."""
 
     # -- the way of a unit -------------------------------------------------------------------
 
@@ -97,6 +101,7 @@ class Unit:
         request = self._request
         self._env = parse_environ(request.environ)
         self._caller = self._services.callers.of(request.pid)
+        self._session = self._services.sessions.of(self._env)
         call = parse(request.argv, self._read_argfile)
         self._call = call
         decision = policy.decide(call, self._env)
@@ -111,6 +116,8 @@ class Unit:
 
     async def run(self) -> None:
         """Drive the unit to its answer. Never raises but CancelledError."""
+        if self._session is not None:
+            self._session.tally.begin(self)
         try:
             await self._run()
         except Home as home:
@@ -126,6 +133,8 @@ class Unit:
             self._services_log(error)
             self._at_home(Home("bug", f"{type(error).__name__}: {error}", failure=True))
         finally:
+            if self._session is not None:
+                self._session.tally.end(self)
             if self._delivery is not None:
                 self._delivery.drop()
             if self._build is not None and self._call is not None:
@@ -333,6 +342,7 @@ class Unit:
         for line in result.stderr:
             self._client.stderr(delivery.line(line, result.out_dir))
         # Before the wrapper ends: `cargo build && cargo burst explain` shows the last unit too.
+        self._spared_ms = result.wall_ms
         self._record(where, executor_name, self._why(""), "hit")
         self._client.exit(0)
         return True
@@ -625,6 +635,11 @@ class Unit:
         if caller is None and where == "cancelled":
             return  # of a build that was over before we came to it
         self._recorded = True
+        if self._session is not None:
+            away = executor not in ("embedded", "home", "home store")
+            self._session.tally.unit(
+                where, rustc_ms or self._spared_ms, self._sent, self._received, away=away
+            )
         build = (0, 0) if caller is None else (caller.pid, caller.start_ticks)
         kind = "?" if call is None else ("test" if call.is_test else _text_kind(call))
         self._services.journal.record(

@@ -32,12 +32,11 @@ old writers do. Versions never mix: the Hello is refused.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from burst_protocol import codec
-from burst_protocol import programs as p
 from burst_protocol.action import Action, ActionResult, Observation, OutputFile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import RemoteProtocolError
@@ -325,31 +324,57 @@ class Notice:
     text: str = field(TEXT)
 
 
-Message = (
+CoreMessage = (
     Hello | UseTools | Ready | Lookup | Hit | Lists | Execute | Missing | Started | Output | Stdout
     | Stderr | Observed | Exited | Failed | PutBlobs | BlobChunk | PutFiles | Fetch | Accept
     | Release | Cancel | PutResult | Ping | Pong | AskStatus | Status | Shutdown | OpenStore
-    | Opened | Notice | p.AskMissing | p.SyncMirror | p.Mirrored | p.AskChanges | p.Changes
-    | p.Fetched | p.StartProgram | p.Lacking | p.Running | p.ProgramOutput | p.Input | p.Credit
-    | p.Resize | p.Signal | p.ProgramEnded | p.Connect | p.Connected
+    | Opened | Notice
 )  # fmt: skip
+if TYPE_CHECKING:
+    from burst_protocol.programs import ProgramMessage
 
-# Numbers on the wire are positions in this list: append only.
-_CLASSES: Final[tuple[type[Any], ...]] = (
+    Message = CoreMessage | ProgramMessage
+else:
+    Message = CoreMessage
+
+# Numbers on the wire are positions in this list, and then in that of `programs`: append only there.
+_CORE: Final[tuple[type[Any], ...]] = (
     Hello, UseTools, Ready, Lookup, Hit, Lists, Execute, Missing, Started, Output, Stdout,
     Stderr, Observed, Exited, Failed, PutBlobs, BlobChunk, PutFiles, Fetch, Accept,
     Release, Cancel, PutResult, Ping, Pong, AskStatus, Status, Shutdown, OpenStore,
-    Opened, Notice, p.AskMissing, p.SyncMirror, p.Mirrored, p.AskChanges, p.Changes, p.Fetched,
-    p.StartProgram, p.Lacking, p.Running, p.ProgramOutput, p.Input, p.Credit, p.Resize, p.Signal,
-    p.ProgramEnded, p.Connect, p.Connected,
+    Opened, Notice,
 )  # fmt: skip
-_KINDS: Final[tuple[Kind, ...]] = tuple(struct(cls) for cls in _CLASSES)
-_NUMBERS: Final = {cls: number for number, cls in enumerate(_CLASSES)}
+
+
+class _Table:
+    """Classes by number. Those of `programs` are loaded with the first message of theirs: to make
+    a class takes half a millisecond, and most builds start no program."""
+
+    def __init__(self) -> None:
+        self.classes: tuple[type[Any], ...] = _CORE
+        self.kinds: list[Kind] = [struct(cls) for cls in _CORE]
+        self.numbers = {cls: number for number, cls in enumerate(_CORE)}
+
+    def whole(self) -> None:
+        """Load the rest, once."""
+        if self.classes is not _CORE:
+            return
+        from burst_protocol.programs import CLASSES  # noqa: PLC0415 - see above
+
+        self.classes = (*_CORE, *CLASSES)
+        self.kinds += [struct(cls) for cls in CLASSES]
+        self.numbers = {cls: number for number, cls in enumerate(self.classes)}
+
+
+_TABLE: Final = _Table()
 
 
 def encode(message: Message) -> bytes:
-    number = _NUMBERS[type(message)]
-    return pack([number, _KINDS[number].encode(message)])
+    kind = type(message)
+    if kind not in _TABLE.numbers:
+        _TABLE.whole()
+    number = _TABLE.numbers[kind]
+    return pack([number, _TABLE.kinds[number].encode(message)])
 
 
 def decode(data: bytes | memoryview) -> Message:
@@ -358,7 +383,15 @@ def decode(data: bytes | memoryview) -> Message:
     if type(value) is not list or len(value) != 2 or type(value[0]) is not int:
         raise RemoteProtocolError("not a message")
     number = value[0]
-    if not 0 <= number < len(_KINDS):
+    if number >= len(_TABLE.kinds):
+        _TABLE.whole()
+    if not 0 <= number < len(_TABLE.kinds):
         raise RemoteProtocolError(f"unknown message {number}")
-    message: Message = _KINDS[number].decode(value[1])
+    message: Message = _TABLE.kinds[number].decode(value[1])
     return message
+
+
+def all_classes() -> tuple[type[Any], ...]:
+    """Every message, by number."""
+    _TABLE.whole()
+    return _TABLE.classes

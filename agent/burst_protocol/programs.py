@@ -7,7 +7,7 @@ belong to a name that home gives, so that the runs of one project share what the
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -212,3 +212,16 @@ class Connect:
 @attrs.frozen
 class Connected:
     id: int = field(INT)
+
+
+ProgramMessage = (
+    AskMissing | SyncMirror | Mirrored | AskChanges | Changes | Fetched | StartProgram | Lacking
+    | Running | ProgramOutput | Input | Credit | Resize | Signal | ProgramEnded | Connect
+    | Connected
+)  # fmt: skip
+CLASSES: Final[tuple[type[Any], ...]] = (
+    AskMissing, SyncMirror, Mirrored, AskChanges, Changes, Fetched, StartProgram, Lacking,
+    Running, ProgramOutput, Input, Credit, Resize, Signal, ProgramEnded, Connect,
+    Connected,
+)  # fmt: skip
+"""Numbered from where those of `messages` end: append only."""

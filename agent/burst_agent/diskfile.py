@@ -28,7 +28,7 @@ EXECUTABLE_MODE: Final = 0o555
 CHUNK_BYTES: Final = 1 << 20
 
 _FICLONE: Final = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs, bcachefs)
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_FAST_COPY: Final = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 )
@@ -40,7 +40,7 @@ def disk_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             raise DiskFull(f"{doing}: {error.strerror}") from error
         raise
 

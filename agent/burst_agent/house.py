@@ -121,7 +121,10 @@ class House:
 
     async def _open(self, root: bytes) -> Place:
         limits = evict.Limits(limit_bytes=self.settings.store_limit_bytes)
-        opening = asyncio.ensure_future(asyncio.to_thread(Place, root, self, limits, self._roots))
+        local = self.settings.local
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(Place, root, self, limits, self._roots, local=local)
+        )
         try:
             place = await asyncio.shield(opening)
         except asyncio.CancelledError:

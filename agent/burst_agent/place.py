@@ -23,6 +23,7 @@ from burst_agent.incremental import IncrementalStates
 from burst_agent.lists import InputLists
 from burst_agent.locks import KeyLocks
 from burst_agent.materialise import Materialiser
+from burst_agent.mirror.mirrors import Mirrors
 from burst_agent.runs import Event, Hearer, Run
 from burst_agent.slots import Slots
 from burst_agent.store import BlobStore
@@ -70,6 +71,8 @@ class Place:
         accounts: Accounts,
         limits: evict.Limits,
         others: Callable[[], list[bytes]],
+        *,
+        local: bool = False,
     ) -> None:
         """Blocking: looks after what a crash may have left. DiskFull, OSError."""
         self.store = BlobStore(root)
@@ -78,6 +81,7 @@ class Place:
         self.materialiser = Materialiser(self.store)
         self.states = IncrementalStates(self.store.root)
         self.neighbours = Neighbours(self.store, self.cache, _digests_of, others)
+        self.mirrors = Mirrors(self.store, self.neighbours.bring, local=local)
         self.users = 0
         """Clients that work here."""
         self.closing: asyncio.TimerHandle | None = None

@@ -22,6 +22,7 @@ from burst_agent.place import AGENT_BUG, Place
 from burst_agent.runs import Event, Listener, Run
 from burst_agent.uploads import Uploads
 from burst_protocol import messages as m
+from burst_protocol import programs as p
 from burst_protocol.action import Action
 from burst_protocol.digest import Digest
 from burst_protocol.errors import (
@@ -198,6 +199,16 @@ class Conversation:
                 self._spawn(message.id, self._accept(message))
             case m.PutResult():
                 self._spawn(0, self._put_result(message))
+            case p.AskMissing():
+                self._request(message.id, self._ask_missing(message))
+            case p.SyncMirror():
+                self._moves(0)
+                self._request(message.id, self._sync_mirror(message))
+            case p.AskChanges():
+                self._moves(0)
+                self._request(message.id, self._ask_changes(message))
+            case p.Fetched():
+                self._spawn(0, self._place.mirrors.fetched(message))
             case m.AskStatus():
                 self._outbox.send(self._house.status(message.id, self._place))
             case _:
@@ -343,6 +354,21 @@ class Conversation:
                 if await asyncio.to_thread(bring, (message.digest,)):
                     raise BlobMissing(str(message.digest))
         self._send_blob(message.id, message.digest)
+
+    async def _ask_missing(self, message: p.AskMissing) -> None:
+        await self._uploads.settled()
+        place = self._place
+        missing = await asyncio.to_thread(place.store.missing, message.digests)
+        if missing:
+            missing = await asyncio.to_thread(place.neighbours.bring, missing)
+        self._outbox.send(m.Missing(message.id, tuple(missing)))
+
+    async def _sync_mirror(self, message: p.SyncMirror) -> None:
+        await self._uploads.settled()
+        self._outbox.send(await self._place.mirrors.sync(message))
+
+    async def _ask_changes(self, message: p.AskChanges) -> None:
+        self._outbox.send(await self._place.mirrors.changes(message))
 
     def _send_blob(self, request_id: int, digest: Digest) -> None:
         path = blob_path(self._place.store.root.path, digest)

@@ -45,7 +45,7 @@ FORMAT: Final = "1"
 """Part of every identity: raised when the layout or the start of the agent changes."""
 PACKAGES: Final = (
     *("burst_protocol", "burst_agent", "attr", "attrs", "msgpack", "blake3", "xxhash"),
-    "zstandard",
+    *("zstandard", "pathspec"),
 )
 _ENTRY: Final = "from burst_agent.main import main; raise SystemExit(main())"
 _SKIPPED_FOLDERS: Final = frozenset(

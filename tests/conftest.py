@@ -29,7 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("burst", deadline=None, print_blob=True)
 settings.load_profile("burst")
 
-pytest_plugins: list[str] = ["fake_daemon", "native_client", "fake_plan"]
+pytest_plugins: list[str] = ["fake_daemon", "fake_programs", "native_client", "fake_plan"]
 if importlib.util.find_spec("xdist") is not None:
     pytest_plugins.append("side_by_side")
 

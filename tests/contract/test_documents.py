@@ -22,7 +22,13 @@ PACKAGES = {
 }
 VARIABLE = re.compile(r"\b(?:BURST|HCLOUD)_[A-Z]+(?:_[A-Z]+)*\b")
 # Between our own processes, not for people.
-INTERNAL = {"BURST_SESSION", "BURST_OBSERVER_FD", "BURST_RESUME", "BURST_TEST_SSH_PORTS"}
+INTERNAL = {
+    "BURST_SESSION",
+    "BURST_RUSTDOC",
+    "BURST_OBSERVER_FD",
+    "BURST_RESUME",
+    "BURST_TEST_SSH_PORTS",
+}
 
 
 def rows(heading: str) -> list[list[str]]:

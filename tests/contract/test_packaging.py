@@ -28,6 +28,7 @@ from fake_daemon import FakeDaemon, exit_frame, frame
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "wrapper" / "burst_wrapper" / "scripts" / "burst-rustc"
+SCRIPTS = ("burst-rustc", "burst-runner", "burst-rustdoc", "burst-stub")
 PACKAGES = {
     "burst_wrapper": ROOT / "wrapper",
     "burst_protocol": ROOT / "agent",
@@ -95,11 +96,12 @@ def site_packages(bin_folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
-    """Four packages with every source file of theirs, one script, and the metadata."""
+    """Four packages with every source file of theirs, our scripts, and the metadata."""
     names = zipfile.ZipFile(wheel).namelist()
     data, info = f"burst_rustc-{BUILD}.data", f"burst_rustc-{BUILD}.dist-info"
     assert {name.partition("/")[0] for name in names} == {*PACKAGES, data, info}
-    assert [name for name in names if name.startswith(data)] == [f"{data}/scripts/burst-rustc"]
+    scripts = {f"{data}/scripts/{name}" for name in SCRIPTS}
+    assert {name for name in names if name.startswith(data)} == scripts
     for package, root in PACKAGES.items():
         sources = {
             str(path.relative_to(root))
@@ -170,10 +172,14 @@ def test_version_is_written_down_once_more_only() -> None:
 
 def test_script_is_valid_in_both_its_languages() -> None:
     """No warning of a newer Python may ever reach cargo, which would replay it for ever."""
-    compile(SCRIPT.read_text(), str(SCRIPT), "exec")  # pytest turns warnings into errors
-    shell_part = SCRIPT.read_text().partition("\n'''\n")[0].encode()
-    subprocess.run(["sh", "-n"], input=shell_part.replace(b"''':'", b":"), check=True)
-    assert SCRIPT.stat().st_mode & 0o111
+    for name in SCRIPTS:
+        script = SCRIPT.with_name(name)
+        shell_part, _, python_part = script.read_text().partition("\n'''\n")
+        if python_part:
+            compile(script.read_text(), name, "exec")  # pytest turns warnings into errors
+        shell = shell_part.replace("''':'", ":").encode()
+        subprocess.run(["sh", "-n"], input=shell, check=True)
+        assert script.stat().st_mode & 0o111
 
 
 # --- the installed script ---

@@ -35,13 +35,23 @@ PYTHON_PART = """\
 import posix, sys
 from _frozen_importlib_external import SourceFileLoader
 try:
-    code = SourceFileLoader("burst_wrapper.hot", {module!r}).get_code("burst_wrapper.hot")
-except OSError:  # burst was uninstalled: the compiler works without it
-    posix.execv(sys.argv[{first}], sys.argv[{first}:])
-module = {{"__name__": "burst_wrapper.hot", "__file__": {module!r}}}
+    code = SourceFileLoader({name!r}, {module!r}).get_code({name!r})
+except OSError:  # burst was uninstalled: what we stand before works without it
+    {without}
+module = {{"__name__": {name!r}, "__file__": {module!r}}}
 exec(code, module)
 module[{entry!r}]()
 """
+
+# What comes before the names of a module's two entries, and what a launcher does without it.
+ENTRIES = {
+    "burst-rustc": ("", "posix.execv(sys.argv[{first}], sys.argv[{first}:])"),
+    "burst-runner": ("", "posix.execv(sys.argv[{first}], sys.argv[{first}:])"),
+    "burst-rustdoc": (
+        "rustdoc_",
+        'posix.execv("/usr/bin/env", ["env", "rustdoc", *sys.argv[{first}:]])',
+    ),
+}
 
 # As in scripts/burst-rustc, which says why the environment goes along.
 SHELL_PART = """\
@@ -60,16 +70,24 @@ def launcher_path(environ: Mapping[bytes, bytes]) -> bytes:
     return paths.data_dir(environ) + b"/bin/" + hot.OWN_NAME
 
 
-def launcher_text(interpreter: bytes, module: bytes) -> bytes:
-    """The launcher for an interpreter and the absolute path of `hot.py`."""
+def launcher_text(interpreter: bytes, module: bytes, hook: str = "burst-rustc") -> bytes:
+    """The launcher for an interpreter and the absolute path of the hook's module: `hot.py`, or
+    `runner.py` for `burst-runner` and `burst-rustdoc`."""
+    prefix, without = ENTRIES[hook]
     shebang = b"#!" + interpreter + b" -IS\n"
     if len(shebang) <= MAX_SHEBANG_BYTES and not set(interpreter) & set(b" \t"):
-        head, first, entry = shebang, 1, "from_launcher"
+        head, first, entry = shebang, 1, prefix + "from_launcher"
     else:
         quoted = "'" + os.fsdecode(interpreter).replace("'", "'\\''") + "'"
         head = os.fsencode(SHELL_PART.format(interpreter=quoted))
-        first, entry = 2, "from_script"
-    python = PYTHON_PART.format(module=os.fsdecode(module), first=first, entry=entry)
+        first, entry = 2, prefix + "from_script"
+    path = os.fsdecode(module)
+    python = PYTHON_PART.format(
+        name="burst_wrapper." + os.path.basename(path).removesuffix(".py"),
+        module=path,
+        without=without.format(first=first),
+        entry=entry,
+    )
     return head + os.fsencode(python)
 
 
@@ -96,6 +114,16 @@ def write_launcher(environ: Mapping[bytes, bytes]) -> bytes:
         # The Python one first: it must be there before anything can need it.
         paths.write_atomically(python_path, text, mode=0o755, keep_equal=True)
         paths.write_atomically(path, client.read_bytes(), mode=0o755, keep_equal=True)
+    return path
+
+
+def write_hook(name: str, environ: Mapping[bytes, bytes]) -> bytes:
+    """The launcher of `burst-runner` or `burst-rustdoc`, beside that of `burst-rustc`; its path.
+    Raises OSError."""
+    path = paths.data_dir(environ) + b"/bin/" + name.encode()
+    module = os.path.join(os.path.dirname(os.path.abspath(hot.__file__)), "runner.py")
+    text = launcher_text(os.fsencode(sys.executable), os.fsencode(module), name)
+    paths.write_atomically(path, text, mode=0o755, keep_equal=True)
     return path
 
 

@@ -23,6 +23,7 @@ from burst_protocol.errors import BurstError, DaemonUnavailable, RemoteProtocolE
 from burst_wrapper import home_wire as w
 from burst_wrapper import hot
 from burst_wrapper.home_wire import Progress, SessionInfo, SessionRequest, Summary
+from burst_wrapper.launcher import write_hook, write_launcher
 
 __all__ = [
     "Progress",
@@ -163,16 +164,21 @@ def _gone(error: OSError) -> DaemonUnavailable:
     return DaemonUnavailable(error.strerror or str(error) or "it does not answer")
 
 
-def hook_path(name: str) -> str:
-    """Of one of our installed scripts (`burst-rustc`, `burst-runner`, `burst-rustdoc`): absolute.
+def hook_path(name: str, environ: Mapping[bytes, bytes] | None = None) -> bytes:
+    """What cargo's settings shall name for `burst-rustc`, `burst-runner` or `burst-rustdoc`.
 
-    DaemonUnavailable, as the installation is not whole.
+    A launcher in our data folder where one can be written (it costs no shell), else the installed
+    script. An absolute path, with whatever is in it: cargo splits a *runner* at white space, so
+    one with a blank has to be given as a list in a `--config`. DaemonUnavailable if the
+    installation is not whole.
     """
-    beside = os.path.join(os.path.dirname(sys.executable), name)
+    environ = dict(os.environb) if environ is None else environ
     with contextlib.suppress(OSError):
-        if os.access(beside, os.X_OK):
-            return beside
+        return write_launcher(environ) if name == "burst-rustc" else write_hook(name, environ)
+    beside = os.path.join(os.path.dirname(sys.executable), name)
+    if os.access(beside, os.X_OK):
+        return os.fsencode(beside)
     found = shutil.which(name)
     if found is None:
         raise DaemonUnavailable(f"`{name}` is not installed beside {sys.executable}")
-    return found
+    return os.fsencode(found)

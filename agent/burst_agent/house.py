@@ -10,7 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
@@ -21,6 +21,9 @@ from burst_agent.place import Place
 from burst_agent.slots import Slots
 from burst_protocol import messages as m
 from burst_protocol.errors import BurstError
+
+if TYPE_CHECKING:
+    from burst_protocol.programs import StartProgram
 
 _STOP_S: Final = 30.0
 _STUCK: Final = 70
@@ -69,7 +72,8 @@ class House:
         self._guests: set[Guest] = set()
         self._said: deque[tuple[float, str]] = deque(maxlen=_NOTICES)
         self._prolonging = 0
-        self._uncounted: list[m.Execute] = []
+        self._programs: set[asyncio.Task[None]] = set()
+        self._uncounted: list[m.Execute | StartProgram] = []
         """Runs that have ended and stand in the lease all the same: it could not be written."""
         self._executed = 0
         self._hits = 0
@@ -137,6 +141,10 @@ class House:
         self._places[root] = place
         return place
 
+    def stay(self, place: Place) -> None:
+        """Somebody works there who is no client: a program that may outlive its own."""
+        place.users += 1
+
     def leave(self, place: Place) -> None:
         """One client less works there."""
         place.users -= 1
@@ -177,15 +185,20 @@ class House:
     def jobserver(self) -> Jobserver:
         return self._jobserver
 
-    def begin(self, request: m.Execute) -> None:
+    def begin(self, request: m.Execute | StartProgram) -> None:
         """Counts a run that starts. Draining: it must not."""
         if self._share is not None:
             self._share.begin(
-                detached=request.detached, prolongs=request.prolongs, name=crate_of(request)
+                detached=request.detached, prolongs=request.prolongs, name=name_of(request)
             )
         self._prolonging += request.prolongs
 
-    def end(self, request: m.Execute) -> None:
+    def keep(self, program: asyncio.Task[None]) -> None:
+        """A program that goes on; `close` ends it."""
+        self._programs.add(program)
+        program.add_done_callback(self._programs.discard)
+
+    def end(self, request: m.Execute | StartProgram) -> None:
         self._prolonging -= request.prolongs
         if self._share is not None:
             self._uncounted.append(request)
@@ -197,7 +210,7 @@ class House:
             request = self._uncounted[-1]
             try:
                 share.end(
-                    detached=request.detached, prolongs=request.prolongs, name=crate_of(request)
+                    detached=request.detached, prolongs=request.prolongs, name=name_of(request)
                 )
             except BurstError as error:
                 _log.warning("%s", error)
@@ -240,7 +253,7 @@ class House:
         if self._beating is not None:
             self._beating.cancel()
         tasks = {task for place in self._places.values() for task in place.tasks}
-        await end_all(tasks)
+        await end_all(tasks | self._programs)
         async with self._opening:
             for place in self._places.values():
                 if place.closing is not None:
@@ -255,9 +268,9 @@ class House:
             self._share.close()
 
 
-def crate_of(request: m.Execute) -> str:
+def name_of(request: m.Execute | StartProgram) -> str:
     """What a run is called when people ask: its crate, else its program."""
-    argv = request.action.argv
+    argv = request.action.argv if isinstance(request, m.Execute) else request.argv
     for flag, value in itertools.pairwise(argv):
         if flag == b"--crate-name":
             return value.decode(errors="replace")

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
@@ -23,7 +23,6 @@ from burst_agent.incremental import IncrementalStates
 from burst_agent.lists import InputLists
 from burst_agent.locks import KeyLocks
 from burst_agent.materialise import Materialiser
-from burst_agent.mirror.mirrors import Mirrors
 from burst_agent.runs import Event, Hearer, Run
 from burst_agent.slots import Slots
 from burst_agent.store import BlobStore
@@ -32,6 +31,9 @@ from burst_protocol import messages as m
 from burst_protocol.action import ActionResult
 from burst_protocol.digest import Digest
 from burst_protocol.errors import BurstError
+
+if TYPE_CHECKING:
+    from burst_agent.mirror.mirrors import Mirrors
 
 AGENT_BUG: Final = "agent-bug"
 # Another agent's client may hold a result for long before it accepts it; compiling the same twice
@@ -81,7 +83,7 @@ class Place:
         self.materialiser = Materialiser(self.store)
         self.states = IncrementalStates(self.store.root)
         self.neighbours = Neighbours(self.store, self.cache, _digests_of, others)
-        self.mirrors = Mirrors(self.store, self.neighbours.bring, local=local)
+        self._local = local
         self.users = 0
         """Clients that work here."""
         self.closing: asyncio.TimerHandle | None = None
@@ -97,6 +99,13 @@ class Place:
         self._look = asyncio.Event()
         self._puts = 0
         self._keeping: asyncio.Task[None] | None = None
+
+    @functools.cached_property
+    def mirrors(self) -> Mirrors:
+        """Loaded by who needs them: most clients only compile."""
+        from burst_agent.mirror.mirrors import Mirrors  # noqa: PLC0415
+
+        return Mirrors(self.store, self.neighbours.bring, local=self._local)
 
     def start(self) -> None:
         """Begins to keep house."""

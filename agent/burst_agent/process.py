@@ -39,7 +39,7 @@ class Process:
             bufsize=0,
         )
         self._transports: list[asyncio.ReadTransport] = []
-        self._exited = asyncio.ensure_future(self._wait())
+        self._exited = asyncio.ensure_future(exited(self._popen))
 
     async def connect(self) -> None:
         self.stdout = await self._stream(self._popen.stdout)
@@ -81,17 +81,19 @@ class Process:
                 if pipe is not None:
                     pipe.close()
 
-    async def _wait(self) -> int:
-        try:
-            pidfd = os.pidfd_open(self._popen.pid)
-        except OSError:  # Linux before 5.3
-            return await asyncio.to_thread(self._popen.wait)
-        loop = asyncio.get_running_loop()
-        exited = asyncio.Event()
-        loop.add_reader(pidfd, exited.set)
-        try:
-            await exited.wait()
-        finally:
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
-        return self._popen.wait()
+
+async def exited(popen: subprocess.Popen[bytes]) -> int:
+    """Waits for a child without holding up the loop; exit status, or the negative signal."""
+    try:
+        pidfd = os.pidfd_open(popen.pid)
+    except OSError:  # Linux before 5.3
+        return await asyncio.to_thread(popen.wait)
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+    return popen.wait()

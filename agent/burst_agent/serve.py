@@ -11,8 +11,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from burst_agent import sandbox
 from burst_agent.connection import Connection
@@ -22,8 +22,6 @@ from burst_agent.place import AGENT_BUG, Place
 from burst_agent.runs import Event, Listener, Run
 from burst_agent.uploads import Uploads
 from burst_protocol import messages as m
-from burst_protocol import programs as p
-from burst_protocol.action import Action
 from burst_protocol.digest import Digest
 from burst_protocol.errors import (
     BlobMissing,
@@ -35,6 +33,10 @@ from burst_protocol.errors import (
 )
 from burst_protocol.layout import blob_path
 from burst_protocol.messages import Message
+
+if TYPE_CHECKING:
+    from burst_agent.programs.host import ProgramHost
+    from burst_protocol import programs as p
 
 _LAUNCHER_NAMES: Final = {"burst-sandbox": "namespaces"}
 """In the words of the protocol: what it does, not which program does it."""
@@ -56,6 +58,7 @@ class Conversation:
         self._prolongs = True
         """Whether what the client asked last was to keep a server."""
         self._listening: dict[int, Run] = {}
+        self._hosted: ProgramHost | None = None
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -94,6 +97,9 @@ class Conversation:
 
     def notice(self, text: str) -> None:
         self._outbox.send(m.Notice(text))
+
+    def send(self, message: Message) -> None:
+        self._outbox.send(message)
 
     # The connection
 
@@ -199,6 +205,15 @@ class Conversation:
                 self._spawn(message.id, self._accept(message))
             case m.PutResult():
                 self._spawn(0, self._put_result(message))
+            case m.AskStatus():
+                self._outbox.send(self._house.status(message.id, self._place))
+            case _:
+                self._dispatch_program(message)
+
+    def _dispatch_program(self, message: p.ProgramMessage | m.CoreMessage) -> None:
+        from burst_protocol import programs as p  # noqa: PLC0415 - most clients start none
+
+        match message:
             case p.AskMissing():
                 self._request(message.id, self._ask_missing(message))
             case p.SyncMirror():
@@ -209,8 +224,11 @@ class Conversation:
                 self._request(message.id, self._ask_changes(message))
             case p.Fetched():
                 self._spawn(0, self._place.mirrors.fetched(message))
-            case m.AskStatus():
-                self._outbox.send(self._house.status(message.id, self._place))
+            case p.StartProgram():
+                self._prolongs = message.prolongs
+                self._request(message.id, self._start_program(message))
+            case p.Input() | p.Credit() | p.Resize() | p.Signal() if self._hosted is not None:
+                self._hosted.said(message)
             case _:
                 pass
 
@@ -223,7 +241,8 @@ class Conversation:
 
     def _request(self, request_id: int, work: Coroutine[Any, Any, None]) -> None:
         """A task that Cancel can find."""
-        if request_id in self._requests or request_id in self._listening:
+        hosted = self._hosted is not None and request_id in self._hosted
+        if request_id in self._requests or request_id in self._listening or hosted:
             work.close()
             _log.warning("request %d came twice", request_id)
             return
@@ -317,11 +336,7 @@ class Conversation:
         shop = self._shop
         if shop.launcher is None:
             raise SandboxUnavailable("nothing can be run here")
-        missing = await asyncio.to_thread(missing_inputs, shop, request.action)
-        if missing:
-            # What others are sending is waited for only if it could be what is missing here.
-            await self._uploads.settled()
-            missing = await asyncio.to_thread(self._missing, request.action)
+        missing = await self.missing(lambda: missing_inputs(shop, request.action))
         if missing:
             self._outbox.send(m.Missing(request.id, tuple(missing)))
             return
@@ -329,14 +344,30 @@ class Conversation:
             return
         self._listening[request.id] = place.begin(request, self, shop)
 
-    def _missing(self, action: Action) -> list[Digest]:
+    async def missing(self, look: Callable[[], list[Digest]]) -> list[Digest]:
+        """What `look` (blocking) finds missing, and neither an upload nor a neighbour brings."""
+        missing = await asyncio.to_thread(look)
+        if missing:
+            # What others are sending is waited for only if it could be what is missing here.
+            await self._uploads.settled()
+            missing = await asyncio.to_thread(self._nowhere, look)
+        return missing
+
+    def _nowhere(self, look: Callable[[], list[Digest]]) -> list[Digest]:
         """What neither we nor a neighbour has. Blocking, and may copy."""
         while True:
-            missing = missing_inputs(self._shop, action)
+            missing = look()
             nowhere = self._place.neighbours.bring(missing)
             if len(nowhere) == len(missing):
                 return missing
             # A folder that has come can name more that is missing.
+
+    async def _start_program(self, request: p.StartProgram) -> None:
+        from burst_agent.programs.host import ProgramHost  # noqa: PLC0415 - most clients start none
+
+        if self._hosted is None:
+            self._hosted = ProgramHost(self._house, self._place, self._shop, self)
+        await self._hosted.start(request)
 
     def _join(self, request: m.Execute) -> bool:
         run = self._place.join(request, self)
@@ -417,12 +448,16 @@ class Conversation:
             going = True
         else:
             going = False
+        if self._hosted is not None and await self._hosted.cancel(request_id):
+            return  # it has said so itself
         if await self._let_go(request_id) or going:
             self._fail(request_id, Cancelled("as asked"))
 
     async def _stop(self) -> None:
         """Ends what was for this client alone; runs may wait for it to come back."""
         await end_all(set(self._tasks))
+        if self._hosted is not None:
+            await self._hosted.close()
         if self._opened is not None:
             place = self._place
             orphan_s = self._settings.orphan_s

@@ -32,7 +32,8 @@
         ├── RustcKilled             rustc died by a signal                       (35)
         ├── LimitExceeded           time, memory or output limit                 (36)
         ├── Cancelled               nobody wants the result any more             (37)
-        └── AgentBug                the agent failed in a way it should not      (38)
+        ├── AgentBug                the agent failed in a way it should not      (38)
+        └── ProgramNotStarted       a program of the user's cannot be executed   (39)
 
 Facts live on the classes (borg's habit): the docstring is the message template, `code` the stable
 name that `explain` counts, `exit_code` the status of our own commands, `fallback` whether a unit
@@ -289,3 +290,11 @@ class AgentBug(ExecutionProblem):
     exit_code = 38
     code = "agent-bug"
     hint = "this is a bug in burst; agent.log in its store has the details"
+
+
+class ProgramNotStarted(ExecutionProblem):
+    """cannot start the program: {detail}"""
+
+    exit_code = 39
+    code = "program"
+    hint = "is it built for the machine that runs it? `cargo burst run-local` runs it at home"

@@ -19,7 +19,7 @@ Client (a daemon)                         Agent
     AskChanges                    ->        Changes
     Fetched                       ->        (nothing)
     StartProgram                  ->        Missing | Lacking | Running, then ProgramOutput*,
-                                            ProgramEnded | Failed
+                                            Stopped*, ProgramEnded | Failed
     Connect                       ->        Connected | Failed, then ProgramOutput*
     Input, Resize, Signal         ->        (nothing): of a running program or connection
     Credit                       <->        (nothing): more of a stream may come

@@ -108,7 +108,8 @@ class StartProgram:
     trees: tuple[tuple[bytes, Digest], ...] = field(many(pair(BYTES, DIGEST)))
     """Shown read-only at these absolute paths besides: a toolchain, say."""
     libraries: tuple[tuple[str, Digest], ...] = field(many(pair(TEXT, DIGEST)))
-    """Home's shared libraries by name, for what the agent's machine lacks or has older (glibc)."""
+    """Home's shared libraries by name, for what the agent's machine lacks or has older (glibc). The
+    empty digest: home has none either, and it is to be started all the same."""
     services: tuple[str, ...] = field(many(TEXT))
     """`postgresql`, `mysql`, `redis`: started before it, in its network namespace."""
     memory_bytes: int = field(INT)
@@ -187,6 +188,14 @@ class Signal:
 
 
 @attrs.frozen
+class Stopped:
+    """The program was stopped by this signal (Ctrl-Z: SIGTSTP); it waits for Signal(SIGCONT)."""
+
+    id: int = field(INT)
+    number: int = field(INT)
+
+
+@attrs.frozen
 class ProgramEnded:
     """All ProgramOutputs came before. `signal` is 0 or what killed it; `reason` is empty, or why we
     ended it: `wall`, `memory`."""
@@ -217,11 +226,11 @@ class Connected:
 ProgramMessage = (
     AskMissing | SyncMirror | Mirrored | AskChanges | Changes | Fetched | StartProgram | Lacking
     | Running | ProgramOutput | Input | Credit | Resize | Signal | ProgramEnded | Connect
-    | Connected
+    | Connected | Stopped
 )  # fmt: skip
 CLASSES: Final[tuple[type[Any], ...]] = (
     AskMissing, SyncMirror, Mirrored, AskChanges, Changes, Fetched, StartProgram, Lacking,
     Running, ProgramOutput, Input, Credit, Resize, Signal, ProgramEnded, Connect,
-    Connected,
+    Connected, Stopped,
 )  # fmt: skip
 """Numbered from where those of `messages` end: append only."""

@@ -38,7 +38,7 @@ _CLIENT_SAYS: Final = """
 _AGENT_SAYS: Final = """
     Hello Ready Hit Lists Missing Started Output Stdout Stderr Observed Exited Failed
     BlobChunk Ping Pong Status Opened Notice Mirrored Changes Lacking Running ProgramOutput
-    Credit ProgramEnded Connected
+    Credit ProgramEnded Connected Stopped
 """
 _FROM_CLIENT: Final = frozenset(_CLIENT_SAYS.split())
 _FROM_AGENT: Final = frozenset(_AGENT_SAYS.split())

@@ -51,7 +51,7 @@ AGENT_SAYS = {
     *("Ready", "Hit", "Lists", "Missing", "Started", "Output", "Stdout", "Stderr", "Observed"),
     *("Exited", "Failed", "BlobChunk", "Ping", "Pong", "Status", "Opened", "Notice"),
     *("Mirrored", "Changes", "Lacking", "Running", "ProgramOutput", "Credit", "ProgramEnded"),
-    "Connected",
+    *("Connected", "Stopped"),
 }
 
 
@@ -144,7 +144,7 @@ def test_numbers_on_the_wire_never_change() -> None:
         *("AskStatus", "Status", "Shutdown", "OpenStore", "Opened", "Notice"),
         *("AskMissing", "SyncMirror", "Mirrored", "AskChanges", "Changes", "Fetched"),
         *("StartProgram", "Lacking", "Running", "ProgramOutput", "Input", "Credit", "Resize"),
-        *("Signal", "ProgramEnded", "Connect", "Connected"),
+        *("Signal", "ProgramEnded", "Connect", "Connected", "Stopped"),
     ]
     assert set(messages.all_classes()) == set(CLASSES)
     assert CLIENT_SAYS | AGENT_SAYS | {"Hello"} == {cls.__name__ for cls in CLASSES}

@@ -19,7 +19,7 @@ import pytest
 from agent_client import Outcome, Tools, native_tools, shell
 from agent_service import AgentService, ServiceClient
 from burst_agent import service
-from burst_agent.house import crate_of
+from burst_agent.house import name_of
 from burst_protocol import messages as m
 from burst_protocol.action import KIND_EXECUTABLE, Action, Input
 from burst_protocol.digest import Digest
@@ -341,7 +341,7 @@ def test_what_a_run_is_called(argv: tuple[bytes, ...], name: str) -> None:
     """Its crate, else its program."""
     action = attrs.evolve(shell("true"), argv=argv)
     request = m.Execute(1, WEAK, (), -1, STRONG, action, push=False)
-    assert crate_of(request) == name
+    assert name_of(request) == name
 
 
 def test_a_killed_service_counts_no_more(start: Start) -> None:

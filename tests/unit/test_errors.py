@@ -57,6 +57,8 @@ def test_exit_codes_are_append_only() -> None:
         21: "platform",
         22: "daemon",
         23: "draining",
+        26: "service",
+        27: "nobody-listens",
         30: "digest-mismatch",
         31: "blob-missing",
         32: "protocol-local",
@@ -66,6 +68,7 @@ def test_exit_codes_are_append_only() -> None:
         36: "limit",
         37: "cancelled",
         38: "agent-bug",
+        39: "program",
     }
 
 

@@ -11,6 +11,13 @@
  *   userns                 own user namespace, identity map (left out for root with CAP_SYS_ADMIN)
  *   netns                  own network namespace, only loopback, up
  *   plain                  no namespaces at all: only limits, environment, status, death with parent
+ *   joinuser FD, joinnet FD  enter these namespaces first (setns), then make our own
+ *   keeproot               own mount and pid namespaces, but the files of where we are; a new /proc
+ *   keepprivileges         capabilities and setuid programs stay as they are
+ *   user UID GID           who the program is: as root by setresuid, else by the user namespace's map
+ *   group                  the program leads a process group of its own; stops are reported; what it
+ *                          leaves behind is ended with it, without a pid namespace too
+ *   terminal FD            that is its controlling terminal (implies group, which is its foreground)
  *   parent PID             refuse to start if PID is not our parent any more
  *   status FD              where records go (see below)
  *   oomadj N               /proc/self/oom_score_adj of the program
@@ -18,7 +25,10 @@
  *   bind SRC DST           read-only, recursively, nosuid, nodev
  *   rwbind SRC DST         writable, nosuid, nodev
  *   tmpfs DST SIZE         private memory file system, mode 1777; SIZE as for mount, 0: kernel default
+ *   idbind SRC DST         rwbind in which what is ours on disk is that user's (root: idmapped mount)
  *   proc DST               read-only; where it is refused (nested containers) we go on without
+ *   rwproc DST             writable; where it is refused, the /proc of where we are
+ *   pts DST                a devpts of its own, and `ptmx` beside it
  *   dev DST                null zero full random urandom tty, shm, fd/stdin/stdout/stderr
  *   symlink TARGET LINK
  *   rlimit WHICH SOFT HARD numbers, "inf" is no limit
@@ -28,6 +38,7 @@
  * there is taken for the compiler's words and stored and replayed:
  *
  *   noproc ERRNO | started | exit CODE | signal N | killed N | usage USER_US SYS_US MAXRSS_KIB
+ *   running 0 | stopped SIGNAL | continued 0
  *   error: TEXT: errno N
  *
  * Exit status: the program's; 128+N if signal N ended it; 125 if it was never started.
@@ -42,7 +53,9 @@
 
 #if defined(__x86_64__)
 enum {
-    NR_read = 0, NR_write = 1, NR_close = 3, NR_mmap = 9, NR_rt_sigprocmask = 14, NR_ioctl = 16,
+    NR_read = 0, NR_write = 1, NR_close = 3, NR_mmap = 9, NR_rt_sigaction = 13,
+    NR_rt_sigprocmask = 14, NR_ioctl = 16, NR_getpid = 39, NR_kill = 62, NR_setpgid = 109,
+    NR_setgroups = 116, NR_setresuid = 117, NR_setresgid = 119, NR_setns = 308,
     NR_socket = 41, NR_clone = 56, NR_execve = 59, NR_wait4 = 61, NR_fcntl = 72, NR_chdir = 80,
     NR_fchdir = 81, NR_umask = 95, NR_geteuid = 107, NR_getegid = 108, NR_getppid = 110,
     NR_setsid = 112, NR_capget = 125, NR_capset = 126, NR_pivot_root = 155, NR_prctl = 157,
@@ -60,7 +73,8 @@ enum {
     NR_rt_sigprocmask = 135, NR_setsid = 157, NR_sethostname = 161, NR_setdomainname = 162,
     NR_umask = 166, NR_prctl = 167, NR_getppid = 173, NR_geteuid = 175, NR_getegid = 177,
     NR_socket = 198, NR_clone = 220, NR_execve = 221, NR_mmap = 222, NR_wait4 = 260,
-    NR_prlimit64 = 261, NR_statx = 291,
+    NR_prlimit64 = 261, NR_statx = 291, NR_rt_sigaction = 134, NR_getpid = 172, NR_kill = 129,
+    NR_setpgid = 154, NR_setgroups = 159, NR_setresuid = 147, NR_setresgid = 149, NR_setns = 268,
 };
 #else
 #error "burst-sandbox knows x86_64 and aarch64"
@@ -71,7 +85,7 @@ enum {
     NR_openat2 = 437, NR_mount_setattr = 442,
 };
 
-enum { EXIST = 17, ENOENT_ = 2, EINTR_ = 4 };
+enum { EXIST = 17, ENOENT_ = 2, EINTR_ = 4, ECHILD_ = 10, EINVAL_ = 22 };
 enum { AT_CWD = -100, EMPTY_PATH = 0x1000, RECURSIVE = 0x8000, REMOVEDIR = 0x200 };
 enum {
     READ_ONLY = 0, WRITE_ONLY = 1, CLOEXEC = 02000000, PATH_ONLY = 010000000,
@@ -83,7 +97,9 @@ enum {
 };
 enum { RESOLVE_IN_ROOT = 0x10 };
 enum { CLONE_TREE = 1, MOVE_EMPTY = 4 };
-enum { ATTR_RDONLY = 1, ATTR_NOSUID = 2, ATTR_NODEV = 4, ATTR_NOEXEC = 8 };
+enum { ATTR_RDONLY = 1, ATTR_NOSUID = 2, ATTR_NODEV = 4, ATTR_NOEXEC = 8, ATTR_IDMAP = 0x100000 };
+enum { WALL = 0x40000000, UNTRACED = 2, CONTINUED = 8 };
+enum { SET_TERMINAL = 0x540e, SET_FOREGROUND = 0x5410, TTOU = 22 };
 enum { MS_NOSUID_ = 2, MS_NODEV_ = 4, MS_REC_ = 16384, MS_PRIVATE_ = 1 << 18, DETACH = 2 };
 enum {
     NEWNS = 0x00020000, NEWUTS = 0x04000000, NEWIPC = 0x08000000, NEWUSER = 0x10000000,
@@ -217,15 +233,16 @@ struct limit {
 };
 struct spec {
     char *start, *end; /* tokens */
-    int userns, netns, plain;
-    long parent;
+    int userns, netns, plain, keeproot, keepprivileges, group, user;
+    int joinuser, joinnet, terminal;
+    long parent, uid, gid;
     const char *oomadj, *cwd, *exec;
     char **argv, **envp;
     size_t argc, envc;
     struct limit limits[16];
     int n_limits;
 };
-static struct spec spec;
+static struct spec spec = {.joinuser = -1, .joinnet = -1, .terminal = -1};
 
 static void *memory(size_t size) {
     long p = call6(NR_mmap, 0, (long)size, 3, 0x22, -1, 0);
@@ -261,9 +278,25 @@ static char *next(char **at) {
 
 /* Operations that make up the file system: handled in order by build_root. */
 static int arity(const char *op) {
-    if (same(op, "dir") || same(op, "proc") || same(op, "dev")) return 1;
-    if (same(op, "bind") || same(op, "rwbind") || same(op, "tmpfs") || same(op, "symlink")) return 2;
+    static const char *const one[] = {"dir", "proc", "rwproc", "dev", "pts"};
+    static const char *const two[] = {"bind", "rwbind", "idbind", "tmpfs", "symlink"};
+    for (size_t i = 0; i < sizeof one / sizeof *one; i++) if (same(op, one[i])) return 1;
+    for (size_t i = 0; i < sizeof two / sizeof *two; i++) if (same(op, two[i])) return 2;
     return -1;
+}
+
+static int takes_argument(const char *op) {
+    static const char *const alone[] = {
+        "userns", "netns", "plain", "keeproot", "keepprivileges", "group"};
+    for (size_t i = 0; i < sizeof alone / sizeof *alone; i++) if (same(op, alone[i])) return 0;
+    return 1;
+}
+
+/* A descriptor that is ours alone: the program does not get it. */
+static int private_fd(const char *token) {
+    int fd = (int)number(token);
+    must(S3(fcntl, fd, 2, 1), "descriptor", token);
+    return fd;
 }
 
 static void parse(void) {
@@ -296,6 +329,23 @@ static void parse(void) {
             spec.netns = 1;
         } else if (same(op, "plain")) {
             spec.plain = 1;
+        } else if (same(op, "keeproot")) {
+            spec.keeproot = 1;
+        } else if (same(op, "keepprivileges")) {
+            spec.keepprivileges = 1;
+        } else if (same(op, "joinuser")) {
+            spec.joinuser = private_fd(next(&at));
+        } else if (same(op, "joinnet")) {
+            spec.joinnet = private_fd(next(&at));
+        } else if (same(op, "user")) {
+            spec.user = 1;
+            spec.uid = (long)number(next(&at));
+            spec.gid = (long)number(next(&at));
+        } else if (same(op, "group")) {
+            spec.group = 1;
+        } else if (same(op, "terminal")) {
+            spec.group = 1;
+            spec.terminal = (int)number(next(&at));
         } else if (same(op, "rlimit")) {
             if (spec.n_limits == 16) fail("too many limits", 0, -22);
             struct limit *l = &spec.limits[spec.n_limits++];
@@ -379,6 +429,16 @@ static void set_attributes(int fd, uint64_t set, int flags, const char *path) {
          "set mount attributes of", path);
 }
 
+/* A user namespace in which what is ours on disk is the program's user's; -1: not needed. */
+static int id_map = -1;
+
+static void map_owner(int fd, const char *path) {
+    struct { uint64_t set, clear, propagation, userns; } attributes = {
+        ATTR_IDMAP, 0, 0, (uint64_t)id_map};
+    must(S(mount_setattr, fd, "", EMPTY_PATH, &attributes, sizeof attributes),
+         "map the owner of", path);
+}
+
 static void place(int tree, char *target, int directory) {
     char *name;
     int at = enter(target, &name);
@@ -389,12 +449,14 @@ static void place(int tree, char *target, int directory) {
     if (directory) forget_parent();
 }
 
-static void bind(const char *source, char *target, uint64_t attributes) {
-    int tree = (int)must(S3(open_tree, AT_CWD, source, CLONE_TREE | RECURSIVE | CLOEXEC),
+static void bind(const char *source, char *target, uint64_t attributes, int mapped) {
+    int recursive = mapped && id_map >= 0 ? 0 : RECURSIVE;
+    int tree = (int)must(S3(open_tree, AT_CWD, source, CLONE_TREE | recursive | CLOEXEC),
                          "bind", source);
     struct { uint32_t head[7]; uint16_t mode; char rest[226]; } st; /* stx_mode is at byte 28 */
     must(S(statx, tree, "", EMPTY_PATH, 1, &st), "bind", source);
-    set_attributes(tree, attributes, RECURSIVE, source);
+    set_attributes(tree, attributes, recursive, source);
+    if (!recursive) map_owner(tree, source);
     place(tree, target, (st.mode & S_TYPE) == S_DIR);
 }
 
@@ -450,19 +512,40 @@ static void mount_dev(char *target) {
     mount_tmpfs(path, "0");
 }
 
-static void mount_proc(char *target) {
+static void mount_proc(char *target, int writable) {
     /* Read-only: for uid 0 the kernel lets even a process without capabilities write below
      * /proc/sys and to sysrq-trigger. */
-    long tree = new_mount("proc", 0, 0, ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_RDONLY);
+    int attributes = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | (writable ? 0 : ATTR_RDONLY);
+    long tree = new_mount("proc", 0, 0, attributes);
     if (tree >= 0) {
         place((int)tree, target, 1);
-    } else {
-        record("noproc ", -tree);
+        return;
     }
+    record("noproc ", -tree);
+    if (writable) bind("/proc", target, ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC, 0);
+}
+
+static void mount_pts(char *target) {
+    long tree = new_mount("devpts", "ptmxmode", "0666", ATTR_NOSUID | ATTR_NOEXEC);
+    if (tree < 0) return; /* no terminals of its own, then */
+    place((int)tree, target, 1);
+    char link[4096];
+    size_t n = length(target), slash = n;
+    while (slash && target[slash - 1] != '/') slash--;
+    if (n + 8 > sizeof link) fail("bad target", target, -36);
+    memcpy(link, target, slash);
+    memcpy(link + slash, "ptmx", 5);
+    make_symlink("pts/ptmx", link);
 }
 
 static void build_root(void) {
     must(S(mount, "none", "/", 0, MS_REC_ | MS_PRIVATE_, 0), "make mounts private", 0);
+    if (spec.keeproot) {
+        /* What is mounted on /proc stays usable where the kernel refuses a new one. */
+        long made = S(mount, "proc", "/proc", "proc", MS_NOSUID_ | MS_NODEV_, 0);
+        if (made < 0) record("noproc ", -made);
+        return;
+    }
     static const char *const bases[] = {"/tmp", "/run", "/mnt", "/proc"};
     long mounted = -1;
     for (size_t i = 0; i < 4 && mounted < 0; i++) {
@@ -478,22 +561,28 @@ static void build_root(void) {
 
     for (char *at = spec.start; at < spec.end;) {
         char *op = next(&at);
-        if (same(op, "userns") || same(op, "netns") || same(op, "plain")) continue;
+        if (!takes_argument(op)) continue;
         char *first = next(&at);
         if (same(op, "bind")) {
-            bind(first, next(&at), ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV);
+            bind(first, next(&at), ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, 0);
         } else if (same(op, "rwbind")) {
-            bind(first, next(&at), ATTR_NOSUID | ATTR_NODEV);
+            bind(first, next(&at), ATTR_NOSUID | ATTR_NODEV, 0);
+        } else if (same(op, "idbind")) {
+            bind(first, next(&at), ATTR_NOSUID | ATTR_NODEV, 1);
         } else if (same(op, "dir")) {
             S1(close, must(open_directory(first + 1, length(first) - 1), "make directory", first));
         } else if (same(op, "tmpfs")) {
             mount_tmpfs(first, next(&at));
         } else if (same(op, "symlink")) {
             make_symlink(first, next(&at));
-        } else if (same(op, "proc")) {
-            mount_proc(first);
+        } else if (same(op, "proc") || same(op, "rwproc")) {
+            mount_proc(first, same(op, "rwproc"));
         } else if (same(op, "dev")) {
             mount_dev(first);
+        } else if (same(op, "pts")) {
+            mount_pts(first);
+        } else if (same(op, "user")) {
+            next(&at);
         } else if (same(op, "rlimit")) {
             next(&at), next(&at);
         }
@@ -519,11 +608,17 @@ static int is_admin(void) {
     return S0(geteuid) == 0 && S2(capget, &head, caps) == 0 && (caps[0].effective >> 21 & 1);
 }
 
-static void drop_privileges(void) {
+static void drop_privileges(int become) {
     struct { uint32_t version; int pid; } head = {0x20080522, 0};
     struct caps none[2] = {{0, 0, 0}, {0, 0, 0}};
+    if (spec.keepprivileges) return;
     S(prctl, 47, 4, 0, 0, 0);                                       /* ambient: clear all */
     for (int cap = 0; cap < 64 && S2(prctl, 24, cap) >= 0; cap++) {} /* bounding set */
+    if (become) {
+        must(S2(setgroups, 0, 0), "drop groups", 0);
+        must(S3(setresgid, spec.gid, spec.gid, spec.gid), "become another group", 0);
+        must(S3(setresuid, spec.uid, spec.uid, spec.uid), "become another user", 0);
+    }
     must(S2(capset, &head, none), "drop capabilities", 0);
     must(S(prctl, 38, 1, 0, 0, 0), "no_new_privs", 0);
 }
@@ -536,21 +631,50 @@ static int write_proc(const char *path, const char *words) {
     return (int)n;
 }
 
-static void map_ids(long uid, long gid) {
-    const char *files[] = {"/proc/self/uid_map", "/proc/self/gid_map"};
-    long ids[] = {uid, gid};
-    int denied = write_proc("/proc/self/setgroups", "deny");
-    if (denied < 0 && denied != -ENOENT_) fail("write", "/proc/self/setgroups", denied);
-    for (int i = 0; i < 2; i++) {
-        struct text t;
-        t.n = 0;
-        put_number(&t, ids[i]);
-        put(&t, " ");
-        put_number(&t, ids[i]);
-        put(&t, " 1");
+/* `pid` 0 is ourselves; inside[i] is what outside[i] is called there. */
+static void map_ids(long pid, const long *inside, const long *outside) {
+    static const char *const names[] = {"/setgroups", "/uid_map", "/gid_map"};
+    for (int i = 0; i < 3; i++) {
+        struct text path, t;
+        path.n = t.n = 0;
+        put(&path, "/proc/");
+        if (pid) put_number(&path, pid); else put(&path, "self");
+        put(&path, names[i]);
+        path.s[path.n] = 0;
+        if (i) {
+            put_number(&t, inside[i - 1]);
+            put(&t, " ");
+            put_number(&t, outside[i - 1]);
+            put(&t, " 1");
+        } else {
+            put(&t, "deny");
+        }
         t.s[t.n] = 0;
-        must(write_proc(files[i], t.s), "write", files[i]);
+        int wrote = write_proc(path.s, t.s);
+        if (i == 0 && wrote == -ENOENT_) continue; /* before Linux 3.19 */
+        must(wrote, "write", path.s);
     }
+}
+
+/* For idmapped mounts: root's files on disk are seen as the program's user's, and the other way
+ * round. A child holds the namespace until we have it open. */
+static void make_id_map(long uid, long gid) {
+    long on_disk[] = {uid, gid}, seen[] = {spec.uid, spec.gid};
+    long pid = must(S(clone, NEWUSER | CHILD, 0, 0, 0, 0), "new user namespace", 0);
+    if (pid == 0) {
+        S(prctl, 1, 9, 0, 0, 0);
+        for (;;) S4(ppoll, 0, 0, 0, 0);
+    }
+    map_ids(pid, on_disk, seen);
+    struct text path;
+    path.n = 0;
+    put(&path, "/proc/");
+    put_number(&path, pid);
+    put(&path, "/ns/user");
+    path.s[path.n] = 0;
+    id_map = (int)must(S4(openat, AT_CWD, path.s, READ_ONLY | CLOEXEC, 0), "open", path.s);
+    S2(kill, pid, 9);
+    S4(wait4, pid, 0, WALL, 0);
 }
 
 static void loopback_up(void) {
@@ -563,8 +687,23 @@ static void loopback_up(void) {
 
 /* ---- processes ------------------------------------------------------------------------------ */
 
+/* A process group of our own, in the foreground of its terminal; every signal as it is by default,
+ * whatever who started the agent had ignored. */
+static void lead_group(void) {
+    uint64_t output = 1ul << (TTOU - 1);
+    struct { uint64_t handler, flags, restorer, mask; } as_usual = {0, 0, 0, 0};
+    int pid = (int)S0(getpid);
+    S4(rt_sigprocmask, 0, &output, 0, 8);
+    must(S2(setpgid, 0, 0), "make a process group", 0);
+    if (spec.terminal >= 0) {
+        must(S3(ioctl, spec.terminal, SET_FOREGROUND, &pid), "take the terminal", 0);
+    }
+    for (int i = 1; i <= 64; i++) S4(rt_sigaction, i, &as_usual, 0, 8);
+}
+
 __attribute__((noreturn)) static void run(void) {
     uint64_t no_signals = 0;
+    if (spec.group) lead_group();
     S4(rt_sigprocmask, 2, &no_signals, 0, 8);
     S3(fcntl, status_fd, 2, 1);
     for (int i = 0; i < spec.n_limits; i++) {
@@ -583,11 +722,17 @@ __attribute__((noreturn)) static void run(void) {
 
 /* Waits for `pid`, reaping whatever else ends; reports how it ended. */
 static int finish(long pid, int report) {
-    int status = 0;
+    int status = 0, options = WALL | (report && spec.group ? UNTRACED | CONTINUED : 0);
     struct { long user[2], system[2], maxrss, rest[13]; } usage;
     for (;;) {
-        long got = S4(wait4, -1, &status, 0x40000000, &usage);
-        if (got == pid) break;
+        long got = S4(wait4, -1, &status, options, &usage);
+        if (got == pid && (status & 0xff) == 0x7f) {
+            record("stopped ", status >> 8 & 0xff);
+        } else if (got == pid && status == 0xffff) {
+            record("continued ", 0);
+        } else if (got == pid) {
+            break;
+        }
         if (got < 0 && got != -EINTR_) fail("wait", 0, got);
     }
     int by = status & 0x7f, code = status >> 8 & 0xff;
@@ -612,16 +757,48 @@ static int finish(long pid, int report) {
     return by ? 128 + by : code;
 }
 
-__attribute__((noreturn)) static void supervise(void) {
+/* Without a pid namespace: whatever the program left behind has become our child. */
+static void sweep(void) {
+    char list[4096];
+    for (;;) {
+        long fd = S4(openat, AT_CWD, "/proc/thread-self/children", READ_ONLY | CLOEXEC, 0);
+        if (fd < 0) return;
+        long n = S3(read, fd, list, sizeof list), pid = 0;
+        S1(close, fd);
+        for (long i = 0; i < n; i++) {
+            if (list[i] >= '0' && list[i] <= '9') {
+                pid = pid * 10 + (list[i] - '0');
+            } else if (pid) {
+                S2(kill, pid, 9);
+                pid = 0;
+            }
+        }
+        if (S4(wait4, -1, 0, WALL, 0) == -ECHILD_) return;
+    }
+}
+
+__attribute__((noreturn)) static void supervise(int become) {
+    if (spec.plain && spec.group) S(prctl, 36, 1, 0, 0, 0); /* child subreaper */
+    if (spec.terminal >= 0) {
+        must(S3(ioctl, spec.terminal, SET_TERMINAL, 0), "take the terminal", 0);
+    }
     long pid = must(S(clone, CHILD, 0, 0, 0, 0), "fork", 0);
     if (pid == 0) {
         if (spec.plain) S(prctl, 1, 9, 0, 0, 0);
+        if (become) drop_privileges(1);
         run();
     }
-    leave(finish(pid, 1));
+    if (become) drop_privileges(0);
+    if (spec.group) {
+        S2(setpgid, pid, pid); /* whichever of the two is first: from here on it can be signalled */
+        record("running ", 0);
+    }
+    int code = finish(pid, 1);
+    if (spec.plain && spec.group) sweep();
+    leave(code);
 }
 
-__attribute__((noreturn)) static void init(const int *alive, long uid, long gid, int userns) {
+__attribute__((noreturn)) static void init(const int *alive, const long *ids, int userns) {
     struct { int fd; short events, revents; } watch = {alive[0], 0, 0};
     struct { long s, ns; } at_once = {0, 0};
     S1(close, alive[1]);
@@ -632,14 +809,21 @@ __attribute__((noreturn)) static void init(const int *alive, long uid, long gid,
     S0(setsid);
     S1(umask, 022);
     if (spec.oomadj) write_proc("/proc/self/oom_score_adj", spec.oomadj);
-    if (userns) map_ids(uid, gid);
+    /* Ours alone: as root the program's user is another one, who must not get at us. */
+    int become = spec.user && !userns;
+    if (userns) {
+        long inside[] = {spec.user ? spec.uid : ids[0], spec.user ? spec.gid : ids[1]};
+        map_ids(0, inside, ids);
+    }
     if (spec.netns) loopback_up();
-    S2(sethostname, "burst", 5);
-    S2(setdomainname, "", 0);
+    if (!spec.keeproot) {
+        S2(sethostname, "burst", 5);
+        S2(setdomainname, "", 0);
+    }
     build_root();
-    drop_privileges();
+    if (!become) drop_privileges(0);
     record("started ", 0);
-    supervise();
+    supervise(become);
 }
 
 __attribute__((used, noreturn)) static void start(long *stack) {
@@ -658,16 +842,25 @@ __attribute__((used, noreturn)) static void start(long *stack) {
         S1(umask, 022);
         if (spec.oomadj) write_proc("/proc/self/oom_score_adj", spec.oomadj);
         record("started ", 0);
-        supervise();
+        supervise(0);
     }
-    int alive[2], userns = spec.userns && !is_admin();
-    long uid = S0(geteuid), gid = S0(getegid);
+    int admin = is_admin(), joined = spec.joinuser >= 0 && !admin; /* root needs no way in */
+    if (joined) must(S2(setns, spec.joinuser, NEWUSER), "enter a user namespace", 0);
+    if (spec.joinnet >= 0) must(S2(setns, spec.joinnet, NEWNET), "enter a network namespace", 0);
+    int alive[2], userns = spec.userns && !admin;
+    long ids[] = {S0(geteuid), S0(getegid)};
+    if (spec.user && !userns) make_id_map(ids[0], ids[1]);
+    if (joined) {
+        S(prctl, 1, 9, 0, 0, 0); /* new credentials may have taken it away */
+        if (spec.parent && S0(getppid) != spec.parent) fail("parent is gone", 0, -3);
+    }
     must(S2(pipe2, alive, CLOEXEC), "pipe", 0);
-    long flags = NEWNS | NEWPID | NEWIPC | NEWUTS | CHILD;
+    long flags = NEWNS | NEWPID | CHILD;
+    if (!spec.keeproot) flags |= NEWIPC | NEWUTS;
     if (userns) flags |= NEWUSER;
     if (spec.netns) flags |= NEWNET;
     long pid = must(S(clone, flags, 0, 0, 0, 0), "new namespaces", 0);
-    if (pid == 0) init(alive, uid, gid, userns);
+    if (pid == 0) init(alive, ids, userns);
     leave(finish(pid, 0));
 }
 

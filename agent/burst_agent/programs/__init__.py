@@ -1,0 +1,1 @@
+"""Programs that clients start in a mirror: tests, benches, whatever `cargo burst run` runs."""

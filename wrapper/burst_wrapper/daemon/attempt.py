@@ -13,7 +13,7 @@ import enum
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import attrs
@@ -138,8 +138,11 @@ class Attempt:
         delivery: Delivery,
         *,
         prolongs: bool = True,
+        left: Callable[[OutputFile], bool] | None = None,
     ) -> None:
+        """`left`: which outputs stay on the agent; then nothing is sent without being asked for."""
         self._prolongs = prolongs
+        self._left = left
         self._plan = plan
         self._client = client
         self._executor = executor
@@ -159,6 +162,7 @@ class Attempt:
         self._origin = plan.out_dir
         self._coalesced = False
         self._sent_bytes = 0
+        self._fetched_bytes = 0
         self._asked: Counter[Digest] = Counter()
 
     @property
@@ -184,7 +188,7 @@ class Attempt:
             lists_tried,
             self._gathered.action_key,
             self._gathered.action,
-            push=not self._link.local,
+            push=not self._link.local and self._left is None,
             prolongs=self._prolongs,
         )
         finished = False
@@ -196,7 +200,7 @@ class Attempt:
             finished = ended.end in (End.DONE, End.HIT, End.LISTS)
             ended.coalesced = self._coalesced
             ended.sent_bytes = self._sent_bytes
-            ended.received_bytes = self._executor.received(self._identity)
+            ended.received_bytes = self._executor.received(self._identity) + self._fetched_bytes
             return ended
         finally:
             self._link.close_stream(self._identity)
@@ -219,6 +223,8 @@ class Attempt:
                     self._outputs[message.file.path] = message.file
                     if self._link.local:
                         self._delivery.made(self._blob(message.file), self._began_ns)
+                    elif self._left is not None and not self._left(message.file):
+                        self._fetched_bytes += await self._executor.fetch(message.file.digest)
                 case m.Observed():
                     self._judge.add(message.observation, last=message.last)
                 case m.Stdout():
@@ -332,7 +338,8 @@ class Attempt:
         output = self._outputs.get(relative)
         if output is None:
             return
-        await self._delivery.place(output, self._blob(output), self._origin)
+        stub = self._left is not None and self._left(output)
+        await self._delivery.place(output, self._blob(output), self._origin, stub=stub)
         self._delivery.commit()
 
     async def _exited(self, exited: m.Exited) -> Ended:

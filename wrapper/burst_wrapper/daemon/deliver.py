@@ -12,7 +12,7 @@ from typing import Final
 from burst_protocol.action import OutputFile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import BlobMissing, DigestMismatch
-from burst_wrapper import depinfo
+from burst_wrapper import depinfo, stubs
 from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.outputs import Placed, Placer, discard
@@ -42,8 +42,12 @@ class Delivery:
         """Paths below the out-dir that are in place, with the digest of what the agent stored."""
         self.placed_bytes = 0
 
-    async def place(self, output: OutputFile, blob: bytes, origin: bytes) -> None:
+    async def place(
+        self, output: OutputFile, blob: bytes, origin: bytes, *, stub: bool = False
+    ) -> None:
         """Put a blob beside its final name. `origin` is the out-dir of the run that made it.
+
+        `stub`: the blob is not here, and a file that says so takes its place.
 
         DigestMismatch if dependents may already use other metadata, which an earlier run made.
         """
@@ -57,8 +61,12 @@ class Delivery:
         final = os.path.join(self._plan.out_dir, output.path)
         if b"/" in output.path:
             self._make_folders(os.path.dirname(output.path))
-        if origin != self._plan.out_dir and output.path.endswith(b".d"):
-            blob, digest = self._relocated(blob, output.digest, origin)
+        relocated = origin != self._plan.out_dir and output.path.endswith(b".d")
+        if stub or relocated:
+            if stub:
+                blob, digest = self._written(stubs.text(output.digest))
+            else:
+                blob, digest = self._relocated(blob, output.digest, origin)
             try:
                 placed = await self._copied(output, blob, digest, final)
             finally:
@@ -116,8 +124,10 @@ class Delivery:
             raise BlobMissing(digest.hex) from error
         if Digest.of(stored) != digest:
             raise DigestMismatch(digest.hex)
-        text = depinfo.relocate(stored, origin, self._plan.out_dir)
-        path = os.path.join(self._scratch, b"dep-info-%d" % id(self))
+        return self._written(depinfo.relocate(stored, origin, self._plan.out_dir))
+
+    def _written(self, text: bytes) -> tuple[bytes, Digest]:
+        path = os.path.join(self._scratch, b"text-%d" % id(self))
         with open(path, "wb") as file:
             file.write(text)
         return path, Digest.of(text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from burst_protocol import messages as m
 from burst_protocol.digest import Digest
+from burst_protocol.errors import BlobMissing
 from burst_protocol.layout import blob_path
 from burst_wrapper.daemon.link import AgentLink
 from burst_wrapper.daemon.spool import Spool
@@ -44,6 +46,29 @@ class Executor:
             return self.spool.path(digest)
         ready = self.link.ready
         return blob_path(b"" if ready is None else ready.store_root, digest)
+
+    async def fetch(self, digest: Digest) -> int:
+        """Have this blob in the spool; the bytes it took on the wire. Whoever asked drops it.
+
+        BlobMissing, or why the link is gone.
+        """
+        spool, link = self.spool, self.link
+        assert spool is not None
+        if spool.has(digest):
+            return 0
+        identity = link.new_id()
+        queue = link.open_stream(identity)
+        try:
+            link.send(m.Fetch(identity, digest))
+            message = await queue.get()
+            if message is None and link.gone is not None:
+                raise link.gone
+            if not isinstance(message, m.BlobChunk):
+                raise BlobMissing(digest.hex)
+            return spool.received.get(identity, 0)
+        finally:
+            link.close_stream(identity)
+            spool.forget(identity)
 
     def received(self, identity: int) -> int:
         return 0 if self.spool is None else self.spool.received.get(identity, 0)

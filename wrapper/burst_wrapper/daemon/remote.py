@@ -87,6 +87,10 @@ class Host:
         await asyncio.shield(task)
         return executor
 
+    async def connected(self, config: Config, auth_sock: str | None) -> Executor:
+        """The executor, whatever toolchain is there; waits for it, however lately it failed."""
+        return await self._connected(config, auth_sock, required=True)
+
     @property
     def _resting(self) -> BurstError | None:
         """What failed a short while ago and is not tried again yet."""
@@ -246,14 +250,21 @@ class Remotes:
         self._tools = tools
         self._hosts: dict[str, Host] = {}
 
-    async def get(self, host: str, config: Config, plan: Plan, *, required: bool) -> Executor:
+    def _known(self, host: str) -> Host:
         known = self._hosts.get(host)
         if known is None:
             known = Host(KnownHost(host, self._cache_dir), self._cache_dir, self._tools)
             self._hosts[host] = known
+        return known
+
+    async def connected(self, host: str, config: Config, auth_sock: str | None) -> Executor:
+        """As `Host.connected`."""
+        return await self._known(host).connected(config, auth_sock)
+
+    async def get(self, host: str, config: Config, plan: Plan, *, required: bool) -> Executor:
         # The agent of whoever builds now: the daemon outlives the login that started it.
         auth_sock = plan.env.get(b"SSH_AUTH_SOCK")
-        return await known.get(
+        return await self._known(host).get(
             config,
             plan.platform,
             None if auth_sock is None else os.fsdecode(auth_sock),

@@ -122,7 +122,7 @@ class Keeper:
                 hetzner,
                 left,
                 metadata_only=metadata_only,
-                required=required and self._host is None,
+                ask=Ask.UP if required and self._host is None else Ask.UNITS,
             )
         if self._host is None and (required or (hetzner.wait and self._booting is not None)):
             await _settled(self._booting)
@@ -139,6 +139,28 @@ class Keeper:
         self._begin_offers(executor)
         return executor
 
+    async def connected(self, config: Config, note: Callable[[str], None]) -> Executor:
+        """See `Servers.connected`."""
+        hetzner = config.hetzner
+        assert hetzner is not None
+        await self._configure(hetzner)
+        if self._host is None:
+            self._look_around(config)
+            await _settled(self._looking)
+        if self._host is None or not self._equipped:
+            nothing = Forecast(0, 0, 0, 0)
+            self._decide(config, hetzner, nothing, metadata_only=False, ask=Ask.VERB)
+        if self._booting is not None and (self._host is None or not self._equipped):
+            note("a server boots")
+            await _settled(self._booting)
+        if self._host is None:
+            raise self._why_not()
+        try:
+            return await self._host.connected(config, None)
+        except BurstError as error:
+            self._lost(error)
+            raise
+
     def drained(self, error: Draining) -> None:
         """A unit was refused: this server is about to go, and takes nothing any more."""
         if self._host is not None:
@@ -151,14 +173,14 @@ class Keeper:
         left: Forecast,
         *,
         metadata_only: bool,
-        required: bool,
+        ask: Ask,
     ) -> None:
         if self._looking is not None and not self._looking.done():
             return  # first it must be known what there is
         lifecycle = self._lifecycle
         decision = decide(
             Work(
-                ask=Ask.UP if required else Ask.UNITS,
+                ask=ask,
                 unit_s=(left.left_s,),
                 metadata_only=metadata_only,
             ),

@@ -167,6 +167,13 @@ class Servers:
             required=required,
         )
 
+    async def connected(
+        self, workspace_root: str, config: Config, note: Callable[[str], None]
+    ) -> Executor:
+        """For what runs there: boots a server if there is none, and waits for it. BurstError."""
+        keeper = await self._keeper(find(workspace_root))
+        return await keeper.connected(config, note)
+
     async def _keeper(self, project: Project) -> Keeper:
         found = self._keepers.get(project.key)
         if found is None:

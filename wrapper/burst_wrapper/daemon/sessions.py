@@ -9,46 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from burst_protocol.errors import BurstError, EnvironmentProblem
 from burst_wrapper import home_wire as w
+from burst_wrapper.daemon.home_session import HomeSession
 from burst_wrapper.daemon.peer import Peer
-from burst_wrapper.daemon.tally import Tally
+from burst_wrapper.daemon.programs import HERE, Program, ProgramRequest
 
 if TYPE_CHECKING:
     from burst_wrapper.daemon.services import Services
 
 VARIABLE: Final = b"BURST_SESSION"
 _log: Final = logging.getLogger("burst")
-
-
-class HomeSession:
-    """One session, as units and programs see it."""
-
-    def __init__(self, request: w.SessionRequest) -> None:
-        self.id = secrets.token_hex(8)
-        self.request = request
-        self.tally = Tally()
-        self.notes: list[str] = []
-
-    def info(self) -> w.SessionInfo:
-        return w.SessionInfo(self.id, "home", "home", self.request.target_dir, tuple(self.notes))
-
-    def progress(self) -> w.Progress:
-        return self.tally.progress("")
-
-    async def close(self) -> w.Summary:
-        tally = self.tally
-        return w.Summary(
-            self.progress(),
-            tally.wall_ms,
-            tally.saved_ms,
-            notes=tuple(self.notes),
-            programs=tally.programs,
-        )
 
 
 class Sessions:
@@ -67,6 +41,8 @@ class Sessions:
             match fields:
                 case [b"session", packed]:
                     await self._session(peer, w.decode(w.SessionRequest, packed))
+                case [b"program", *rest]:
+                    await self._program(peer, ProgramRequest.parse(rest))
                 case _:
                     _log.warning("refused a connection that begins with %r", fields[:1])
         except BurstError as error:
@@ -78,22 +54,50 @@ class Sessions:
             peer.close()
 
     async def _session(self, peer: Peer, request: w.SessionRequest) -> None:
-        session = HomeSession(request)
+        session = HomeSession(self._services, request)
         name = session.id.encode()
+
+        def note(text: str) -> None:
+            peer.send(w.NOTE, text.encode())
+
+        opening = asyncio.ensure_future(session.open(note))
+        if not await _done_first(opening, peer):
+            return
+        info = opening.result()
         self._open[name] = session
         try:
-            peer.send(w.INFO, w.encode(session.info()))
+            peer.send(w.INFO, w.encode(info))
             while (said := await peer.frames.get()) is not None:
                 match said:
                     case (w.ASK_PROGRESS, _):
                         peer.send(w.PROGRESS, w.encode(session.progress()))
                     case (w.CLOSE, _):
-                        peer.send(w.SUMMARY, w.encode(await session.close()))
+                        peer.send(w.SUMMARY, w.encode(await session.close(note)))
                         return
                     case _:
                         pass
         finally:
             del self._open[name]
+
+    async def _program(self, peer: Peer, request: ProgramRequest) -> None:
+        session = self._open.get(request.session)
+        if session is None:
+            peer.send(HERE, b"its session has ended")
+            return
+        await Program(session, peer, request).run()
+
+
+async def _done_first(work: asyncio.Future[w.SessionInfo], peer: Peer) -> bool:
+    """Wait for it, but not for who has gone. Its own exception is raised."""
+    gone = asyncio.ensure_future(peer.gone.wait())
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            _ = work.result()
+        return work.done()
+    finally:
+        gone.cancel()
+        work.cancel()
 
 
 def _fail(peer: Peer, error: BurstError) -> None:

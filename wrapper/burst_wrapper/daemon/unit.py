@@ -36,12 +36,12 @@ from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.deliver import Delivery
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.gather import CannotGather, Gathered, Learned
+from burst_wrapper.daemon.home_session import HomeSession
 from burst_wrapper.daemon.judge import expected, pin, wide_list
 from burst_wrapper.daemon.plan import Plan, make_plan
 from burst_wrapper.daemon.request import Request
 from burst_wrapper.daemon.servers import Build, Made
 from burst_wrapper.daemon.services import Services
-from burst_wrapper.daemon.sessions import HomeSession
 from burst_wrapper.environ import parse_environ
 from burst_wrapper.inputlist import VARIABLE, InputList, World, strong_key, variant
 from burst_wrapper.jobs import TokenPool, token_source
@@ -91,6 +91,8 @@ class Unit:
         self._rustc_ms = 0
         self._prolongs = True
         self._session: HomeSession | None = None
+        self._leaves = False
+        """Its program is for another machine, if it is linked there."""
         self._spared_ms = 0
         """What rustc took for the result that was there already."""
 
@@ -135,6 +137,7 @@ class Unit:
         finally:
             if self._session is not None:
                 self._session.tally.end(self)
+                self._session.unit_ended()
             if self._delivery is not None:
                 self._delivery.drop()
             if self._build is not None and self._call is not None:
@@ -160,8 +163,10 @@ class Unit:
         self._delivery.before_rename = self._remember_closure
         if plan.externs.missing:
             raise Home("extern-missing", "a dependency's file does not exist", failure=False)
+        self._leaves = self._session is not None and self._session.leaves(plan.call, plan.out_dir)
         embedded = await self._embedded()
-        host = os.fsdecode(self._env.get(b"BURST_HOST", b"")) or config.host
+        host = "" if self._session is None else self._session.host
+        host = host or os.fsdecode(self._env.get(b"BURST_HOST", b"")) or config.host
         if not host and config.hetzner is not None:
             self._build = services.servers.build(self._caller, plan)
         if embedded is not None and await self._look(embedded, None):
@@ -207,6 +212,11 @@ class Unit:
         return await self._services.servers.executor(
             self._build, plan, config, required=self._required
         )
+
+    def _left(self, output: OutputFile) -> bool:
+        """Whether this is the program, and stays where it was linked: a stub stands for it."""
+        name = os.path.basename(output.path)
+        return self._leaves and output.executable and b"." not in name
 
     async def _make_plan(self, config: Config) -> None:
         request, call = self._request, self._call
@@ -297,7 +307,7 @@ class Unit:
                     link.new_id(),
                     plan.weak_key,
                     self._strong_keys(),
-                    push=not executor.local,
+                    push=not executor.local and not self._leaves,
                     prolongs=self._prolongs,
                 )
                 future, sent_bytes = link.begin(question)
@@ -335,7 +345,8 @@ class Unit:
             return False
         self._client.again()
         for output in result.outputs:
-            await delivery.place(output, executor.blob(output.digest), result.out_dir)
+            stub = not executor.local and self._left(output)
+            await delivery.place(output, executor.blob(output.digest), result.out_dir, stub=stub)
         delivery.commit()
         if result.stdout:
             self._client.stdout(result.stdout)
@@ -371,7 +382,13 @@ class Unit:
                 except CannotGather as error:
                     raise Home("inputs", str(error), failure=False) from error
                 attempt = Attempt(
-                    plan, self._client, executor, gathered, delivery, prolongs=self._prolongs
+                    plan,
+                    self._client,
+                    executor,
+                    gathered,
+                    delivery,
+                    prolongs=self._prolongs,
+                    left=self._left if self._leaves and not executor.local else None,
                 )
                 keys = () if doubted else self._strong_keys()
                 try:
@@ -442,37 +459,24 @@ class Unit:
         """The executing agent had a result; a remote one's blobs are fetched and kept."""
         if executor.local:
             return await self._deliver_hit(hit, executor, "hit", "home store")
-        fetched = await self._fetch(executor, hit.result.digests())
+        left = [output.digest for output in hit.result.outputs if self._left(output)]
+        wanted = [digest for digest in hit.result.digests() if digest not in left]
+        fetched = await self._fetch(executor, wanted)
         try:
             if not await self._deliver_hit(hit, executor, "hit", executor.name):
                 return False
-            await self._fill_home(executor, home, hit.strong_key, hit.result)
+            if not left:
+                await self._fill_home(executor, home, hit.strong_key, hit.result)
         finally:
             if executor.spool is not None:
                 executor.spool.drop(fetched)
         return True
 
     async def _fetch(self, executor: Executor, digests: list[Digest]) -> list[Digest]:
-        spool = executor.spool
-        assert spool is not None
-        fetched: list[Digest] = []
-        for digest in dict.fromkeys(digests):
-            if spool.has(digest):
-                fetched.append(digest)
-                continue
-            identity = executor.link.new_id()
-            queue = executor.link.open_stream(identity)
-            try:
-                executor.link.send(m.Fetch(identity, digest))
-                message = await queue.get()
-                if not isinstance(message, m.BlobChunk):
-                    raise BlobMissing(digest.hex)
-                fetched.append(digest)
-                self._received += spool.received.get(identity, 0)
-            finally:
-                executor.link.close_stream(identity)
-                spool.forget(identity)
-        return fetched
+        wanted = list(dict.fromkeys(digests))
+        for digest in wanted:
+            self._received += await executor.fetch(digest)
+        return wanted
 
     async def _done(
         self,
@@ -555,7 +559,8 @@ class Unit:
                 *(data for data in known if data != encoded),
             )[:8]
             if not executor.local:
-                await self._fill_home(executor, home, key, result)
+                if not any(self._left(output) for output in result.outputs):
+                    await self._fill_home(executor, home, key, result)
             elif self._build is not None:
                 made = Made(plan.weak_key, encoded, key, result)
                 self._services.servers.made_at_home(self._build, made)

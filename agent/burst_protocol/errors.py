@@ -6,7 +6,9 @@
     ├── UserError                   the user asked for something that cannot be
     │   ├── UsageError              a command line is wrong                       (2)
     │   ├── ConfigError             a configuration file is wrong                (10)
-    │   └── RemoteRequired          BURST_REQUIRE_REMOTE=1 and no remote run     (11)
+    │   ├── RemoteRequired          BURST_REQUIRE_REMOTE=1 and no remote run     (11)
+    │   ├── SourceUnreadable        a file of the project cannot be read         (28)
+    │   └── TooMuch                 more files for a mirror than likely meant    (29)
     ├── EnvironmentProblem          network, hosts, disks, other programs
     │   ├── Unreachable             a host does not answer                       (12)
     │   ├── HostKeyProblem          host key unknown or changed                  (13)
@@ -94,6 +96,22 @@ class RemoteRequired(UserError):
     exit_code = 11
     code = "remote-required"
     hint = "unset BURST_REQUIRE_REMOTE to compile at home instead"
+
+
+class SourceUnreadable(UserError):
+    """cannot read {path}: {detail}"""
+
+    exit_code = 28
+    code = "source-unreadable"
+    hint = "make it readable, or keep it at home: `exclude` in `.config/burst.toml`"
+
+
+class TooMuch(UserError):
+    """too much to copy without asking: {detail}"""
+
+    exit_code = 29
+    code = "too-much"
+    hint = "`exclude` what programs do not need (`--sync-dry-run` lists all), or say `--yes`"
 
 
 class EnvironmentProblem(BurstError):

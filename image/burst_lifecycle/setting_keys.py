@@ -98,6 +98,11 @@ BUILT_IN_EXCLUDES: Final = (
 """What is not copied to a server for `cargo burst test|run|…`: outputs, histories, editors' and
 secrets' usual names. `unexclude` takes some out, `exclude` adds."""
 
+SECRET_EXCLUDES: Final = frozenset(
+    {".env", ".env.*", ".envrc", "*.pem", "*.key", "id_rsa", "id_ed25519", ".netrc", ".npmrc"}
+)
+"""Those of them that stay at home whatever is known to read them, unless `unexclude` names them."""
+
 _TABLE: Final = (
     Key("host", Form.TEXT, ""),
     Key("silence_s", Form.POSITIVE, 15.0),

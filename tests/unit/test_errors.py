@@ -59,6 +59,8 @@ def test_exit_codes_are_append_only() -> None:
         23: "draining",
         26: "service",
         27: "nobody-listens",
+        28: "source-unreadable",
+        29: "too-much",
         30: "digest-mismatch",
         31: "blob-missing",
         32: "protocol-local",

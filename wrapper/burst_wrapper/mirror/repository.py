@@ -1,0 +1,157 @@
+"""What git knows of a folder that `.gitignore` files in it do not say.
+
+Patterns above the folder, `.git/info/exclude` and the user's own; and which files are tracked
+though a pattern ignores them, for those are part of the project. Git is asked where it is
+installed; without it the patterns are found all the same, at their usual places.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from burst_wrapper.mirror.ignore import Level, Patterns
+from burst_wrapper.processes import find_program, run_program
+
+Stamp = tuple[int, int, int]
+
+_NOTHING: Final = (0, 0, 0)
+
+
+def stamp(path: bytes) -> Stamp:
+    """Another one: the file is another one."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return _NOTHING
+    return (info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+@attrs.frozen
+class Repository:
+    """Of one folder, which need not be in a repository."""
+
+    levels: tuple[Level, ...] = ()
+    """From the least to the most telling; not those of the folder itself and below."""
+    tracked: frozenset[bytes] = frozenset()
+    """Absolute paths of files below it that are tracked and ignored."""
+    watched: tuple[tuple[bytes, Stamp], ...] = ()
+    """While these are what they were, so is all of this."""
+
+    @property
+    def fresh(self) -> bool:
+        return all(stamp(path) == known for path, known in self.watched)
+
+
+def look_up(folder: bytes, environ: Mapping[bytes, bytes]) -> Repository:
+    """Blocking: two short runs of git, if there is one."""
+    top = _top(folder)
+    if top is None:
+        return Repository()
+    common = _common(top)
+    files: list[bytes] = [_global_excludes(top, environ), os.path.join(common, b"info/exclude")]
+    between = os.path.relpath(folder, top).split(b"/")
+    above = [top]
+    for part in between[:-1]:
+        above.append(os.path.join(above[-1], part))
+    bases = [top, top]
+    if folder != top:
+        files += [os.path.join(place, b".gitignore") for place in above]
+        bases += above
+    watched = [(path, stamp(path)) for path in _configurations(common, environ)]
+    levels = []
+    for path, base in zip(files, bases, strict=True):
+        watched.append((path, stamp(path)))
+        patterns = read_patterns(path)
+        if patterns:
+            prefix = os.fsdecode(base).rstrip("/") + "/"
+            levels.append(Level(prefix, patterns, os.fsdecode(path)))
+    index = os.path.join(_own(top), b"index")
+    watched.append((index, stamp(index)))
+    return Repository(tuple(levels), _tracked(folder, environ), tuple(watched))
+
+
+def read_patterns(path: bytes) -> Patterns:
+    """Of a file; none if it cannot be read, as with git."""
+    try:
+        with open(path, "rb") as file:
+            return Patterns.parse(file.read())
+    except OSError:
+        return Patterns()
+
+
+def _top(folder: bytes) -> bytes | None:
+    probe = folder
+    while True:
+        if os.path.lexists(os.path.join(probe, b".git")):
+            return probe
+        parent = os.path.dirname(probe)
+        if parent == probe:
+            return None
+        probe = parent
+
+
+def _own(top: bytes) -> bytes:
+    """The git directory of this working tree (gitrepository-layout(5))."""
+    entry = os.path.join(top, b".git")
+    try:
+        with open(entry, "rb") as file:
+            text = file.read(4096)
+    except OSError:
+        return entry
+    if not text.startswith(b"gitdir:"):
+        return entry
+    return os.path.join(top, text.removeprefix(b"gitdir:").strip())
+
+
+def _common(top: bytes) -> bytes:
+    own = _own(top)
+    try:
+        with open(os.path.join(own, b"commondir"), "rb") as file:
+            return os.path.join(own, file.read(4096).strip())
+    except OSError:
+        return own
+
+
+def _configurations(common: bytes, environ: Mapping[bytes, bytes]) -> list[bytes]:
+    home = environ.get(b"HOME", b"/nonexistent")
+    return [
+        b"/etc/gitconfig",
+        os.path.join(home, b".gitconfig"),
+        os.path.join(_xdg(environ), b"git/config"),
+        os.path.join(common, b"config"),
+    ]
+
+
+def _xdg(environ: Mapping[bytes, bytes]) -> bytes:
+    home = environ.get(b"HOME", b"/nonexistent")
+    return environ.get(b"XDG_CONFIG_HOME") or os.path.join(home, b".config")
+
+
+def _global_excludes(top: bytes, environ: Mapping[bytes, bytes]) -> bytes:
+    said = _git((b"config", b"--type=path", b"--get", b"core.excludesFile"), top, environ)
+    if said:
+        return os.path.join(top, said.removesuffix(b"\n"))
+    return os.path.join(_xdg(environ), b"git/ignore")
+
+
+def _tracked(folder: bytes, environ: Mapping[bytes, bytes]) -> frozenset[bytes]:
+    words = (b"ls-files", b"-z", b"--cached", b"--ignored", b"--exclude-standard")
+    said = _git(words, folder, environ)
+    return frozenset(os.path.join(folder, name) for name in said.split(b"\0") if name)
+
+
+def _git(words: tuple[bytes, ...], folder: bytes, environ: Mapping[bytes, bytes]) -> bytes:
+    """What it prints; nothing if it is not there or fails."""
+    program = find_program(b"git", folder, environ)
+    if program is None:
+        return b""
+    # Read only, and no program of the repository's choice is started.
+    env = {**environ, b"GIT_OPTIONAL_LOCKS": b"0"}
+    for name in (b"GIT_DIR", b"GIT_WORK_TREE", b"GIT_INDEX_FILE"):
+        env.pop(name, None)
+    done = run_program((program, b"-c", b"core.fsmonitor=false", *words), folder, env)
+    return done.stdout if done.status == 0 else b""

@@ -11,58 +11,14 @@ from pathlib import Path
 
 import pytest
 
-import faults
 from builds import machine
 from burst_protocol.digest import Digest
 from burst_wrapper import stubs
 from space import Space
 from sshd import SSHD, Sshd
-from verbs_by_hand import hooks, run, session_of
+from verbs_by_hand import APP, hooks, run, session_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-APP = {
-    "Cargo.toml": faults.MANIFEST.format(name="app") + '[[bench]]\nname = "b"\nharness = false\n',
-    "src/lib.rs": "/// ```\n/// assert_eq!(app::seven(), 7);\n/// ```\n"
-    "pub fn seven() -> u32 { 7 }\n"
-    "#[test]\nfn unit() { assert_eq!(seven(), 7); }\n",
-    "src/main.rs": """
-use std::io::{Read, Write};
-fn main() {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    match words.first().map(String::as_str) {
-        Some("exit") => std::process::exit(words[1].parse().unwrap()),
-        Some("abort") => { unsafe { libc_kill(std::process::id() as i32, 15) } ; loop {} }
-        Some("cat") => {
-            let mut all = Vec::new();
-            std::io::stdin().read_to_end(&mut all).unwrap();
-            std::io::stdout().write_all(&all).unwrap();
-        }
-        Some("wait") => {
-            println!("waits");
-            loop { std::thread::park() }
-        }
-        Some("env") => for (name, value) in std::env::vars() { println!("{name}={value}") },
-        _ => println!("{} in {}", app::seven(), std::env::current_dir().unwrap().display()),
-    }
-}
-unsafe fn libc_kill(pid: i32, signal: i32) {
-    extern "C" { fn kill(pid: i32, signal: i32) -> i32; }
-    unsafe { kill(pid, signal); }
-}
-""",
-    "tests/files.rs": """
-#[test]
-fn reads() { assert_eq!(std::fs::read_to_string("data.txt").unwrap(), "data\\n"); }
-#[test]
-fn starts() {
-    let out = std::process::Command::new(env!("CARGO_BIN_EXE_app")).output().unwrap();
-    assert!(String::from_utf8(out.stdout).unwrap().starts_with("7 in "));
-}
-""",
-    "benches/b.rs": 'fn main() { println!("benched") }\n',
-    "data.txt": "data\n",
-}
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,58 @@ from burst_wrapper.session_client import (
     hook_path,
     open_session,
 )
+from faults import MANIFEST
 from space import Done, Space
 
 TRIPLE = subprocess.run(
     ["rustc", "-vV"], check=True, capture_output=True, text=True
 ).stdout.split("host: ")[1].split("\n")[0]  # fmt: skip
 RUNNER = f"CARGO_TARGET_{TRIPLE.upper().replace('-', '_')}_RUNNER"
+
+
+APP = {
+    "Cargo.toml": MANIFEST.format(name="app") + '[[bench]]\nname = "b"\nharness = false\n',
+    "src/lib.rs": "/// ```\n/// assert_eq!(app::seven(), 7);\n/// ```\n"
+    "pub fn seven() -> u32 { 7 }\n"
+    "#[test]\nfn unit() { assert_eq!(seven(), 7); }\n",
+    "src/main.rs": """
+use std::io::{Read, Write};
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.first().map(String::as_str) {
+        Some("exit") => std::process::exit(words[1].parse().unwrap()),
+        Some("abort") => { unsafe { libc_kill(std::process::id() as i32, 15) } ; loop {} }
+        Some("cat") => {
+            let mut all = Vec::new();
+            std::io::stdin().read_to_end(&mut all).unwrap();
+            std::io::stdout().write_all(&all).unwrap();
+        }
+        Some("wait") => {
+            println!("waits");
+            loop { std::thread::park() }
+        }
+        Some("env") => for (name, value) in std::env::vars() { println!("{name}={value}") },
+        _ => println!("{} in {}", app::seven(), std::env::current_dir().unwrap().display()),
+    }
+}
+unsafe fn libc_kill(pid: i32, signal: i32) {
+    extern "C" { fn kill(pid: i32, signal: i32) -> i32; }
+    unsafe { kill(pid, signal); }
+}
+""",
+    "tests/files.rs": """
+#[test]
+fn reads() { assert_eq!(std::fs::read_to_string("data.txt").unwrap(), "data\\n"); }
+#[test]
+fn starts() {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_app")).output().unwrap();
+    assert!(String::from_utf8(out.stdout).unwrap().starts_with("7 in "));
+}
+""",
+    "benches/b.rs": 'fn main() { println!("benched") }\n',
+    "data.txt": "data\n",
+}
+"""A program of many habits, with a unit test, tests that read and start things, and a bench."""
 
 
 def request_of(space: Space, verb: str = "test", **more: object) -> SessionRequest:
@@ -68,10 +114,11 @@ def run(
     *arguments: str,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
+    env_named: tuple[tuple[bytes, bytes], ...] = (),
     **more: object,
 ) -> Verb:
-    """`cargo ARGUMENTS` in a session of its own."""
-    with session_of(space, arguments[0], **more) as session:
+    """`cargo ARGUMENTS` in a session of its own. `env_named`: by `--env`."""
+    with session_of(space, arguments[0], env=env_named, **more) as session:
         settings = {**hooks(space, session), **(env or {})}
         done = space.plain(*arguments, cwd=cwd, **settings)
         return Verb(done, session.close(), session)

@@ -78,6 +78,8 @@ class SessionRequest:
     """Programs run with nothing else of ours on that machine (`bench`)."""
     detach: bool = field(BOOL, default=False)
     """A program that was started goes on when we leave."""
+    yes: bool = field(BOOL, default=False)
+    """`--yes`: a mirror of any size goes without a question."""
     environ: tuple[tuple[bytes, bytes], ...] = field(many(pair(BYTES, BYTES)), default=())
     """Of `cargo burst` itself, exact: what is compared with a program's to find what cargo added,
     and where BURST_*, SSH_AUTH_SOCK and PATH are looked up."""

@@ -6,22 +6,26 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from burst_protocol import messages as m
 from burst_protocol import programs as p
-from burst_protocol.digest import Digest
-from burst_protocol.errors import BurstError, RemoteRequired
+from burst_protocol.errors import BurstError, LinkLost, RemoteRequired
 from burst_wrapper import home_wire as w
 from burst_wrapper import stubs
 from burst_wrapper.argv import RustcCall
 from burst_wrapper.config import Config, config_path, load_for
 from burst_wrapper.daemon.executor import Executor
+from burst_wrapper.daemon.forwards import Forwards
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.daemon.tally import Tally
+from burst_wrapper.mirror import weight
+from burst_wrapper.mirror.mirror import DEFAULT_FETCH, Mirror
+from burst_wrapper.mirror.snapshot import Project
 
 if TYPE_CHECKING:
     from burst_wrapper.daemon.programs import ProgramRequest
@@ -43,40 +47,72 @@ class HomeSession:
         self._notes: dict[str, None] = {}
         self._config = Config()
         self._executor: Executor | None = None
-        """Where programs run; None: at home."""
+        """Where programs run; None: the runner itself becomes them."""
         self._away = False
+        """They run on another machine."""
         self._host = ""
+        self._mirror: Mirror | None = None
+        self._forwards: Forwards | None = None
         self._lock = asyncio.Lock()
         self._generation = 1
         self._synced: tuple[Executor, int] | None = None
+        self._began_s = time.time()
 
     # -- beginning -------------------------------------------------------------------------------
 
     async def open(self, note: Note) -> w.SessionInfo:
-        """Choose the executor, reach it, bring the mirror up to date. BurstError only where a host
-        that cannot be had is an error: under BURST_REQUIRE_REMOTE."""
+        """Choose the executor, reach it, bring the mirror up to date.
+
+        A host that cannot be had is a note, and under BURST_REQUIRE_REMOTE an error. What the user
+        has to decide is an error, too: BurstError.
+        """
         request = self.request
-        root = request.workspace_root
-        self._config = await asyncio.to_thread(load_for, config_path(), root)
+        self._config = await asyncio.to_thread(
+            load_for, config_path(), request.workspace_root, self.environ
+        )
         self._host = (
             request.host or os.fsdecode(self.environ.get(b"BURST_HOST", b"")) or self._config.host
         )
-        if request.executes and (self._host or self._config.hetzner is not None):
+        if request.executes:
+            await self._choose(note)
+        if request.forwards:
+            await self._forward()
+        return self._info()
+
+    async def _choose(self, note: Note) -> None:
+        if self._host or self._config.hetzner is not None:
             try:
-                self._executor = await self._connect(note)
-                self._away = True
-                await self._begin_there(self._executor, note)
+                await self._begin_on(await self._connect(note), note, away=True)
             except BurstError as error:
+                if not error.fallback:
+                    raise
                 if self._required:
                     raise RemoteRequired(str(error)) from error
                 self._away = False
                 self._executor = None
                 self.note(f"{error}; programs run on this machine", error.hint)
-        return self._info()
+            else:
+                return
+        if self.request.services or self.request.alone:
+            # In a network of their own, or while nothing is compiled: the agent beside us starts
+            # them, not the runner.
+            await self._begin_on(await self._services.embedded.get(), note, away=False)
+
+    async def _begin_on(self, executor: Executor, note: Note, *, away: bool) -> None:
+        self._away = away
+        self._mirror = await asyncio.to_thread(
+            self._services.mirrors.of, self.request.workspace_root
+        )
+        if away:
+            note(f"looking at what lies on {executor.name}")
+            await self._remove_orphans(executor)
+        note(f"bringing the project to {executor.name}")
+        await self._sync(executor)
+        self._executor = executor
 
     def _info(self) -> w.SessionInfo:
         request, executor = self.request, self._executor
-        if executor is None:
+        if executor is None or not self._away:
             return w.SessionInfo(self.id, "home", "home", request.target_dir, self.notes)
         return w.SessionInfo(self.id, "remote", executor.name, self.target_dir, self.notes)
 
@@ -100,13 +136,13 @@ class HomeSession:
                 self._host, self._config, None if auth_sock is None else os.fsdecode(auth_sock)
             )
         note("looking for the server")
+        request = self.request
         return await services.servers.connected(
-            os.fsdecode(self.request.workspace_root), self._config, note
+            os.fsdecode(request.workspace_root),
+            self._config,
+            note,
+            keep_alive_s=request.keep_alive_s if request.reap else None,
         )
-
-    async def _begin_there(self, executor: Executor, note: Note) -> None:
-        note(f"looking at what lies on {executor.name}")
-        await self._remove_orphans(executor)
 
     async def _remove_orphans(self, executor: Executor) -> None:
         """Stubs whose program is not there any more: cargo makes it again."""
@@ -121,6 +157,41 @@ class HomeSession:
             if digest in gone:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
+
+    async def _sync(self, executor: Executor) -> None:
+        """The mirror as home is now; nothing where it is so already."""
+        generation = self._generation
+        if self._mirror is None or self._synced == (executor, generation):
+            return
+        allowance = weight.UNLIMITED if self.request.yes else weight.USUAL
+        synced = await self._mirror.sync(executor, self._project, allowance)
+        self.tally.bytes_up += synced.bytes_sent
+        self._synced = (executor, generation)
+        if synced.secrets:
+            names = ", ".join(sorted(os.path.basename(os.fsdecode(p)) for p in synced.secrets)[:5])
+            self.note(f"kept at home, as they look like secrets: {names} (`unexclude` sends them)")
+
+    @property
+    def _project(self) -> Project:
+        request, config = self.request, self._config
+        return Project(
+            workspace_root=request.workspace_root,
+            target_dir=request.target_dir,
+            burst_target=self.target_dir if self._away else b"",
+            more_roots=request.roots,
+            exclude=config.exclude,
+            unexclude=config.unexclude,
+            environ=self.environ,
+        )
+
+    async def _forward(self) -> None:
+        if self._mirror is None:
+            self.note(
+                "programs of this session are in this machine's own network: no `-L` is needed"
+            )
+            return
+        self._forwards = Forwards(self._mirror.name, self._reached)
+        await self._forwards.listen(self.request.forwards)
 
     @property
     def _required(self) -> bool:
@@ -147,35 +218,44 @@ class HomeSession:
             return False
         return out_dir.startswith(self.target_dir + b"/")
 
-    def unit_ended(self) -> None:
-        """Files in the target directory may be new."""
+    def unit_ended(self, read: Iterable[bytes]) -> None:
+        """Files in the target directory may be new; these were read, as far as that is known."""
         self._generation += 1
+        if self.request.executes:
+            self._services.mirrors.saw(self.request.workspace_root, read)
 
     # -- programs --------------------------------------------------------------------------------
 
     @property
     def why_here(self) -> str:
-        """Why programs run at home; empty if they do not."""
-        return "" if self._away else _AT_HOME
+        """Why the runner itself becomes the program; empty if it does not."""
+        return "" if self._mirror is not None and self._executor is not None else _AT_HOME
 
-    async def prepared(self, program: ProgramRequest) -> Executor:
+    async def prepared(self) -> Executor:
         """The executor, with the mirror as it is at home now. BurstError."""
-        del program
         async with self._lock:
-            executor = self._executor
-            if executor is None or not executor.usable:
-                executor = self._executor = await self._connect(lambda _: None)
-            generation = self._generation
-            if self._synced != (executor, generation):
-                self._synced = (executor, generation)
+            executor = await self._reached()
+            await self._sync(executor)
             return executor
+
+    async def _reached(self) -> Executor:
+        """Its connection may have been lost since: it is made again."""
+        executor = self._executor
+        assert executor is not None
+        if not executor.usable:
+            if self._away:
+                executor = await self._connect(lambda _: None)
+            else:
+                executor = await self._services.embedded.get()
+            self._executor = executor
+        return executor
 
     def start_program(self, identity: int, program: ProgramRequest) -> p.StartProgram:
         """But for its environment."""
         request = self.request
         return p.StartProgram(
             id=identity,
-            mirror=self.mirror,
+            mirror="" if self._mirror is None else self._mirror.name,
             argv=program.argv,
             env=(),
             cwd=program.cwd,
@@ -192,11 +272,6 @@ class HomeSession:
             prolongs=True,
             detached=request.detach,
         )
-
-    @property
-    def mirror(self) -> str:
-        """Its name there."""
-        return Digest.of(self.request.workspace_root).hex[:16]
 
     def sources(self, executor: Executor) -> list[Sources]:
         """Where the bytes of what a program needs are at home."""
@@ -226,13 +301,44 @@ class HomeSession:
         return "ready" if self._executor is not None and self._executor.usable else "lost"
 
     async def close(self, note: Note) -> w.Summary:
-        """Fetch what programs wrote, and sum up."""
-        del note
+        """Fetch what programs wrote, and sum up. BurstError if that could not come back."""
+        fetched: tuple[bytes, ...] = ()
+        conflicts: tuple[bytes, ...] = ()
+        if self._away and self.tally.programs and not self.request.no_fetch:
+            note("looking for what programs wrote")
+            fetched, conflicts = await self._fetch()
         tally = self.tally
         return w.Summary(
             self.progress(),
             tally.wall_ms,
             tally.saved_ms,
+            cost_eur=await self._cost(),
+            fetched=fetched,
+            conflicts=conflicts,
             notes=self.notes,
             programs=tally.programs,
         )
+
+    async def _fetch(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        mirror, executor = self._mirror, self._executor
+        if mirror is None or executor is None:
+            return (), ()
+        if not executor.usable:
+            raise executor.link.gone or LinkLost("it ended", host=executor.name)
+        patterns = (*DEFAULT_FETCH, *self.request.fetch)
+        back = await mirror.fetch(executor, self._project, patterns)
+        self.tally.bytes_down += back.bytes_received
+        return back.files, tuple(conflict.path for conflict in back.conflicts)
+
+    async def _cost(self) -> str:
+        if self._host or not self._away:
+            return ""
+        root = os.fsdecode(self.request.workspace_root)
+        return await self._services.servers.cost(root, self._began_s)
+
+    async def leave(self) -> None:
+        """However it ended: nothing of it stays."""
+        if self._forwards is not None:
+            self.note(*self._forwards.failures)
+            await self._forwards.close()
+            self._forwards = None

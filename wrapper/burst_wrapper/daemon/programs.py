@@ -107,7 +107,7 @@ class Program:
         if reason:
             self._peer.send(HERE, reason.encode())
             return
-        preparing = asyncio.ensure_future(self._session.prepared(self._request))
+        preparing = asyncio.ensure_future(self._session.prepared())
         gone = asyncio.ensure_future(self._peer.gone.wait())
         try:
             await asyncio.wait((preparing, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from burst_lifecycle.assembly import Request, open_lifecycle
+from burst_lifecycle.books import add_up
 from burst_lifecycle.boot import Booted
-from burst_lifecycle.cloud.model import ServerState
+from burst_lifecycle.cloud.model import Kind, ServerState
 from burst_lifecycle.decision import (
     Ask,
     Course,
@@ -30,6 +31,7 @@ from burst_lifecycle.decision import (
 )
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
+from burst_lifecycle.pricing import Amount, cost_of, total
 from burst_lifecycle.project import Project
 from burst_lifecycle.remote.install import ServiceInstaller
 from burst_lifecycle.remote.pinned import PinnedSsh
@@ -139,7 +141,9 @@ class Keeper:
         self._begin_offers(executor)
         return executor
 
-    async def connected(self, config: Config, note: Callable[[str], None]) -> Executor:
+    async def connected(
+        self, config: Config, note: Callable[[str], None], keep_alive_s: int | None
+    ) -> Executor:
         """See `Servers.connected`."""
         hetzner = config.hetzner
         assert hetzner is not None
@@ -155,11 +159,36 @@ class Keeper:
             await _settled(self._booting)
         if self._host is None:
             raise self._why_not()
+        if keep_alive_s != -1:
+            note("telling the server how long it stays")
+            lifecycle = await self._open(config)
+            idle_s = hetzner.hard_end_s if keep_alive_s is None else float(keep_alive_s)
+            await lifecycle.extend(keep_alive_s=idle_s)
         try:
             return await self._host.connected(config, None)
         except BurstError as error:
             self._lost(error)
             raise
+
+    async def cost(self, since_s: float) -> str:
+        """See `Servers.cost`. Hours are paid when they begin: a second run within one is free."""
+        if self._lifecycle is None:
+            return ""
+        context = self._lifecycle.context
+        offset_s = context.cloud.offset_s or 0.0
+        begin_s, end_s = since_s + offset_s, time.time() + offset_s
+        spent = []
+        history = await asyncio.to_thread(context.ledger.read)
+        for thing in add_up(history.events).billing():
+            if thing.kind not in (Kind.SERVER, Kind.PRIMARY_IP):
+                continue
+            whole = cost_of(thing, end_s)
+            before = Amount()
+            if thing.created_s is not None and thing.created_s < begin_s:
+                before = cost_of(thing, begin_s)
+            spent.append(Amount(whole.eur - before.eur, whole.at_least))
+        amount = total(spent)
+        return f"{amount.eur:.4f}" if spent else ""
 
     def drained(self, error: Draining) -> None:
         """A unit was refused: this server is about to go, and takes nothing any more."""

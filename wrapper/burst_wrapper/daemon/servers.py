@@ -168,11 +168,24 @@ class Servers:
         )
 
     async def connected(
-        self, workspace_root: str, config: Config, note: Callable[[str], None]
+        self,
+        workspace_root: str,
+        config: Config,
+        note: Callable[[str], None],
+        *,
+        keep_alive_s: int | None = -1,
     ) -> Executor:
-        """For what runs there: boots a server if there is none, and waits for it. BurstError."""
+        """For what runs there: boots a server if there is none, and waits for it. BurstError.
+
+        `keep_alive_s`: how long it stays when idle; -1: as configured; None: to its hard end.
+        """
         keeper = await self._keeper(find(workspace_root))
-        return await keeper.connected(config, note)
+        return await keeper.connected(config, note, keep_alive_s)
+
+    async def cost(self, workspace_root: str, since_s: float) -> str:
+        """What servers have cost since then, by the bill's rules, for people; empty if nothing."""
+        keeper = self._keepers.get(find(workspace_root).key)
+        return "" if keeper is None else await keeper.cost(since_s)
 
     async def _keeper(self, project: Project) -> Keeper:
         found = self._keepers.get(project.key)

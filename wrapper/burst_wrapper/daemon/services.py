@@ -13,6 +13,7 @@ from burst_wrapper.daemon.agent_process import AgentProcess, Place
 from burst_wrapper.daemon.embedded import Embedded, identity
 from burst_wrapper.daemon.gather import Gatherer
 from burst_wrapper.daemon.ground import Ground
+from burst_wrapper.daemon.mirrors import Mirrors
 from burst_wrapper.daemon.platform import Platforms
 from burst_wrapper.daemon.remote import Remotes
 from burst_wrapper.daemon.servers import Servers
@@ -42,6 +43,7 @@ class Services:
     servers: Servers
     pools: TokenPools
     journal: Journal
+    mirrors: Mirrors
     lists: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
     """Encoded input lists by weak key, as last seen from an agent."""
     explained: set[bytes] = attrs.field(factory=set)
@@ -79,6 +81,7 @@ class Services:
             servers=Servers(cache_dir, tools, ground.index, lambda: embedded.current),
             pools=TokenPools(),
             journal=Journal(os.path.join(state_dir, b"builds")),
+            mirrors=Mirrors(ground.stats),
         )
 
     def cache_is_gone(self) -> bool:

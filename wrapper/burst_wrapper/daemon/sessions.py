@@ -60,12 +60,12 @@ class Sessions:
         def note(text: str) -> None:
             peer.send(w.NOTE, text.encode())
 
-        opening = asyncio.ensure_future(session.open(note))
-        if not await _done_first(opening, peer):
-            return
-        info = opening.result()
-        self._open[name] = session
         try:
+            opening = asyncio.ensure_future(session.open(note))
+            if not await _done_first(opening, peer):
+                return
+            info = opening.result()
+            self._open[name] = session
             peer.send(w.INFO, w.encode(info))
             while (said := await peer.frames.get()) is not None:
                 match said:
@@ -77,7 +77,8 @@ class Sessions:
                     case _:
                         pass
         finally:
-            del self._open[name]
+            self._open.pop(name, None)
+            await session.leave()
 
     async def _program(self, peer: Peer, request: ProgramRequest) -> None:
         session = self._open.get(request.session)

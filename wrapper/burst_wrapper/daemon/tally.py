@@ -53,8 +53,9 @@ class Tally:
         elif where in ("local", "remote"):
             self.local += 1
         self._rustc_ms += rustc_ms
-        self.bytes_up += sent_bytes
-        self.bytes_down += received_bytes
+        if away:
+            self.bytes_up += sent_bytes
+            self.bytes_down += received_bytes
 
     def progress(self, server: str) -> Progress:
         return Progress(

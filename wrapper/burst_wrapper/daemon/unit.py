@@ -137,7 +137,7 @@ class Unit:
         finally:
             if self._session is not None:
                 self._session.tally.end(self)
-                self._session.unit_ended()
+                self._session.unit_ended(name for known in self._lists for name in known.files())
             if self._delivery is not None:
                 self._delivery.drop()
             if self._build is not None and self._call is not None:

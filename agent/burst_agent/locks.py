@@ -7,6 +7,10 @@ import errno
 import fcntl
 import os
 import struct
+from typing import Final
+
+_FLOCK: Final = struct.Struct("@hhqqi4x")
+"""`struct flock` of fcntl(2) on 64-bit Linux."""
 
 
 def try_lock(path: bytes) -> int | None:
@@ -33,6 +37,12 @@ def try_lock(path: bytes) -> int | None:
         os.close(fd)
 
 
+def running(key: bytes) -> bytes:
+    """The lock that is held while a run with that key goes on, besides the key's own, which is held
+    until its result is kept or given up."""
+    return bytes(byte ^ 0x5A for byte in key)
+
+
 class KeyLocks:
     """Locks on keys, each one byte of one file: nothing is made and removed for every run.
 
@@ -53,6 +63,13 @@ class KeyLocks:
             raise
         return True
 
+    def held(self, key: bytes) -> bool:
+        """Whether another agent has it."""
+        asked = self._record(fcntl.F_WRLCK, key)
+        answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
+        kind: int = _FLOCK.unpack(answer)[0]
+        return kind != fcntl.F_UNLCK
+
     def give(self, key: bytes) -> None:
         with contextlib.suppress(OSError):
             self._set(fcntl.F_UNLCK, key)
@@ -62,7 +79,10 @@ class KeyLocks:
         os.close(self._fd)
 
     def _set(self, kind: int, key: bytes) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._record(kind, key))
+
+    @staticmethod
+    def _record(kind: int, key: bytes) -> bytes:
         # Two keys on one byte would only make one of them wait.
         start = int.from_bytes(key[:7], "little")
-        lock = struct.pack("@hhqqi4x", kind, os.SEEK_SET, start, 1, 0)
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, lock)
+        return _FLOCK.pack(kind, os.SEEK_SET, start, 1, 0)

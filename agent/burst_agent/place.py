@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
-from burst_agent import diskfile, evict
+from burst_agent import diskfile, evict, locks
 from burst_agent.actions import ActionCache
 from burst_agent.execute import Execution, Workshop
 from burst_agent.incremental import IncrementalStates
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from burst_agent.mirror.mirrors import Mirrors
 
 AGENT_BUG: Final = "agent-bug"
-# Another agent's client may hold a result for long before it accepts it; compiling the same twice
-# is only waste, waiting for ever would be worse.
+# Another agent's client may hold a result for long before it accepts it, after the run has ended;
+# compiling the same twice is only waste, waiting for ever would be worse.
 _PATIENCE_S: Final = 60.0
 _POLL_S: Final = 0.05
 _IDLE_S: Final = 5.0
@@ -306,6 +306,9 @@ class Place:
         except Exception as error:
             _log.exception("action %s", run.key.hex()[:12])
             self._publish(run, m.Failed(0, AGENT_BUG, f"{type(error).__name__}: {error}"))
+        finally:
+            if run.marked:
+                self._locks.give(locks.running(run.key))
 
     def _publish(self, run: Run, event: Event) -> None:
         if run.ended:
@@ -316,18 +319,19 @@ class Place:
 
     async def _lock_key(self, run: Run) -> bool:
         """Waits while another agent of this root runs the same. False: its result answers all."""
+        running = locks.running(run.key)
         deadline_s = time.monotonic() + _PATIENCE_S
-        waited = False
-        while True:
-            if self._locks.take(run.key):
-                run.locked = True
+        while not self._locks.take(run.key):
+            if self._locks.held(running):
+                deadline_s = time.monotonic() + _PATIENCE_S
+            elif time.monotonic() > deadline_s:
                 break
-            if time.monotonic() > deadline_s:
-                break
-            waited = True
             await asyncio.sleep(_POLL_S)
-        if waited:
-            await self._answer_from_cache(run)
+        else:
+            run.locked = True
+            run.marked = self._locks.take(running)
+        # Also if nobody had it: its result may have been kept since the client was answered.
+        await self._answer_from_cache(run)
         return bool(run.listeners) or run.request.detached
 
     async def _answer_from_cache(self, run: Run) -> None:

@@ -58,6 +58,8 @@ class Run:
     """Nobody listens, since a short while; this ends it."""
     locked: bool = False
     """Other agents of this root do not run the same meanwhile."""
+    marked: bool = False
+    """They can see that it goes on."""
     started: bool = False
     ended: bool = False
     reusable: bool = False

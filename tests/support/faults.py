@@ -16,7 +16,7 @@ import struct
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -185,11 +185,16 @@ class Running:
     @classmethod
     @contextmanager
     def start(
-        cls, space: Space, *arguments: str, cwd: Path | None = None, **env: str
+        cls,
+        space: Space,
+        *arguments: str,
+        cwd: Path | None = None,
+        prefix: Sequence[str] = (),
+        **env: str,
     ) -> Iterator[Running]:
         """`env` like Space.cargo's, but BURST_REQUIRE_REMOTE is not set."""
         process = subprocess.Popen(
-            ["cargo", *(arguments or ("build",))],
+            [*prefix, "cargo", *(arguments or ("build",))],
             cwd=cwd or space.project,
             env={**space.env, "RUSTC_WRAPPER": str(BURST_RUSTC), **env},
             stdin=subprocess.DEVNULL,

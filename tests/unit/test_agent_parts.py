@@ -278,6 +278,9 @@ def test_locks_on_keys(tmp_path: Path) -> None:
     first, second = b"\xff" * 32, b"\0" * 32
     assert one.take(first)
     assert not two.take(first)
+    assert two.held(first)
+    assert not one.held(first)
+    assert not one.held(second)
     assert two.take(second)
     assert not one.take(second)
     one.give(first)

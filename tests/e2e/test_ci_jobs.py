@@ -105,7 +105,10 @@ def executed(spaces: list[Space]) -> Counter[str]:
 
 def test_checkouts_in_five_places(server: Sshd) -> None:
     """What is the same wherever it is checked out is compiled once: packages of registries."""
-    with tempfile.TemporaryDirectory(prefix="burst-ci-", dir="/var/tmp") as folder, ExitStack() as s:
+    with (
+        tempfile.TemporaryDirectory(prefix="burst-ci-", dir="/var/tmp") as folder,
+        ExitStack() as s,
+    ):
         sources = registry(Path(folder))
         spaces = []
         for _ in range(JOBS):
@@ -113,9 +116,7 @@ def test_checkouts_in_five_places(server: Sshd) -> None:
             space.env["CARGO_HOME"] = str(Path(folder, "cargo"))
             checkout(space, sources)
             spaces.append(space)
-        runs = [
-            s.enter_context(Running.start(space, BURST_REQUIRE_REMOTE="1")) for space in spaces
-        ]
+        runs = [s.enter_context(Running.start(space, BURST_REQUIRE_REMOTE="1")) for space in spaces]
         for run in runs:
             run.finish().check()
         counted = executed(spaces)
@@ -129,7 +130,10 @@ def test_checkouts_in_five_places(server: Sshd) -> None:
 def test_runners_with_equal_paths(server: Sshd) -> None:
     """As CI's machines are: the checkout lies at one path on all of them. Then everything is
     compiled once, the workspace's own crates and the program, too."""
-    with tempfile.TemporaryDirectory(prefix="burst-ci-", dir="/var/tmp") as folder, ExitStack() as s:
+    with (
+        tempfile.TemporaryDirectory(prefix="burst-ci-", dir="/var/tmp") as folder,
+        ExitStack() as s,
+    ):
         sources = registry(Path(folder))
         place = Path(folder, "runner")
         place.mkdir()
@@ -146,7 +150,10 @@ def test_runners_with_equal_paths(server: Sshd) -> None:
         runs = [
             s.enter_context(
                 Running.start(
-                    there, "build", prefix=(*inside.argv, "env", f"--chdir={place}/p"), cwd=Path("/"),
+                    there,
+                    "build",
+                    prefix=(*inside.argv, "env", f"--chdir={place}/p"),
+                    cwd=Path("/"),
                     BURST_REQUIRE_REMOTE="1",
                 )
             )

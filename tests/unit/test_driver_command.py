@@ -48,7 +48,9 @@ def test_what_is_sent_and_fetched(line: str, sent: str, fetch: Fetch) -> None:
 
 
 def test_the_quiet_question_after_a_test_build() -> None:
-    command = plan("test -v --no-run -p x --message-format short -- --nocapture".split())
+    command = plan(
+        ["test", "-v", "--no-run", "-p", "x", "--message-format", "short", "--", "--nocapture"]
+    )
     assert command.again == (
         "test",
         "--quiet",
@@ -78,7 +80,7 @@ def test_where_results_lie(line: str, profiles: tuple[str, ...]) -> None:
 
 
 def test_toolchain_and_manifest() -> None:
-    command = plan("+1.80 -C sub build --manifest-path=x/Cargo.toml".split())
+    command = plan(["+1.80", "-C", "sub", "build", "--manifest-path=x/Cargo.toml"])
     assert (command.toolchain, command.folder) == ("1.80", "sub")
     assert command.manifest_path == "x/Cargo.toml"
     assert command.arguments[0] == "-C"

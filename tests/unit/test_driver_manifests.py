@@ -23,7 +23,10 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def crate(name: str, rest: str = "") -> dict[str, str]:
-    return {f"{name}/Cargo.toml": PACKAGE.format(Path(name).name.strip(".")) + rest, f"{name}/src/lib.rs": ""}
+    return {
+        f"{name}/Cargo.toml": PACKAGE.format(Path(name).name.strip(".")) + rest,
+        f"{name}/src/lib.rs": "",
+    }
 
 
 def read(folder: Path, manifest_path: Path | None = None) -> manifests.Workspace:

@@ -255,10 +255,12 @@ def test_every_input_is_in_the_key_of_an_action(machine: Home, tmp_path: Path) -
     assert len(set(keys)) == len(keys)
 
 
-def test_equal_actions_of_two_worktrees(machine: Home) -> None:
-    """A registry crate for two target directories is compiled once."""
+@pytest.mark.parametrize("folder", ["worktree", "a"])
+def test_equal_actions_of_two_worktrees(machine: Home, folder: str) -> None:
+    """A registry crate for two target directories is compiled once, whatever comes first in the
+    order of names: the registry or the target directory."""
     package = machine.registry("dep-1.0.0", "src/lib.rs")
-    elsewhere = machine.folder / "worktree" / "target"
+    elsewhere = machine.folder / folder / "target"
     arguments = ("-L", f"dependency={machine.out_dir}")
     one = machine.plan(*arguments, package=package)
     two = machine.plan(*arguments, package=package, target=elsewhere)

@@ -403,14 +403,19 @@ def _action_key(plan: Plan, action: Action) -> bytes:
     for name, value in action.env:
         fields += [b"env", name, neutral(value)]
     own = plan.env.get(b"OUT_DIR") if plan.shareable and not plan.alone else None
-    for item in action.inputs:
+    # In the order of their neutral names: where a target directory lies must not matter.
+    for path, item in sorted(((neutral(item.path), item) for item in action.inputs), key=_first):
         # A run that looks at its OUT_DIR is not used for another target directory.
         digest = b"" if item.path == own else item.digest.hash
-        fields += [b"input", neutral(item.path), bytes((item.kind,)), digest, item.target]
-    for path in action.directories:
-        fields += [b"directory", neutral(path)]
+        fields += [b"input", path, bytes((item.kind,)), digest, item.target]
+    for path in sorted(map(neutral, action.directories)):
+        fields += [b"directory", path]
     hasher.add(*fields)
     return hasher.key()
+
+
+def _first(named: tuple[bytes, object]) -> bytes:
+    return named[0]
 
 
 def _native_files(plan: Plan) -> list[bytes]:

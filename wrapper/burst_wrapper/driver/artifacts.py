@@ -127,7 +127,5 @@ def below(paths: Iterable[bytes], folder: bytes) -> tuple[bytes, ...]:
     """Those in `folder`, relative to it: cargo is believed, but not out of the target directory."""
     prefix = folder.rstrip(b"/") + b"/"
     return tuple(
-        path[len(prefix) :]
-        for path in map(os.path.normpath, paths)
-        if path.startswith(prefix)
+        path[len(prefix) :] for path in map(os.path.normpath, paths) if path.startswith(prefix)
     )

@@ -231,9 +231,7 @@ class _Reader:
         The user's own, in cargo home, is about this machine (linkers, wrappers, where crates lie)
         and may hold secrets: it stays here.
         """
-        home = os.environb.get(b"CARGO_HOME") or os.path.join(
-            os.path.expanduser(b"~"), b".cargo"
-        )
+        home = os.environb.get(b"CARGO_HOME") or os.path.join(os.path.expanduser(b"~"), b".cargo")
         for folder in ancestors(cwd):
             own = os.path.join(folder, b".cargo")
             if os.path.normpath(own) == os.path.normpath(home):
@@ -306,7 +304,10 @@ def _excluded(workspace: dict[str, Any], root: bytes, folder: bytes) -> bool:
 
 def _target_paths(document: dict[str, Any]) -> Iterator[str]:
     """Sources that a package keeps elsewhere."""
-    targets: list[object] = [document.get("lib"), {"path": _table(document, "package").get("build")}]
+    targets: list[object] = [
+        document.get("lib"),
+        {"path": _table(document, "package").get("build")},
+    ]
     for kind in _TARGETS:
         listed = document.get(kind)
         targets += listed if isinstance(listed, list) else []

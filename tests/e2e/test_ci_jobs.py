@@ -190,8 +190,8 @@ def bound(source: Path, place: Path) -> Iterator[int]:
         ["unshare", "--mount", "sh", "-c", script, str(source), str(place)],
         stdout=subprocess.PIPE,
     )
+    assert holder.stdout is not None
     try:
-        assert holder.stdout is not None
         assert holder.stdout.readline() == b"ready\n"
         yield holder.pid
     finally:

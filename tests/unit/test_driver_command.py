@@ -112,7 +112,7 @@ LINES = (
 
 
 def test_our_messages_are_not_shown() -> None:
-    """What is no message is; a program's own lines, after the build, are none, whatever they say."""
+    """What is no message is shown; a program's own lines, after the build, are none."""
     for size in (1, 7, len(LINES)):
         pieces = [LINES[at : at + size] for at in range(0, len(LINES), size)]
         shown, found = sifted(plan(["build"]), *pieces)

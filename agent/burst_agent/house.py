@@ -23,6 +23,7 @@ from burst_protocol import messages as m
 from burst_protocol.errors import BurstError
 
 if TYPE_CHECKING:
+    from burst_agent.network.network import Network
     from burst_protocol.programs import StartProgram
 
 _STOP_S: Final = 30.0
@@ -80,6 +81,7 @@ class House:
         self._beating: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._guest_numbers = 0
+        self._network: Network | None = None
         if self._share is not None:
             self._beating = asyncio.create_task(self._beat())
 
@@ -175,6 +177,16 @@ class House:
     def _roots(self) -> list[bytes]:
         return [*stores.mounted(self.settings.volumes), self.settings.root]
 
+    @property
+    def network(self) -> Network:
+        """Of the programs of all mirrors. Services' data lies on this machine's own disk, never on
+        a volume: that is slower, and another server could have it at the same time."""
+        if self._network is None:
+            from burst_agent.network.network import Network  # noqa: PLC0415 - most agents need none
+
+            self._network = Network(os.path.join(self.settings.root, b"services"))
+        return self._network
+
     # Runs
 
     @property
@@ -254,6 +266,8 @@ class House:
             self._beating.cancel()
         tasks = {task for place in self._places.values() for task in place.tasks}
         await end_all(tasks | self._programs)
+        if self._network is not None:
+            await self._network.close()
         async with self._opening:
             for place in self._places.values():
                 if place.closing is not None:

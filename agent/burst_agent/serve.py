@@ -35,6 +35,7 @@ from burst_protocol.layout import blob_path
 from burst_protocol.messages import Message
 
 if TYPE_CHECKING:
+    from burst_agent.network.connect import Connections
     from burst_agent.programs.host import ProgramHost
     from burst_protocol import programs as p
 
@@ -58,6 +59,7 @@ class Conversation:
         self._prolongs = True
         """Whether what the client asked last was to keep a server."""
         self._listening: dict[int, Run] = {}
+        self._connections: Connections | None = None
         self._hosted: ProgramHost | None = None
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -227,6 +229,10 @@ class Conversation:
             case p.StartProgram():
                 self._prolongs = message.prolongs
                 self._request(message.id, self._start_program(message))
+            case p.Connect():
+                self._request(message.id, self._connect(message))
+            case p.Input() | p.Credit() if self._connections and message.id in self._connections:
+                self._connections.said(message)
             case p.Input() | p.Credit() | p.Resize() | p.Signal() if self._hosted is not None:
                 self._hosted.said(message)
             case _:
@@ -400,6 +406,13 @@ class Conversation:
 
     async def _ask_changes(self, message: p.AskChanges) -> None:
         self._outbox.send(await self._place.mirrors.changes(message))
+
+    async def _connect(self, message: p.Connect) -> None:
+        if self._connections is None:
+            from burst_agent.network.connect import Connections  # noqa: PLC0415 - few need it
+
+            self._connections = Connections(lambda: self._house.network, self._outbox.send)
+        await self._connections.serve(message)
 
     def _send_blob(self, request_id: int, digest: Digest) -> None:
         path = blob_path(self._place.store.root.path, digest)

@@ -71,7 +71,8 @@ class Key:
     """A project's list is added to the user's; otherwise it takes its place."""
 
 
-SERVICES: Final = ("postgresql", "mysql", "redis")
+SERVICES: Final = ("postgresql", "mysql", "redis", "postgres", "mariadb")
+"""The last two are other names of the first two (`burst_protocol.services.ALIASES`)."""
 TEST_RUNNERS: Final = ("auto", "cargo", "nextest")
 LOCATION_FULL: Final = ("local-disk", "new-volume")
 REAP: Final = ("hour-edge", "at-once")

@@ -66,6 +66,8 @@ class Workshop:
     room: Callable[[], Awaitable[None]]
     """Waits while its clients read too slowly."""
     launcher: Launcher | None = None
+    helper: bytes | None = None
+    """`native/sandbox.c`, built; it can do some things where namespaces are refused."""
     observer: bytes | None = None
 
 

@@ -34,6 +34,7 @@ from burst_protocol.errors import BurstError
 
 if TYPE_CHECKING:
     from burst_agent.mirror.mirrors import Mirrors
+    from burst_agent.programs.rooms import Rooms
 
 AGENT_BUG: Final = "agent-bug"
 # Another agent's client may hold a result for long before it accepts it, after the run has ended;
@@ -106,6 +107,12 @@ class Place:
         from burst_agent.mirror.mirrors import Mirrors  # noqa: PLC0415
 
         return Mirrors(self.store, self.neighbours.bring, local=self._local)
+
+    @functools.cached_property
+    def rooms(self) -> Rooms:
+        from burst_agent.programs.rooms import Rooms  # noqa: PLC0415 - as `mirrors`
+
+        return Rooms(self.store.root)
 
     def start(self) -> None:
         """Begins to keep house."""

@@ -300,6 +300,7 @@ class Conversation:
             launcher, reason = choice.launcher, "; ".join(choice.refused)
             name = _LAUNCHER_NAMES.get(launcher.name, launcher.name)
         self._shop.launcher, self._shop.observer = launcher, observer
+        self._shop.helper = helper
         observed = observer is not None
         _log.info("launcher %r (%s), observer: %s", name, reason, observed)
         self._outbox.send(

@@ -18,7 +18,7 @@ from burst_agent.execute import Workshop, finished
 from burst_agent.house import House
 from burst_agent.place import AGENT_BUG, Place
 from burst_agent.programs.program import Program
-from burst_agent.programs.ways import Way, prepare
+from burst_agent.programs.ways import Ground, Way, prepare
 from burst_protocol import messages as m
 from burst_protocol import programs as p
 from burst_protocol.digest import EMPTY, Digest
@@ -139,10 +139,24 @@ class ProgramHost:
             self._fail(program, AGENT_BUG, f"{type(error).__name__}: {error}")
 
     async def _way(self, request: p.StartProgram, stack: contextlib.AsyncExitStack) -> Way:
-        mirrors = self._place.mirrors
+        """The way in, kept open by `stack` while the program runs."""
+        mirrors, settings = self._place.mirrors, self._house.settings
         stack.callback(mirrors.touched, request.mirror)
         stack.enter_context(mirrors.using(request.mirror))
-        return await finished(functools.partial(prepare, request, self._shop, mirrors, stack))
+        entry = None
+        if not request.shares_network or request.services:
+            entry = await self._house.network.enter(request.mirror, request.services)
+            stack.push_async_callback(entry.leave)
+        ours = (self._place.store.root.path, settings.root, settings.volumes)
+        ground = Ground(
+            self._shop,
+            mirrors,
+            self._place.rooms,
+            tuple(dict.fromkeys(path for path in ours if path is not None)),
+            settings.local,
+        )
+        held = stack.enter_context(contextlib.ExitStack())
+        return await finished(functools.partial(prepare, request, ground, entry, held))
 
     def _fail(self, program: Program, code: str, detail: str) -> None:
         if not program.abandoned:

@@ -17,7 +17,7 @@ import pytest
 from agent_client import AgentClient, Tools, native_tools
 from burst_protocol import programs as p
 from mirror_client import sync
-from mirrors import L, X
+from mirrors import L, Tree, X
 from program_client import Run, run, shell, start
 
 TOP = b"/home/developer/work/project"
@@ -66,7 +66,7 @@ async def said(client: AgentClient, script: str, **changes: object) -> str:
 
 def test_the_mirror_is_at_homes_path_and_writable(agent: Start) -> None:
     """Files, executable bits and links as at home; what a run writes, the next one sees."""
-    tree = {
+    tree: Tree = {
         b"src/data.txt": b"hello\n",
         b"tool": X(b"#!/bin/sh\necho ran $0 $1\n"),
         b"l": L(b"src"),
@@ -159,7 +159,7 @@ def test_projects_below_tmp_and_deep_in_the_machine(agent: Start) -> None:
 def test_several_roots_and_a_target_folder_in_one_of_them(agent: Start) -> None:
     async def scenario() -> None:
         async with await agent() as client:
-            roots = {
+            roots: dict[bytes, Tree] = {
                 TOP: {b"f": b"1\n"},
                 TOP + b"/target/burst": {b"debug/deps/t": X(b"#!/bin/sh\necho test\n")},
                 b"/home/developer/shared": {b"g": b"2\n"},

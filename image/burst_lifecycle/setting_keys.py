@@ -73,7 +73,7 @@ class Key:
 
 SERVICES: Final = ("postgresql", "mysql", "redis", "postgres", "mariadb")
 """The last two are other names of the first two (`burst_protocol.services.ALIASES`)."""
-TEST_RUNNERS: Final = ("auto", "cargo", "nextest")
+TEST_RUNNERS: Final = ("auto", "libtest", "nextest", "cargo")
 LOCATION_FULL: Final = ("local-disk", "new-volume")
 REAP: Final = ("hour-edge", "at-once")
 

@@ -122,9 +122,9 @@ class Space:
         """cargo as if burst did not exist."""
         return self._run(["cargo", *arguments], env, cwd)
 
-    def burst(self, *arguments: str) -> Done:
-        """`cargo burst …`."""
-        return self.run(CARGO_BURST, "burst", *arguments)
+    def burst(self, *arguments: str, cwd: Path | str | None = None, **env: str) -> Done:
+        """`cargo burst …`, which requires nothing."""
+        return self._run([CARGO_BURST, "burst", *arguments], env, cwd)
 
     def units(self, build: int = 1) -> list[dict[str, Any]]:
         """What `explain` says of the N-th last build."""

@@ -130,7 +130,7 @@ def test_rules_of_a_crate_are_added_to_everybodys(file: Path) -> None:
         ("[[crate]]\nname = 'x'", "`crate` must be tables like `[crate.NAME]`"),
         ("[crate.app]\nextra_inputs = 'x'", "`extra_inputs` must be a list of strings"),
         ("services = ['oracle']", "`services` knows `postgresql`, `mysql`, `redis`"),
-        ("test_runner = 'none'", "`test_runner` knows `auto`, `cargo`, `nextest`"),
+        ("test_runner = 'none'", "`test_runner` knows `auto`, `libtest`, `nextest`, `cargo`"),
         ("max_eur_per_hour = 1", "did you mean `hetzner.max_eur_per_hour`?"),
         ("hetzner = true", "`hetzner` must be a table: `[hetzner]`"),
         ("host = ", "is not TOML"),

@@ -1,16 +1,16 @@
 """`cargo burst <verb>`, also as `cargo-burst <verb>`: finds the verb's module and runs it.
 
-Each verb is a module of this package with `run(arguments) -> exit code`, imported only when it is
-asked for, so that `--help` does not wait for the libraries of all of them.
+Each verb about burst itself is a module of this package with `run(arguments) -> exit code`,
+imported only when it is asked for, so that `--help` does not wait for the libraries of all of them.
+Some are `burst-admin`'s, and every other one is cargo's: `burst_wrapper.verbs`.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 
-from burst_protocol.errors import BurstError, ConfigError, UsageError
+from burst_protocol.errors import BurstError, ConfigError
 from burst_protocol.version import BUILD
 from burst_wrapper.cli import afterwards
 
@@ -24,18 +24,16 @@ VERBS = {
     "stop": "end the daemon of this user",
     "doctor": "check what burst needs, and say how to get it",
 }
-
-
-class UnknownVerb(UsageError):
-    """no such command: `cargo burst {verb}`"""
-
-    @property
-    def advice(self) -> str:
-        """The nearest verb, or where the list is."""
-        from difflib import get_close_matches  # noqa: PLC0415  (12 ms that only a typo pays)
-
-        near = get_close_matches(str(self.facts["verb"]), VERBS, n=1)
-        return f"did you mean `cargo burst {near[0]}`?" if near else "see `cargo burst --help`"
+"""Each is a module of this package."""
+OF_ADMIN = {
+    "up": "a server now; says what it costs before",
+    "status": "what exists, what it costs, when it goes",
+    "audit": "what was spent",
+    "down": "delete the server now",
+    "image": "images that servers boot from",
+    "cache": "the store on this machine",
+}
+"""The same as in `burst-admin`."""
 
 
 def main() -> int:
@@ -44,7 +42,8 @@ def main() -> int:
     if arguments[:1] == ["burst"]:  # `cargo burst x` runs `cargo-burst burst x`
         del arguments[0]
     try:
-        return _with_afterwards(arguments)
+        code = _with_afterwards(arguments)
+        return code if code >= 0 else _die_of(-code)
     except SystemExit as end:  # argparse has printed help
         return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
@@ -57,6 +56,13 @@ def main() -> int:
         return EXIT_BUG
 
 
+def _die_of(number: int) -> int:
+    """As what cargo ran did: a shell tells the two ends apart."""
+    from burst_wrapper.verbs.child import die_of  # noqa: PLC0415 - rare
+
+    die_of(number)
+
+
 def _with_afterwards(arguments: list[str]) -> int:
     """The command, and then what every command says."""
     configuration = True
@@ -67,56 +73,60 @@ def _with_afterwards(arguments: list[str]) -> int:
         report(error)
         code = error.exit_code
         configuration = not isinstance(error, ConfigError)
-    if arguments[:1] and arguments[0] in VERBS:
+    if not _is_silent(arguments):
         billing = afterwards.say(configuration=configuration)
         if billing is not None and code == 0:
             report(billing)
-            return billing.exit_code
+            # Of a build, the exit code is cargo's.
+            return billing.exit_code if arguments[0] in VERBS else code
     return code
+
+
+def _is_silent(arguments: list[str]) -> bool:
+    """Whether nothing is said afterwards: help, completions that shells read, and what
+    `burst-admin` says by itself."""
+    return not arguments or arguments[0] in {
+        *("-h", "--help", "help", "-V", "--version", "completion"),
+        *OF_ADMIN,
+    }
 
 
 def dispatch(arguments: list[str]) -> int:
-    """Run what the arguments say. Raises BurstError."""
-    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+    """Run what the arguments say: the exit code, or -N to die of signal N. Raises BurstError."""
+    if not arguments or (len(arguments) == 1 and arguments[0] in {"-h", "--help", "help"}):
         print(usage(), end="")
         return 0
     verb, *rest = arguments
+    if verb == "help":
+        verb, rest = rest[0], ["--help"]
     if verb in {"-V", "--version"}:
         print(f"cargo-burst {BUILD}")
         return 0
-    if verb not in VERBS:
-        raise UnknownVerb(verb=verb)
-    name = f"burst_wrapper.cli.{verb}"
-    try:
-        module = import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise UsageError(f"`cargo burst {verb}` is not part of this version") from None
-    code: int = module.run(rest)
-    return code
+    if verb in OF_ADMIN:
+        from burst_lifecycle.admin.main import main as admin  # noqa: PLC0415 - most need it not
+
+        return admin([verb, *rest])
+    if verb in VERBS:
+        module = import_module(f"burst_wrapper.cli.{verb}")
+        code: int = module.run(rest)
+        return code
+    from burst_wrapper.verbs import entry  # noqa: PLC0415 - as above
+
+    return entry.run([verb, *rest], own_verbs=(*VERBS, *OF_ADMIN))
 
 
 def usage() -> str:
     """The text of `--help`."""
-    lines = ["Compile Rust on another machine, with the same cargo command and result.", ""]
-    lines += ["usage: cargo burst <verb> [arguments]", ""]
-    present = set(os.listdir(os.path.dirname(os.path.abspath(__file__))))
-    lines += [f"  {verb:<9} {text}" for verb, text in VERBS.items() if f"{verb}.py" in present]
-    lines += [
-        "",
-        "`cargo burst <verb> --help` says more. Without `enable`, one command uses burst by",
-    ]
-    lines += ["    RUSTC_WRAPPER=burst-rustc cargo build", ""]
-    return "\n".join(lines)
+    from burst_wrapper.verbs import help_text  # noqa: PLC0415 - only where it is asked for
+
+    return help_text.overview(VERBS, OF_ADMIN)
 
 
 def report(error: BurstError) -> None:
     """Print an error and how to get out of it; the only place that does."""
     print(f"error: {error}", file=sys.stderr)
-    hint = error.advice if isinstance(error, UnknownVerb) else error.hint
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
 
 
 def report_bug(error: Exception) -> None:

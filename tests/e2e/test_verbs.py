@@ -1,0 +1,327 @@
+"""`cargo burst VERB` with nothing configured: cargo as it is, compiled through burst."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from space import CARGO_BURST, Space
+
+pytest_plugins = ("verbs_machine",)
+
+NEEDS_NEXTEST = pytest.mark.skipif(
+    shutil.which("cargo-nextest") is None, reason="needs cargo-nextest"
+)
+
+
+PRINTS_ALL = 'for (n, v) in std::env::vars() { println!("{n}={v:?}") }'
+
+
+def path_without(space: Space, program: str) -> str:
+    """PATH without the folders that have it; all else that cargo needs is elsewhere."""
+    folders = space.env["PATH"].split(":")
+    return ":".join(one for one in folders if not os.path.exists(os.path.join(one, program)))
+
+
+def test_build_is_cargos_and_comes_from_the_store(machine: Space) -> None:
+    """Nothing on stdout; what was compiled is said in the end; the second time all of it hits."""
+    first = machine.burst("build").check()
+    assert first.stdout == ""
+    assert "Compiling tool v0.1.0" in first.stderr
+    assert "       Burst 2 compiled here\n" in first.stderr
+    machine.fresh_target()
+    second = machine.burst("b").check()
+    assert "       Burst 2 hits" in second.stderr
+    third = machine.burst("build", "-q").check()
+    assert (third.stdout, third.stderr) == ("", "")
+
+
+def test_json_is_cargos_own(machine: Space) -> None:
+    """Byte for byte on stdout, and the executable it names is there."""
+    plain = machine.plain("build", "--message-format=json").check()
+    ours = machine.burst("build", "--message-format=json").check()
+    assert ours.stdout == plain.stdout
+    messages = [json.loads(line) for line in ours.stdout.splitlines()]
+    (executable,) = {m["executable"] for m in messages if m.get("executable")}
+    assert os.access(executable, os.X_OK)
+
+
+def test_from_a_member_with_cargos_options_before_the_verb(machine: Space) -> None:
+    """They reach cargo, which finds the workspace by itself."""
+    member = machine.project / "core"
+    done = machine.burst("--config", 'build.target-dir="elsewhere"', "-v", "check", cwd=member)
+    done.check()
+    assert "Checking core-of-it" in done.stderr
+    assert "Checking tool" not in done.stderr
+    assert (machine.project / "elsewhere").exists() or (member / "elsewhere").exists()
+
+
+def test_an_option_before_clippy_counts(machine: Space, tmp_path: Path) -> None:
+    """Cargo itself drops it there: `cargo --locked clippy` writes a lock file."""
+    shutil.copytree(machine.project / "core", tmp_path / "alone")
+    done = machine.burst("--locked", "--offline", "clippy", cwd=tmp_path / "alone")
+    assert done.status == 101
+    assert "--locked" in done.stderr
+    assert not (tmp_path / "alone" / "Cargo.lock").exists()
+
+
+def test_clippy_and_its_lints(machine: Space) -> None:
+    """Both spellings of the same command fail the same way."""
+    lint = ("-D", "clippy::arithmetic_side_effects")
+    for words in (
+        ("clippy", "--", *lint),
+        ("clippy", "--", "--package", "core-of-it", "--", *lint),
+    ):
+        done = machine.burst(*words)
+        assert done.status == 101, done.stderr
+        assert "arithmetic operation that can potentially" in done.stderr
+
+
+def test_doc_and_aliases(machine: Space) -> None:
+    """Documentation is where cargo puts it; an alias is its verb, with our options behind it."""
+    machine.burst("doc", "--no-deps", "-p", "core-of-it").check()
+    assert (machine.project / "target/doc/core_of_it/index.html").exists()
+    machine.burst("ship", "-e", "A=1", "--offline").check()
+    done = machine.burst("xtask", "--host", "h", "--", "-x").check()
+    assert done.stdout == '["say", "--host", "h", "--", "-x"]\n'
+
+
+def test_run_ends_as_the_program_does(machine: Space) -> None:
+    """Its exit code, its death, its streams, its arguments whatever they are called."""
+    assert machine.burst("run", "-q", "--", "exit").status == 3
+    assert machine.burst("run", "-q", "--", "signal").status == -signal.SIGTERM
+    plain = machine.plain("run", "-q", "--", "--release").check()
+    assert machine.burst("run", "-q", "--", "--release").stdout == plain.stdout
+    odd = machine.burst("run", "-q", "a\nb", "\udcff", "--host")
+    assert odd.stdout == '["a\\nb", "\\xFF", "--host"]\n'
+    words = [str(CARGO_BURST), "burst", "run", "-q", "read"]
+    done = subprocess.run(
+        words,
+        cwd=machine.project,
+        env=machine.env,
+        input=b"x" * 70000,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"read 70000\n"
+
+
+def test_variables(machine: Space) -> None:
+    """Programs see what is named; what can only mean this machine is refused with a word."""
+    done = machine.burst("run", "-q", "-e", "SPECIAL=a b", "variable").check()
+    assert done.stdout == 'Some("a b")\n'
+    done = machine.burst("run", "--env", "PATH=/nowhere", "--env", "NOT_SET", "variable").check()
+    assert "warning: --env PATH: it is never forwarded" in done.stderr
+    assert "warning: --env NOT_SET: it is not set here" in done.stderr
+
+
+def test_run_local_and_run_remote(machine: Space) -> None:
+    """The one is `run` here; the other needs another machine and says how to name one."""
+    assert machine.burst("run-local", "-q", "exit").status == 3
+    done = machine.burst("run-remote", "exit")
+    assert done.status != 3
+    assert "error: `run-remote`: there is no other machine to run on" in done.stderr
+    assert "hint: name one: --host user@host" in done.stderr
+
+
+def test_ctrl_c_on_a_terminal(machine: Space) -> None:
+    """Reaches cargo and its program once, from the terminal; both ends are deaths by SIGINT."""
+    machine.burst("build", "-q").check()
+    pid, master = pty.fork()
+    if pid == 0:
+        os.chdir(machine.project)
+        words = [str(CARGO_BURST), "burst", "run", "-q", "wait"]
+        os.execve(words[0], words, machine.env)
+    said = b""
+    while b"waiting" not in said:
+        said += os.read(master, 4096)
+    os.write(master, b"\x03")
+    _, status = os.waitpid(pid, 0)
+    os.close(master)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_for_us_alone(machine: Space, number: signal.Signals) -> None:
+    """Is handed on, and nothing of cargo's is left."""
+    words = [str(CARGO_BURST), "burst", "run", "-q", "wait"]
+    with subprocess.Popen(
+        words, cwd=machine.project, env=machine.env, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waiting\n"
+        process.send_signal(number)
+        assert process.stdout.read() == b""
+        assert process.wait() == -number
+
+
+@NEEDS_NEXTEST
+def test_test_by_nextest_then_by_cargo(machine: Space) -> None:
+    """nextest for the usual harness; then the other one; then doctests."""
+    done = machine.burst("test").check()
+    assert "2 tests run: 2 passed" in done.stderr
+    assert "my own harness" in done.stdout
+    assert "1 passed" in done.stdout.partition("my own harness")[2]
+    assert "Doc-tests core_of_it" in done.stderr
+    assert "without the usual harness, so by `cargo test`: own" in done.stderr
+    done = machine.burst("test", "--no-doctests", "-p", "core-of-it", "doubles").check()
+    assert "1 test run: 1 passed, 1 skipped" in done.stderr
+    assert "Doc-tests" not in done.stderr
+
+
+@NEEDS_NEXTEST
+def test_a_test_that_fails(machine: Space) -> None:
+    """101 as from `cargo test`, nextest's own code only when nextest was asked for; nothing
+    follows."""
+    done = machine.burst("test", FAIL="1")
+    assert done.status == 101
+    assert "my own harness" not in done.stdout
+    done = machine.burst("test", "--no-fail-fast", FAIL="1")
+    assert done.status == 101
+    assert "my own harness" in done.stdout
+    assert "Doc-tests" in done.stderr
+    assert machine.burst("nextest", "run", "-p", "core-of-it", FAIL="1").status == 100
+    assert machine.burst("test", "--cargo-test", "--lib", FAIL="1").status == 101
+
+
+@NEEDS_NEXTEST
+def test_arguments_that_only_cargo_knows(machine: Space) -> None:
+    """All goes through `cargo test`, and the summary says so."""
+    done = machine.burst("test", "-p", "core-of-it", "--lib", "--", "--list").check()
+    assert "tests::doubles: test" in done.stdout
+    assert "nextest has nothing like `-- --list`: tests ran by `cargo test`" in done.stderr
+
+
+@NEEDS_NEXTEST
+def test_no_tests_at_all(machine: Space) -> None:
+    """No failure, as in cargo."""
+    assert machine.burst("test", "-p", "tool", "--bins", "nothing_is_called_so").status == 0
+
+
+def test_without_nextest(machine: Space) -> None:
+    """`test` works by cargo; `nextest` says what is missing."""
+    where = path_without(machine, "cargo-nextest")
+    done = machine.burst("test", "-p", "core-of-it", PATH=where).check()
+    assert done.stdout.count("test result: ok.") == 2
+    done = machine.burst("nextest", "run", PATH=where)
+    assert done.status == 101
+    assert done.stderr.startswith("error: cargo-nextest is not installed\nhint: `cargo install")
+
+
+def test_the_runner_that_a_project_wants(machine: Space) -> None:
+    """`test_runner` in its own file; a missing nextest is a note then."""
+    path = machine.project / ".config/burst.toml"
+    path.parent.mkdir(exist_ok=True)
+    try:
+        path.write_text('test_runner = "libtest"\n')
+        done = machine.burst("test", "-p", "core-of-it", "--lib").check()
+        assert "test result: ok. 2 passed" in done.stdout
+        path.write_text('test_runner = "nextest"\n')
+        where = path_without(machine, "cargo-nextest")
+        done = machine.burst("test", "-p", "core-of-it", "--lib", PATH=where).check()
+        assert "note: cargo-nextest is not installed: tests ran by `cargo test`" in done.stderr
+    finally:
+        path.unlink()
+
+
+def test_clean_takes_both(machine: Space) -> None:
+    """All with cargo's own; with options the same below `burst`."""
+    machine.burst("build", "--target-dir", "target/burst").check()
+    machine.burst("build").check()
+    ours = machine.project / "target/burst/debug"
+    assert list(ours.glob("libcore_of_it*"))
+    machine.burst("clean", "-p", "core-of-it").check()
+    assert not list(ours.glob("libcore_of_it*"))
+    assert list(ours.glob("tool*"))
+    machine.burst("clean").check()
+    assert not (machine.project / "target").exists()
+
+
+def test_install_from_a_path(machine: Space, tmp_path: Path) -> None:
+    """Into cargo's own folder for programs, and it runs."""
+    done = machine.burst("install", "--path", "tool", "--root", str(tmp_path), "--offline").check()
+    assert "Installed package `tool v0.1.0" in done.stderr
+    assert subprocess.run([tmp_path / "bin/tool", "exit"], check=False).returncode == 3
+
+
+def test_another_target_and_a_toolchain(machine: Space) -> None:
+    """`--target` and `+x` are cargo's and rustup's."""
+    if shutil.which("rustup", path=machine.env["PATH"]) is None:
+        pytest.skip("needs rustup")
+    active = machine.run("rustup", "show", "active-toolchain").check().stdout.split()[0]
+    triple = active.partition("-")[2]
+    done = machine.burst(f"+{active}", "build", "--target", triple, "-p", "core-of-it").check()
+    assert (machine.project / "target" / triple / "debug/libcore_of_it.rlib").exists()
+    done = machine.burst("+no-such-toolchain", "build")
+    assert done.status != 0
+    assert "no-such-toolchain" in done.stderr
+    done = machine.burst("build", "--target", "no-such-target")
+    assert done.status == 101
+
+
+def test_bad_input(machine: Space, tmp_path: Path) -> None:
+    """Cargo's own words and codes, with a way out of ours."""
+    done = machine.burst("buidl")
+    assert (done.status, done.stderr) == (
+        2,
+        "error: no such command: `cargo burst buidl`\nhint: did you mean `cargo burst build`?\n",
+    )
+    done = machine.burst("build", cwd=tmp_path)
+    assert done.status == 101
+    assert done.stderr.startswith("error: could not find `Cargo.toml`")
+    assert done.stderr.endswith(
+        "hint: run it in a project's folder, or name one with --manifest-path\n"
+    )
+    done = machine.burst("build", "--hots", "h")
+    assert done.status == 1
+    assert "unexpected argument '--hots'" in done.stderr
+    assert done.stderr.endswith("hint: did you mean `--host`? It is an option of burst\n")
+    (machine.project / "core/src/odd.rs").write_bytes(b"\xff")
+    library = machine.project / "core/src/lib.rs"
+    text = library.read_text()
+    try:
+        library.write_text(text + "mod odd;\n")
+        done = machine.burst("build")
+        assert done.status == 101
+        assert "odd.rs" in done.stderr
+    finally:
+        library.write_text(text)
+
+
+def test_help_is_there_at_once(machine: Space) -> None:
+    """Within 60 ms of CPU, the best of some: other tests run beside this one."""
+    best = 1.0
+    for words in (["--help"], ["test", "--help"]):
+        for _ in range(5):
+            pid = os.posix_spawn(
+                CARGO_BURST,
+                [str(CARGO_BURST), "burst", *words],
+                machine.env,
+                file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)],
+            )
+            _, status, usage = os.wait4(pid, 0)
+            assert status == 0
+            best = min(best, usage.ru_utime + usage.ru_stime)
+        assert best < 0.06, words
+
+
+def test_what_a_program_finds_at_home(machine: Space) -> None:
+    """Its environment is as from plain cargo, but for the session and the wrapper."""
+    source = machine.project / "tool/src/main.rs"
+    text = source.read_text()
+    try:
+        source.write_text(text.replace('println!("{:?}", words)', PRINTS_ALL))
+        plain, ours = (
+            set(run("run", "-q", "all").check().stdout.splitlines())
+            for run in (machine.plain, machine.burst)
+        )
+    finally:
+        source.write_text(text)
+    assert {line.partition("=")[0] for line in plain ^ ours} == {"BURST_SESSION", "RUSTC_WRAPPER"}

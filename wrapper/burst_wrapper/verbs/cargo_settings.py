@@ -1,0 +1,175 @@
+"""Cargo's configuration, as far as a command line depends on it: aliases, runners, build.target.
+
+Read as cargo reads it: `--config`, the environment, `.cargo/config.toml` from the working directory
+upwards, then cargo's home; files that a file includes are weaker than itself
+(https://doc.rust-lang.org/cargo/reference/config.html). What cannot be read is passed over:
+cargo says so itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from burst_wrapper.paths import cargo_home
+from burst_wrapper.verbs import cfg_expression
+
+_MOST_INCLUDES: Final = 32
+
+
+@attrs.frozen
+class CargoSettings:
+    """`layers`: the strongest first."""
+
+    layers: tuple[Mapping[str, Any], ...]
+    environ: Mapping[bytes, bytes]
+
+    @classmethod
+    def read(
+        cls, cwd: bytes, environ: Mapping[bytes, bytes], given: Sequence[str] = ()
+    ) -> CargoSettings:
+        """`given`: the values of `--config`, in order."""
+        layers: list[Mapping[str, Any]] = []
+        for text in reversed(given):
+            layers += _given(text, cwd)
+        seen: set[bytes] = set()
+        for folder in _upwards(cwd):
+            layers += _in_folder(os.path.join(folder, b".cargo"), seen)
+        layers += _in_folder(cargo_home(environ), seen)
+        return cls(tuple(layers), environ)
+
+    def get(self, *path: str) -> Any:
+        """What holds for `a.b.c`; None if nothing does."""
+        variable = "CARGO_" + "_".join(path).upper().replace("-", "_").replace(".", "_")
+        value = self.environ.get(variable.encode())
+        if value is not None:
+            return os.fsdecode(value)
+        values = (_at(layer, path) for layer in self.layers)
+        return next((value for value in values if value is not None), None)
+
+    def alias(self, name: str) -> list[str] | None:
+        """The words that stand for this name. An empty alias is none."""
+        value = self.get("alias", name)
+        if isinstance(value, str):
+            return value.split() or None
+        if isinstance(value, list):
+            return [str(word) for word in value] or None
+        return None
+
+    def aliases(self) -> dict[str, str]:
+        """All of them, for a list."""
+        found: dict[str, str] = {}
+        for layer in self.layers:
+            table = layer.get("alias")
+            if isinstance(table, dict):
+                for name, value in table.items():
+                    words = value if isinstance(value, str) else " ".join(map(str, value))
+                    found.setdefault(str(name), words)
+        return found
+
+    def build_targets(self) -> list[str]:
+        """`build.target`: what is built for unless `--target` says otherwise."""
+        value = self.get("build", "target")
+        if isinstance(value, list):
+            return [str(one) for one in value]
+        return [value] if isinstance(value, str) and value else []
+
+    def has_runner(self, triple: str, facts: Sequence[str]) -> bool:
+        """Whether programs for this target are started by one of the user's. `facts` are
+        the lines of `rustc --print cfg` for it."""
+        if self.get("target", triple, "runner") is not None:
+            return True
+        return any(
+            expression.startswith("cfg(") and cfg_expression.holds(expression[4:-1], facts)
+            for layer in self.layers
+            for expression, table in _tables(layer.get("target"))
+            if table.get("runner") is not None
+        )
+
+    @property
+    def has_conditional_runner(self) -> bool:
+        """Whether the facts of the target matter to `has_runner`."""
+        return any(
+            expression.startswith("cfg(") and table.get("runner") is not None
+            for layer in self.layers
+            for expression, table in _tables(layer.get("target"))
+        )
+
+    def wrapper(self) -> str:
+        """`build.rustc-wrapper`, also by its variables; empty if there is none."""
+        own = self.environ.get(b"RUSTC_WRAPPER")
+        value = os.fsdecode(own) if own is not None else self.get("build", "rustc-wrapper")
+        return value if isinstance(value, str) else ""
+
+
+def runner_variable(triple: str) -> bytes:
+    """`CARGO_TARGET_<TRIPLE>_RUNNER`."""
+    return f"CARGO_TARGET_{triple.upper().replace('-', '_').replace('.', '_')}_RUNNER".encode()
+
+
+def _tables(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(value, dict):
+        for name, table in value.items():
+            if isinstance(table, dict):
+                yield str(name), table
+
+
+def _at(layer: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = layer
+    for name in path:
+        if not isinstance(value, dict) or name not in value:
+            return None
+        value = value[name]
+    return value
+
+
+def _given(text: str, cwd: bytes) -> list[Mapping[str, Any]]:
+    """One `--config`: TOML, or a file that exists."""
+    path = os.path.join(cwd, os.fsencode(text))
+    if "=" not in text or os.path.exists(path):
+        return _file(path, set())
+    try:
+        return [tomllib.loads(text)]
+    except tomllib.TOMLDecodeError:
+        return []
+
+
+def _upwards(folder: bytes) -> Iterator[bytes]:
+    while True:
+        yield folder
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return
+        folder = parent
+
+
+def _in_folder(folder: bytes, seen: set[bytes]) -> list[Mapping[str, Any]]:
+    """`config` wins over `config.toml`, as in cargo."""
+    for name in (b"config", b"config.toml"):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return _file(path, seen)
+    return []
+
+
+def _file(path: bytes, seen: set[bytes]) -> list[Mapping[str, Any]]:
+    real = os.path.realpath(path)
+    if real in seen or len(seen) > _MOST_INCLUDES:
+        return []
+    seen.add(real)
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except (OSError, ValueError):
+        return []
+    included = table.get("include", [])
+    layers: list[Mapping[str, Any]] = [table]
+    for one in reversed(included if isinstance(included, list) else [included]):
+        name = one.get("path") if isinstance(one, dict) else one
+        if isinstance(name, str):
+            layers += _file(os.path.join(os.path.dirname(path), os.fsencode(name)), seen)
+    return layers

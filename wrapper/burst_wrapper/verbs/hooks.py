@@ -1,0 +1,90 @@
+"""What cargo's environment gets from us: the three hooks, and the session's name.
+
+At home nothing stands between cargo and what it starts: only rustc is wrapped. A runner and
+rustdoc's hook are set where programs run elsewhere, or in a network of their own with services.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from burst_protocol.errors import BurstError
+from burst_wrapper.session_client import hook_path
+from burst_wrapper.verbs.cargo_settings import CargoSettings, runner_variable
+
+if TYPE_CHECKING:
+    from burst_wrapper.session_client import Session
+    from burst_wrapper.verbs.cargo import Cargo
+    from burst_wrapper.verbs.command_line import CommandLine
+
+WRAPPER: Final = "burst-rustc"
+RUNNER: Final = "burst-runner"
+RUSTDOC: Final = "burst-rustdoc"
+
+
+def wrapper(settings: CargoSettings) -> dict[bytes, bytes]:
+    """RUSTC_WRAPPER, unless cargo is told to call us already: one that is called by two paths is
+    asked for rustc's version again each time."""
+    if os.path.basename(settings.wrapper()) == WRAPPER:
+        return {}
+    try:
+        return {b"RUSTC_WRAPPER": os.fsencode(hook_path(WRAPPER))}
+    except BurstError:
+        # Half an installation: cargo compiles by itself.
+        return {}
+
+
+def runners(triples: Sequence[str]) -> dict[bytes, bytes]:
+    """The other two. DaemonUnavailable if they are not installed."""
+    runner = os.fsencode(hook_path(RUNNER))
+    found = {runner_variable(triple): runner for triple in triples}
+    found[b"RUSTDOC"] = os.fsencode(hook_path(RUSTDOC))
+    return found
+
+
+def given(session: Session | None, own: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The session's variables, and those of `--env`, which cargo and what it starts see at home,
+    too."""
+    return {**dict(own), **({} if session is None else session.environ)}
+
+
+def triples(cargo: Cargo, line: CommandLine, settings: CargoSettings) -> list[str]:
+    """All targets that programs may be built for. A target given by a file is named as that."""
+    named = line.values("--target") or settings.build_targets()
+    host = cargo.host()
+    found = [
+        os.path.basename(name).removesuffix(".json") if name.endswith(".json") else name
+        for name in named
+        if name not in ("host-tuple", "")
+    ]
+    return list(dict.fromkeys([*found, *([host] if host else [])]))
+
+
+def users_runner(cargo: Cargo, settings: CargoSettings, names: Sequence[str]) -> str:
+    """The first of these targets whose programs are started by a runner of the user's own; empty if
+    there is none. That runner (an emulator, a probe on a board) is at home."""
+    for name in names:
+        facts: list[str] = []
+        if settings.has_conditional_runner:
+            facts = _facts(cargo, name)
+        if settings.has_runner(name, facts):
+            return name
+    return ""
+
+
+def _facts(cargo: Cargo, triple: str) -> list[str]:
+    """`rustc --print cfg`; nothing if it cannot say."""
+    argv = [b"rustc", *([os.fsencode(cargo.toolchain)] if cargo.toolchain else [])]
+    argv += [b"--print", b"cfg", b"--target", os.fsencode(triple)]
+    try:
+        done = subprocess.run(argv, capture_output=True, env=_plain(cargo), check=False)
+    except OSError:
+        return []
+    return done.stdout.decode("utf-8", "replace").splitlines()
+
+
+def _plain(cargo: Cargo) -> Mapping[bytes, bytes]:
+    return dict(cargo.environ)

@@ -1,0 +1,66 @@
+"""Carries out what `testing` has planned."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from burst_wrapper.verbs.child import Ended
+from burst_wrapper.verbs.testing import (
+    EXIT_FAILED,
+    NEXTEST_REFUSES,
+    OwnHarness,
+    Step,
+    own_harness,
+    plan,
+)
+
+if TYPE_CHECKING:
+    from burst_wrapper.verbs.cargo import Project
+    from burst_wrapper.verbs.perform import Job, Stage
+
+
+def run(job: Job, stage: Stage) -> Ended:
+    """One step after the other; after a failure only with `--no-fail-fast`. 101 if one failed."""
+    wanted = plan(
+        job.line,
+        job.project,
+        [] if job.project is None else list(harnesses(job.project)),
+        nextest=job.cargo.has_command("nextest"),
+        runner=job.settings.test_runner,
+    )
+    job.notes += wanted.notes
+    goes_on = job.line.given("--no-fail-fast")
+    result = Ended(0)
+    for step in wanted.steps:
+        ended = stage.start((*_before(job, step), *step.words))
+        if step.what == "nextest" and ended.code in NEXTEST_REFUSES and wanted.instead is not None:
+            job.notes.append("nextest would not run these: tests ran by `cargo test`")
+            instead = wanted.instead
+            return stage.start((*_before(job, instead), *instead.words))
+        if ended.signal_number:
+            return ended
+        if ended.code:
+            result = ended if step.what == "cargo test" else Ended(EXIT_FAILED)
+            if ended.interrupted or not goes_on:
+                return result
+    return result
+
+
+def _before(job: Job, step: Step) -> tuple[str, ...]:
+    """Cargo's options before the verb; nextest got them among its own."""
+    return () if step.what == "nextest" else job.line.before
+
+
+def harnesses(project: Project) -> Iterator[OwnHarness]:
+    """All targets of the workspace with `harness = false`. A manifest that cannot be read has
+    none: cargo has read it, and will say so."""
+    for package in project.packages:
+        try:
+            with open(os.fsencode(package.manifest), "rb") as file:
+                manifest = tomllib.load(file)
+        except (OSError, ValueError):
+            continue
+        yield from own_harness(package, manifest)

@@ -12,7 +12,6 @@ from importlib import import_module
 
 from burst_protocol.errors import BurstError, ConfigError
 from burst_protocol.version import BUILD
-from burst_wrapper.cli import afterwards
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
@@ -74,6 +73,8 @@ def _with_afterwards(arguments: list[str]) -> int:
         code = error.exit_code
         configuration = not isinstance(error, ConfigError)
     if not _is_silent(arguments):
+        from burst_wrapper.cli import afterwards  # noqa: PLC0415 - `--help` is there at once
+
         billing = afterwards.say(configuration=configuration)
         if billing is not None and code == 0:
             report(billing)
@@ -85,10 +86,11 @@ def _with_afterwards(arguments: list[str]) -> int:
 def _is_silent(arguments: list[str]) -> bool:
     """Whether nothing is said afterwards: help, completions that shells read, and what
     `burst-admin` says by itself."""
-    return not arguments or arguments[0] in {
-        *("-h", "--help", "help", "-V", "--version", "completion"),
-        *OF_ADMIN,
-    }
+    return (
+        not arguments
+        or arguments[0] in {"-h", "--help", "help", "-V", "--version", "completion", *OF_ADMIN}
+        or arguments[1:2] in (["-h"], ["--help"])
+    )
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -110,6 +112,12 @@ def dispatch(arguments: list[str]) -> int:
         module = import_module(f"burst_wrapper.cli.{verb}")
         code: int = module.run(rest)
         return code
+    if rest[:1] in (["-h"], ["--help"]):
+        from burst_wrapper.verbs import help_text  # noqa: PLC0415 - as above
+
+        if help_text.has(verb):
+            print(help_text.of(verb), end="")
+            return 0
     from burst_wrapper.verbs import entry  # noqa: PLC0415 - as above
 
     return entry.run([verb, *rest], own_verbs=(*VERBS, *OF_ADMIN))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from burst_wrapper.verbs.own_options import OPTIONS, Option
+from burst_wrapper.verbs.own_option_table import OPTIONS, Option
 
 CARGOS: Final[Mapping[str, str]] = {
     "build": "compile",

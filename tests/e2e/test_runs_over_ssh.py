@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +17,8 @@ import pytest
 from builds import machine
 from burst_protocol.digest import Digest
 from burst_wrapper import stubs
+from faults import MANIFEST
+from screens import Screen
 from space import Space
 from sshd import SSHD, Sshd
 from verbs_by_hand import APP, hooks, run, session_of
@@ -103,3 +108,216 @@ def test_stubs_whose_program_is_gone_are_made_again(space: Space, server: Sshd) 
         # A daemon that has just begun does not wait for the toolchain to be there, unless it must.
         space.plain("build", **hooks(space, session), BURST_REQUIRE_REMOTE="1").check()
         assert stubs_of(space)["debug/app"] == before["debug/app"]
+
+
+# --- programs ---
+
+
+def test_cargo_test_runs_there(space: Space) -> None:
+    """The same results as at home; doctests run where rustdoc is. Then plain cargo, without us."""
+    verb = run(space, "test")
+    assert verb.done.check().stdout.count("test result: ok. ") == 4
+    assert "test reads ... ok" in verb.done.stdout
+    assert "test starts ... ok" in verb.done.stdout
+    assert verb.summary.programs == 3
+    assert verb.summary.progress.server == "ready"
+    again = run(space, "test")
+    assert again.done.check().stdout.count("test result: ok. ") == 4
+    # Nothing was built, nothing was new: the mirror is not even told.
+    assert again.summary.progress.units_remote == again.summary.progress.local == 0
+    assert again.summary.progress.bytes_up < 20_000
+    assert space.plain("test", "--offline").check().stdout.count("test result: ok. ") == 4
+
+
+@pytest.mark.parametrize(("words", "status"), [(("exit", "3"), 3), (("abort",), -signal.SIGTERM)])
+def test_its_end_is_ours(space: Space, words: tuple[str, ...], status: int) -> None:
+    verb = run(space, "run", "-q", "--", *words)
+    assert (verb.done.status, verb.done.stderr, verb.done.stdout) == (status, "", "")
+    assert verb.summary.programs == 1
+
+
+def test_where_it_runs(space: Space) -> None:
+    """At home's path, in cargo's folder, with cargo's variables: nobody could tell, but by pid."""
+    below = space.project / "below"
+    below.mkdir(exist_ok=True)
+    (below / "keep").touch()
+    shown = run(space, "run", "-q", "--", "nothing", cwd=below).done.check()
+    assert shown.stdout == f"7 in {below}\n"
+
+
+def test_stdin_of_any_size(space: Space) -> None:
+    data = bytes(range(256)) * (3 * 4096)
+    with session_of(space, "run") as session:
+        env = {**space.env, **hooks(space, session)}
+        command = ["cargo", "run", "-q", "--", "cat"]
+        done = subprocess.run(
+            command, cwd=space.project, env=env, input=data, capture_output=True, check=True
+        )
+    assert done.stdout == data
+
+
+FULL = r"""
+stty raw -echo
+printf '\033[?1049h\033[?25lsize '; stty size
+while :; do
+    key=$(dd bs=1 count=1 2>/dev/null)
+    case $key in
+    s) printf 'size '; stty size ;;
+    q) break ;;
+    *) printf 'key %s.' "$key" ;;
+    esac
+done
+printf '\033[?25h\033[?1049l'
+exit 4
+"""
+
+
+def test_a_full_screen_program(space: Space) -> None:
+    """Raw keys one by one, the size of our terminal and its changes, and all as it was after it."""
+    (space.project / "full.sh").write_text(FULL)
+    with session_of(space, "run") as session:
+        env = {**space.env, **hooks(space, session), "TERM": "xterm"}
+        runner = next(value for name, value in env.items() if name.endswith("_RUNNER"))
+        command = ["sh", "-c", f"{runner} /bin/sh full.sh; echo ended $?"]
+        with Screen.open(command, env, space.project, rows=30, columns=90) as screen:
+            screen.until(b"size 30 90")
+            assert not screen.cooked()
+            screen.type(b"a")
+            screen.until(b"key a.")
+            screen.type(b"\x03")
+            screen.until(b"key \x03.")
+            screen.resize(50, 120)
+            screen.type(b"s")
+            screen.until(b"size 50 120")
+            screen.type(b"q")
+            screen.until(b"\x1b[?1049l")
+            screen.until(b"ended 4")
+            assert screen.cooked()
+    (space.project / "full.sh").unlink()
+
+
+# --- what comes back ---
+
+WRITES = {
+    "Cargo.toml": MANIFEST.format(name="writes"),
+    "src/lib.rs": """
+#[test]
+fn writes() {
+    std::fs::create_dir_all("tests/snapshots").unwrap();
+    std::fs::write("tests/snapshots/one.snap.new", "new").unwrap();
+    std::fs::write("other.txt", "other").unwrap();
+}
+""",
+}
+
+
+def test_what_programs_write_comes_back(space: Space) -> None:
+    """Snapshots by themselves, other files when asked for, nothing with `--no-fetch`."""
+    other = with_files(space, "writes", WRITES)
+    none = run(other, "test", no_fetch=True)
+    assert none.done.check().status == 0
+    assert none.summary.fetched == ()
+    assert not (other.project / "tests" / "snapshots").exists()
+    usual = run(other, "test").summary
+    snapshot = other.project / "tests" / "snapshots" / "one.snap.new"
+    assert usual.fetched == (bytes(snapshot),)
+    assert snapshot.read_text() == "new"
+    assert not (other.project / "other.txt").exists()
+    asked = run(other, "test", fetch=("/other.txt",)).summary
+    assert bytes(other.project / "other.txt") in asked.fetched
+
+
+# --- ports ---
+
+SERVES = {
+    "Cargo.toml": MANIFEST.format(name="serves"),
+    "src/main.rs": """
+use std::io::{Read, Write};
+fn main() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:3000").unwrap();
+    println!("listens");
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        write!(stream, "heard {all}").unwrap();
+    }
+}
+""",
+}
+
+
+def test_a_server_is_reached_by_a_forward(space: Space) -> None:
+    """Port 3000 of its own network; nothing of it is on this machine's but the forward."""
+    other = with_files(space, "serves", SERVES)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with session_of(other, "run", forwards=((port, 3000),)) as session:
+        env = {**other.env, **hooks(other, session)}
+        command = ["cargo", "run", "-q"]
+        with subprocess.Popen(
+            command, cwd=other.project, env=env, stdout=subprocess.PIPE, stdin=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"listens\n"
+            for _ in range(2):
+                with socket.create_connection(("127.0.0.1", port)) as client:
+                    client.sendall(b"question")
+                    client.shutdown(socket.SHUT_WR)
+                    assert client.makefile("rb").read() == b"heard question"
+            process.terminate()
+            assert process.wait(60) == -signal.SIGTERM
+
+
+# --- what goes wrong ---
+
+
+def test_a_link_that_is_cut_is_not_a_pass(space: Space, server: Sshd) -> None:
+    """A clear end; the next session is as if nothing had been."""
+    with session_of(space, "run") as session:
+        env = {**space.env, **hooks(space, session)}
+        command = ["cargo", "run", "-q", "--", "wait"]
+        with subprocess.Popen(
+            command,
+            cwd=space.project,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == b"waits\n"
+            server.restart()
+            assert process.wait(60) == 125
+            error, hint = process.stderr.read().decode().splitlines()
+        assert error.startswith("error: `target/burst/debug/app` was not run to its end")
+        assert hint.startswith("hint: ")
+        # The same session: the connection is made again.
+        done = space.plain("run", "-q", "--", "exit", "3", **hooks(space, session))
+        assert (done.status, done.stderr) == (3, "")
+    assert run(space, "run", "-q", "--", "exit", "3").done.status == 3
+
+
+def test_plain_cargo_test_with_the_server_gone(space: Space, server: Sshd) -> None:
+    """The plain target directory was never touched; and with us, it is as without a host."""
+    run(space, "test").done.check()
+    space.stop()
+    server.stop()
+    try:
+        assert space.plain("test").check().stdout.count("test result: ok. ") == 4
+        verb = run(space, "test")
+        assert verb.done.check().stdout.count("test result: ok. ") == 4
+        assert verb.session.info.executor == "home"
+        assert server.address in verb.summary.notes[0]
+    finally:
+        server.restart()
+
+
+def with_files(space: Space, name: str, files: dict[str, str]) -> Space:
+    """Another project of the same machine."""
+    other = Space(space.folder, space.home, space.folder / name, space.env)
+    other.project.mkdir(exist_ok=True)
+    other.write(files)
+    return other

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from burst_protocol.errors import DaemonUnavailable
+from burst_protocol.errors import ConfigError, DaemonUnavailable, RemoteRequired
+from burst_wrapper.daemon.forwards import PortTaken
 from burst_wrapper.session_client import SessionRequest, open_session
 from space import Space
 
@@ -66,3 +68,75 @@ def test_a_daemon_that_goes_is_an_error(space: Space) -> None:
 def test_two_sessions_have_two_names(space: Space, tmp_path: Path) -> None:
     with open_session(request_of(space)) as one, open_session(request_of(space)) as two:
         assert one.info.id != two.info.id
+
+
+# --- a host that cannot be had ---
+
+
+NOBODY = "nobody@127.0.0.1:1"
+
+
+def test_a_host_that_does_not_answer_is_a_note(space: Space) -> None:
+    """Programs run at home then, from the plain target directory, and the user knows why."""
+    with open_session(request_of(space, "test", executes=True, host=NOBODY)) as session:
+        assert session.info.executor == "home"
+        assert session.info.target_dir == os.fsencode(space.project / "target")
+        assert NOBODY in session.info.notes[0]
+        assert "programs run on this machine" in session.info.notes[0]
+
+
+def test_a_host_that_must_be_had_is_an_error(space: Space) -> None:
+    space.env |= {"BURST_HOST": NOBODY, "BURST_REQUIRE_REMOTE": "1"}
+    with pytest.raises(RemoteRequired, match=NOBODY):
+        open_session(request_of(space, "test", executes=True))
+    # Nothing is asked of it by a verb that starts no programs.
+    with open_session(request_of(space, "build")) as session:
+        assert session.info.executor == "home"
+
+
+def test_a_wrong_configuration_is_an_error(space: Space) -> None:
+    folder = space.home / ".config" / "burst"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('hots = "x"\n')
+    with pytest.raises(ConfigError):
+        open_session(request_of(space, "test", executes=True))
+
+
+# --- ports ---
+
+
+def test_a_port_that_is_taken_is_an_error(space: Space) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        wanted = request_of(space, "run", executes=True, alone=True, forwards=((port, 80),))
+        with pytest.raises(PortTaken, match=str(port)):
+            open_session(wanted)
+
+
+def test_a_port_leads_nowhere_after_the_session(space: Space) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    wanted = request_of(space, "run", executes=True, alone=True, forwards=((port, 80),))
+    with open_session(wanted) as session, socket.create_connection(("127.0.0.1", port)):
+        session.close()
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+def test_at_home_a_port_of_another_number_leads_to_the_programs(space: Space) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as program, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        local, remote = probe.getsockname()[1], program.getsockname()[1]
+        probe.close()
+        wanted = request_of(space, "run", executes=True, forwards=((local, remote),))
+        with open_session(wanted), socket.create_connection(("127.0.0.1", local)) as client:
+            there, _ = program.accept()
+            with there:
+                client.sendall(b"question")
+                client.shutdown(socket.SHUT_WR)
+                assert there.makefile("rb").read() == b"question"
+                there.sendall(b"answer")
+            assert client.makefile("rb").read() == b"answer"
+        same = request_of(space, "run", executes=True, forwards=((remote, remote),))
+        with open_session(same) as session:
+            assert not session.info.notes

@@ -80,7 +80,7 @@ class Session:
             self.drop()
 
     def drop(self) -> None:
-        """End at once: nothing is fetched. Programs that still run are ended, unless detached."""
+        """End at once: nothing is fetched. Programs go on as long as their runners do."""
         self._connection.close()
 
     def __enter__(self) -> Self:

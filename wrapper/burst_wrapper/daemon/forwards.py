@@ -1,4 +1,7 @@
-"""`-L [local:]remote`: ports on this machine's loopback that lead to a project's network there."""
+"""`-L [local:]remote`: ports on this machine's loopback that lead to a project's network there.
+
+Where programs run in this machine's own network, a port that has another number leads to that one.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,10 @@ class PortTaken(UserError):
 class Forwards:
     """The listeners of one session."""
 
-    def __init__(self, mirror: str, executor: Callable[[], Awaitable[Executor]]) -> None:
-        """`executor`: the agent to ask, as it is reached at that moment."""
+    def __init__(
+        self, mirror: str = "", executor: Callable[[], Awaitable[Executor]] | None = None
+    ) -> None:
+        """`executor`: the agent to ask, as it is reached at that moment; None: this machine."""
         self._mirror = mirror
         self._executor = executor
         self._servers: list[asyncio.Server] = []
@@ -42,7 +47,8 @@ class Forwards:
         """PortTaken; then none is listened on."""
         try:
             for local, remote in pairs:
-                await self._listen(local, remote)
+                if self._executor is not None or local != remote:
+                    await self._listen(local, remote)
         except BaseException:
             await self.close()
             raise
@@ -64,6 +70,9 @@ class Forwards:
         self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
+            if self._executor is None:
+                await _join(port, reader, writer)
+                return
             await _Connection(await self._executor(), self._mirror, port, reader, writer).run()
         except BurstError as error:
             self.failures[f"port {port}: {error}"] = None
@@ -82,6 +91,23 @@ class Forwards:
         for task in list(self._connections):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+async def _join(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """With a port of this machine. OSError."""
+    there, back = await asyncio.open_connection(_HOST, port, limit=_READ_BYTES)
+    try:
+        await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+    finally:
+        back.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(_READ_BYTES):
+        writer.write(data)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()
 
 
 class _Connection:

@@ -186,11 +186,9 @@ class HomeSession:
 
     async def _forward(self) -> None:
         if self._mirror is None:
-            self.note(
-                "programs of this session are in this machine's own network: no `-L` is needed"
-            )
-            return
-        self._forwards = Forwards(self._mirror.name, self._reached)
+            self._forwards = Forwards()
+        else:
+            self._forwards = Forwards(self._mirror.name, self._reached)
         await self._forwards.listen(self.request.forwards)
 
     @property

@@ -136,6 +136,45 @@ def test_its_end_is_ours(space: Space, words: tuple[str, ...], status: int) -> N
     assert verb.summary.programs == 1
 
 
+def test_programs_that_home_linked_run_there_too(space: Space) -> None:
+    """While the toolchain is on its way, say, or after a result of home's own store."""
+    target = space.project / "target" / "burst"
+    kept = target.rename(space.project / "target" / "kept")
+    try:
+        space.plain("test", "--no-run", CARGO_TARGET_DIR=str(target)).check()
+        verb = run(space, "test")
+        assert verb.done.check().stdout.count("test result: ok. ") == 4
+        assert verb.summary.programs == 3
+        assert not stubs_of(space)
+    finally:
+        shutil.rmtree(target)
+        kept.rename(target)
+
+
+@pytest.mark.skipif(shutil.which("cargo-nextest") is None, reason="cargo-nextest is not installed")
+def test_nextest(space: Space) -> None:
+    """It lists and runs every test by the runner, several at once; a failure is its failure."""
+    verb = run(space, "nextest", "run")
+    assert "3 tests run: 3 passed" in verb.done.check().stderr
+    assert verb.summary.programs == 9
+    (space.project / "data.txt").write_text("changed\n")
+    try:
+        failed = run(space, "nextest", "run", "--no-fail-fast")
+        assert failed.done.status == 100
+        assert "3 tests run: 2 passed, 1 failed" in failed.done.stderr
+    finally:
+        (space.project / "data.txt").write_text("data\n")
+
+
+def test_a_program_that_cannot_be_started(space: Space) -> None:
+    with session_of(space, "run") as session:
+        runner = hooks(space, session)
+        command = next(value for name, value in runner.items() if name.endswith("_RUNNER"))
+        done = space.run(command, "./data.txt", **runner)
+    assert done.status == 125
+    assert done.stderr.startswith("error: cannot start the program: ")
+
+
 def test_where_it_runs(space: Space) -> None:
     """At home's path, in cargo's folder, with cargo's variables: nobody could tell, but by pid."""
     below = space.project / "below"

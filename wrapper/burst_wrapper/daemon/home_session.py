@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from burst_wrapper.daemon.services import Services
 
 Note = Callable[[str], None]
+_PATIENCE_S: Final = 2.0
 _AT_HOME: Final = "programs of this session run on this machine"
 
 
@@ -57,6 +58,7 @@ class HomeSession:
         self._generation = 1
         self._synced: tuple[Executor, int] | None = None
         self._began_s = time.time()
+        self._patient_until_s = 0.0
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -215,6 +217,15 @@ class HomeSession:
         if not call.is_test and call.crate_types not in ((b"bin",), ()):
             return False
         return out_dir.startswith(self.target_dir + b"/")
+
+    def is_patient(self) -> bool:
+        """Whether a unit may still wait for a host that is not ready: all of them together for a
+        moment, in which one that has the toolchain says so."""
+        if not self._away:
+            return False
+        now_s = time.monotonic()
+        self._patient_until_s = self._patient_until_s or now_s + _PATIENCE_S
+        return now_s < self._patient_until_s
 
     def unit_ended(self, read: Iterable[bytes]) -> None:
         """Files in the target directory may be new; these were read, as far as that is known."""

@@ -23,6 +23,7 @@ from burst_protocol.errors import (
     EnvironmentProblem,
     LimitExceeded,
     LinkLost,
+    ProgramNotStarted,
     RemoteProtocolError,
 )
 from burst_wrapper.daemon.attempt import ASKED_IN_VAIN, error_of, unkept
@@ -261,9 +262,10 @@ class Program:
 
     def _fail(self, error: BurstError) -> None:
         """Never a pass: the runner shows this and ends with 125."""
-        if self._running:
+        ran = self._running and not isinstance(error, ProgramNotStarted)
+        if ran:
             _log.warning("program %s: %s", self._shown, error)
-        what = f"`{self._shown}` was not run to its end: {error}" if self._running else str(error)
-        hint = "nothing is known of how it would have ended; run it again"
-        text = f"error: {what}\nhint: {hint if self._running else error.hint}\n"
+        what = f"`{self._shown}` was not run to its end: {error}" if ran else str(error)
+        hint = "nothing is known of how it would have ended; run it again" if ran else error.hint
+        text = f"error: {what}\nhint: {hint}\n"
         self._peer.send(FAILURE, text.encode("utf-8", "surrogateescape"))

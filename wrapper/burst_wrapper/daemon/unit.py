@@ -39,6 +39,7 @@ from burst_wrapper.daemon.gather import CannotGather, Gathered, Learned
 from burst_wrapper.daemon.home_session import HomeSession
 from burst_wrapper.daemon.judge import expected, pin, wide_list
 from burst_wrapper.daemon.plan import Plan, make_plan
+from burst_wrapper.daemon.remote import NotYet
 from burst_wrapper.daemon.request import Request
 from burst_wrapper.daemon.servers import Build, Made
 from burst_wrapper.daemon.services import Services
@@ -50,6 +51,7 @@ from burst_wrapper.journal import UnitRecord
 _NO_BLOB: Final = Digest(bytes(32), 0)
 _ATTEMPTS: Final = 6
 _TOKEN_PAUSE_S: Final = 0.02
+_SOON_S: Final = 0.02
 _METADATA_SUFFIXES: Final = (b".rmeta", b".so", b".rlib")
 
 
@@ -180,7 +182,7 @@ class Unit:
             )
         if host or self._build is not None:
             try:
-                remote = await self._away(host, config)
+                remote = await self._away_soon(host, config)
                 if not await self._look(remote, embedded):
                     await self._execute(remote, embedded)
             except BurstError as error:
@@ -201,6 +203,17 @@ class Unit:
             raise Home(self._fallback or cause.code, str(cause), failure=True)
         await self._take_token_back()
         await self._execute(embedded, None)
+
+    async def _away_soon(self, host: str, config: Config) -> Executor:
+        """As `_away`. Where programs run elsewhere, what is nearly there is waited for: a program
+        linked at home would have to be sent after."""
+        while True:
+            try:
+                return await self._away(host, config)
+            except NotYet:
+                if self._session is None or not self._session.is_patient():
+                    raise
+            await asyncio.sleep(_SOON_S)
 
     async def _away(self, host: str, config: Config) -> Executor:
         """The machine that compiles for this user; BurstError says why there is none (now)."""

@@ -66,13 +66,14 @@ def scan_target(root: bytes, stats: StatCache) -> Part:
 
 
 def _runnable(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Of every profile's folder: itself, its examples, its shared libraries, stubs, OUT_DIRs."""
+    """Of every profile's folder: itself, its examples, its shared libraries, programs, OUT_DIRs."""
     for profile in _profiles(root):
         yield from _files(profile)
         yield from _files(profile + b"/examples")
         for path, info in _files(profile + b"/deps"):
-            stub = info.st_mode & 0o111 and info.st_size <= STUB_BYTES
-            if stub or _LIBRARY.match(os.path.basename(path)):
+            name = os.path.basename(path)
+            # A program may have been linked at home: while the toolchain was on its way, say.
+            if _LIBRARY.match(name) or (info.st_mode & 0o111 and b"." not in name):
                 yield path, info
         for package in _entries(profile + b"/build"):
             out = package.path + b"/out"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from builds import machine
+from builds import machine, with_env
 from burst_protocol.digest import Digest
 from burst_wrapper import stubs
 from faults import MANIFEST
@@ -170,7 +170,7 @@ def test_a_program_that_cannot_be_started(space: Space) -> None:
     with session_of(space, "run") as session:
         runner = hooks(space, session)
         command = next(value for name, value in runner.items() if name.endswith("_RUNNER"))
-        done = space.run(command, "./data.txt", **runner)
+        done = with_env(space, runner).run(command, "./data.txt")
     assert done.status == 125
     assert done.stderr.startswith("error: cannot start the program: ")
 

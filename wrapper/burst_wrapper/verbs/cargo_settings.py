@@ -99,6 +99,12 @@ class CargoSettings:
             for expression, table in _tables(layer.get("target"))
         )
 
+    def rustdoc(self) -> str:
+        """RUSTDOC or `build.rustdoc`; empty if it is the usual one."""
+        own = self.environ.get(b"RUSTDOC")
+        value = os.fsdecode(own) if own is not None else self.get("build", "rustdoc")
+        return value if isinstance(value, str) else ""
+
     def wrapper(self) -> str:
         """`build.rustc-wrapper`, also by its variables; empty if there is none."""
         own = self.environ.get(b"RUSTC_WRAPPER")

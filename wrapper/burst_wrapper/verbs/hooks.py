@@ -37,11 +37,13 @@ def wrapper(settings: CargoSettings) -> dict[bytes, bytes]:
         return {}
 
 
-def runners(triples: Sequence[str]) -> dict[bytes, bytes]:
+def runners(triples: Sequence[str], settings: CargoSettings) -> dict[bytes, bytes]:
     """The other two. DaemonUnavailable if they are not installed."""
     runner = os.fsencode(hook_path(RUNNER))
     found = {runner_variable(triple): runner for triple in triples}
     found[b"RUSTDOC"] = os.fsencode(hook_path(RUSTDOC))
+    if own := settings.rustdoc():
+        found[b"BURST_RUSTDOC"] = os.fsencode(own)  # which ours becomes
     return found
 
 

@@ -23,6 +23,7 @@ from burst_wrapper.verbs.child import Ended
 from burst_wrapper.verbs.command_line import CommandLine
 from burst_wrapper.verbs.environment import Forwarded, forwarded
 from burst_wrapper.verbs.summary import Voice, sentence
+from burst_wrapper.verbs.wanted_services import Wanted, wanted_services
 
 if TYPE_CHECKING:
     from burst_wrapper.session_client import Session, SessionRequest, Summary
@@ -50,6 +51,8 @@ class Job:
     project: Project | None = None
     settings: Settings = attrs.field(factory=Settings)
     forwarded: Forwarded = attrs.field(factory=lambda: Forwarded((), ()))
+    wanted: Wanted = attrs.field(factory=lambda: Wanted((), ()))
+    """Databases, and where programs find them."""
     voice: Voice = attrs.field(init=False)
     notes: list[str] = attrs.field(factory=list)
     """For the summary."""
@@ -115,6 +118,8 @@ def perform(job: Job) -> int:
     root = None if found is None else found.root
     job.settings = load(Places.of(dict(job.cargo.environ)), root)
     job.forwarded = forwarded(job.settings.forward_env, line.own.env, job.cargo.environ)
+    if kinds.executes(line):
+        job.wanted = _wanted(job)
     for warning in job.forwarded.warnings:
         job.voice.warning(warning)
     with _stage(job) as stage:
@@ -184,8 +189,8 @@ def _stage(job: Job) -> Iterator[Stage]:
         if users and elsewhere:
             job.notes.append(f"{users}: programs are started by your own runner, here")
         environ |= hooks.given(session, job.forwarded.variables)
-        if executes and (elsewhere or _services(job)):
-            environ |= hooks.runners(triples)
+        if executes and (elsewhere or job.settings.services):
+            environ |= hooks.runners(triples, job.cargo_settings)
         yield Stage(job, session, environ, session.info.name, elsewhere)
 
 
@@ -218,17 +223,20 @@ def _request(job: Job, *, executes: bool) -> SessionRequest:
         executes=executes,
         fetch=own.fetch,
         no_fetch=own.no_fetch,
-        env=job.forwarded.variables,
+        env=tuple({**dict(job.forwarded.variables), **dict(job.wanted.variables)}.items()),
         forwards=own.forwards if executes else (),
-        services=_services(job) if executes else (),
+        services=job.wanted.services if executes else (),
         alone=job.line.verb in ("bench", "nextest bench"),
         detach=own.detach,
         environ=tuple(job.cargo.environ.items()),
     )
 
 
-def _services(job: Job) -> tuple[str, ...]:
-    return job.settings.services if job.line.verb in kinds.EXECUTES else ()
+def _wanted(job: Job) -> Wanted:
+    given = {name: value for name, value in job.line.own.env if value is not None}
+    names = dict(job.forwarded.variables).keys() | set(job.settings.forward_env)
+    values = {name: job.cargo.environ.get(name) for name in names}
+    return wanted_services(job.settings.services, values, given)
 
 
 def _close(job: Job, stage: Stage) -> None:

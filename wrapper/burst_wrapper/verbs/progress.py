@@ -125,7 +125,7 @@ class Row:
     def look(self, progress: Progress) -> None:
         """Show what is so now."""
         self._idle = 0 if progress.running else self._idle + 1
-        if self._idle >= QUIET_AFTER or not units(progress, self._executor):
+        if self._idle >= QUIET_AFTER or not (progress.running or units(progress, self._executor)):
             self._hide()
             return
         words = text(progress, self._executor)

@@ -12,24 +12,14 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from burst_protocol.digest import Digest
 from burst_protocol.tree import TreeBuilder
+from burst_wrapper import stubs
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.mirror.part import Part
 from burst_wrapper.statcache import StatCache
 
-_STUB: Final = re.compile(
-    rb"#!/usr/bin/env burst-stub\nburst-stub 1 ([0-9a-f]{64}) ([0-9]{1,19})\n"
-)
-STUB_BYTES: Final = 256
 _SKIPPED: Final = (b".d", b".rlib", b".rmeta", b".o", b".cargo-lock", b".burst")
 _LIBRARY: Final = re.compile(rb".*\.so(\.[0-9.]+)?\Z|.*\.dylib\Z", re.DOTALL)
-
-
-def stub_of(data: bytes) -> Digest | None:
-    """The executable that a stub stands for; None if these bytes are none."""
-    match = _STUB.match(data)
-    return None if match is None else Digest(bytes.fromhex(match[1].decode()), int(match[2]))
 
 
 def scan_target(root: bytes, stats: StatCache) -> Part:
@@ -47,15 +37,10 @@ def scan_target(root: bytes, stats: StatCache) -> Part:
             builder.directory(relative)
             continue
         executable = bool(info.st_mode & 0o111)
-        if executable and info.st_size <= STUB_BYTES:
-            try:
-                with open(path, "rb") as file:
-                    stands_for = stub_of(file.read(STUB_BYTES))
-            except OSError:
-                continue
-            if stands_for is not None:
-                builder.file(relative, stands_for, executable=True)
-                continue
+        stands_for = stubs.read(path, info.st_size) if executable else None
+        if stands_for is not None:
+            builder.file(relative, stands_for, executable=True)
+            continue
         state = stats.digest_of(path, info)
         if state is None:
             continue

@@ -7,6 +7,7 @@ trees have equal digests.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Final
 
 import attrs
@@ -16,6 +17,7 @@ from burst_protocol.errors import RemoteProtocolError
 from burst_protocol.packing import pack, unpack
 
 _FORMAT: Final = 1
+_NAME: Final = operator.attrgetter("name")
 
 
 def valid_name(name: object) -> bool:
@@ -58,9 +60,9 @@ class Directory:
         return pack(
             [
                 _FORMAT,
-                [[n.name, n.digest.packed(), n.executable] for n in sorted(self.files)],
-                [[n.name, n.digest.packed()] for n in sorted(self.directories)],
-                [[n.name, n.target] for n in sorted(self.symlinks)],
+                [[n.name, n.digest.packed(), n.executable] for n in sorted(self.files, key=_NAME)],
+                [[n.name, n.digest.packed()] for n in sorted(self.directories, key=_NAME)],
+                [[n.name, n.target] for n in sorted(self.symlinks, key=_NAME)],
             ]
         )
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+from collections.abc import Sequence
 from typing import Any, Final
 
 from xxhash import xxh3_64_digest
@@ -105,10 +106,23 @@ class Index:
         if self._all_files is not None and path not in self._all_files:
             return None
         row = self._one("select ino, size, mtime, ctime, hash from files where path=?", (path,))
-        if row is None or not all(type(number) is int for number in row[:4]):
-            return None
-        digest = _checked(repr(row[:4]).encode() + path, row[4])
-        return None if digest is None else (row[0] % 2**64, row[1], row[2], row[3], digest)
+        return None if row is None else _row(path, row)
+
+    def files_below(self, folder: bytes) -> dict[bytes, Row]:
+        """Of all files in this folder and below, by one question instead of thousands."""
+        if self._all_files is not None and not self._all_files:
+            return {}
+        first, last = folder.rstrip(b"/") + b"/", folder.rstrip(b"/") + b"0"  # "0" follows "/"
+        query = "select path, ino, size, mtime, ctime, hash from files where path>? and path<?"
+        with self._lock:
+            try:
+                rows = self._db.execute(query, (first, last)).fetchall()
+            except sqlite3.Error as error:
+                self._failed(error)
+                return {}
+        found = {path: known for path, *row in rows if (known := _row(path, row)) is not None}
+        found.update((p, row) for p, row in tuple(self._files.items()) if p.startswith(first))
+        return found
 
     def put_file(self, path: bytes, row: Row) -> None:
         if max(row[1], row[2], row[3]) < _INTEGER_LIMIT:  # later than the year 2262
@@ -173,6 +187,15 @@ class Index:
     def close(self) -> None:
         with self._lock, contextlib.suppress(sqlite3.Error):
             self._db.close()
+
+
+def _row(path: bytes, row: Sequence[Any]) -> Row | None:
+    """What was written by `_file_row`; None for anything else."""
+    ino, size, mtime, ctime, stored = row
+    if not (type(ino) is type(size) is type(mtime) is type(ctime) is int):
+        return None
+    digest = _checked(repr((ino, size, mtime, ctime)).encode() + path, stored)
+    return None if digest is None else (ino % 2**64, size, mtime, ctime, digest)
 
 
 def _file_row(path: bytes, row: Row) -> tuple[bytes, int, int, int, int, bytes]:

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from burst_agent import diskfile
-from burst_agent.mirror.record import File, Look, look
+from burst_agent.mirror.record import Look, look
 from burst_agent.store import BlobStore
+from burst_protocol.tree import FileNode
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_MODE: Final = 0o644
@@ -64,7 +65,7 @@ class Ground:
 
     # Looking
 
-    def same(self, path: bytes, file: File) -> Look | None:
+    def same(self, path: bytes, file: FileNode) -> Look | None:
         """How it looks if these are its bytes, for long enough to be sure of its look; its
         executable bit is set right then."""
         try:
@@ -108,7 +109,7 @@ class Ground:
 
     # Preparing
 
-    def stage_file(self, store: BlobStore, file: File) -> bytes:
+    def stage_file(self, store: BlobStore, file: FileNode) -> bytes:
         """A complete copy under a name of our own. BlobMissing, OSError."""
         temp = self._temp_name()
         reading = os.open(store.path(file.digest), os.O_RDONLY | os.O_CLOEXEC)

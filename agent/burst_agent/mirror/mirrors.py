@@ -21,12 +21,13 @@ from typing import Final, TypeVar
 import attrs
 
 from burst_agent import diskfile
-from burst_agent.mirror.record import File, Memory
+from burst_agent.mirror.record import Memory
 from burst_agent.mirror.syncing import Bring, Paths, Sync
 from burst_agent.store import BlobStore
 from burst_protocol import messages as m
 from burst_protocol.errors import EnvironmentProblem, RemoteProtocolError
 from burst_protocol.programs import AskChanges, Changes, Fetched, Mirrored, SyncMirror
+from burst_protocol.tree import FileNode
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 _MAX_ROOTS: Final = 1000
@@ -170,7 +171,8 @@ class Mirrors:
             for file in message.files:
                 if file.path in record.files or file.path in record.links:
                     continue  # a file of home's that a run changed: the next tree says the rest
-                record.fetched[file.path] = File(file.digest, file.executable)
+                name = os.path.basename(file.path)
+                record.fetched[file.path] = FileNode(name, file.digest, file.executable)
                 record.looks.pop(file.path, None)
             known.memory.save(record)
 

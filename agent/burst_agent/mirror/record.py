@@ -22,7 +22,7 @@ from burst_agent import diskfile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import RemoteProtocolError
 from burst_protocol.packing import pack, unpack
-from burst_protocol.tree import Directory
+from burst_protocol.tree import Directory, FileNode, SymlinkNode
 
 _FORMAT: Final = 1
 _CHECK_BYTES: Final = 16
@@ -37,22 +37,17 @@ def look(info: os.stat_result) -> Look:
 
 
 @attrs.frozen
-class File:
-    digest: Digest
-    executable: bool
-
-
-@attrs.frozen
-class Link:
-    target: bytes
-
-
-@attrs.frozen
 class Folder:
     """One that home sent: its names tell what of it is home's."""
 
     digest: Digest
+    data: bytes
     directory: Directory
+
+    @classmethod
+    def of(cls, data: bytes) -> Folder:
+        """RemoteProtocolError if these bytes are no directory."""
+        return cls(Digest.of(data), data, Directory.decode(data))
 
 
 @attrs.define
@@ -61,9 +56,9 @@ class Record:
 
     roots: dict[bytes, Digest] = attrs.field(factory=dict)
     folders: dict[bytes, Folder] = attrs.field(factory=dict)
-    files: dict[bytes, File] = attrs.field(factory=dict)
-    links: dict[bytes, Link] = attrs.field(factory=dict)
-    fetched: dict[bytes, File] = attrs.field(factory=dict)
+    files: dict[bytes, FileNode] = attrs.field(factory=dict)
+    links: dict[bytes, SymlinkNode] = attrs.field(factory=dict)
+    fetched: dict[bytes, FileNode] = attrs.field(factory=dict)
     """What runs made and home has now: home's, though in no tree yet."""
     looks: dict[bytes, Look] = attrs.field(factory=dict)
     """Of files, links and fetched ones, where it is known."""
@@ -82,7 +77,7 @@ class Record:
                 _FORMAT,
                 self.verified_ns,
                 [[path, digest.packed()] for path, digest in self.roots.items()],
-                [[path, folder.directory.encode()] for path, folder in self.folders.items()],
+                [[path, folder.data] for path, folder in self.folders.items()],
                 [[path, list(looks[path])] for path in (*self.files, *self.links) if path in looks],
                 [
                     [path, file.digest.packed(), file.executable, list(looks.get(path, ()))]
@@ -106,11 +101,11 @@ class Record:
             record = cls(verified_ns=verified_ns)
             record.roots = {path: Digest.unpacked(digest) for path, digest in roots}
             for path, encoded in folders:
-                folder = Folder(Digest.of(encoded), Directory.decode(encoded))
-                record.add_folder(path, folder)
+                record.add_folder(path, Folder.of(encoded))
             record.looks = {path: tuple(row) for path, row in looks}
             for path, digest, executable, row in fetched:
-                record.fetched[path] = File(Digest.unpacked(digest), executable)
+                name = os.path.basename(path)
+                record.fetched[path] = FileNode(name, Digest.unpacked(digest), executable)
                 if row:
                     record.looks[path] = tuple(row)
         except (ValueError, TypeError, RemoteProtocolError):
@@ -122,13 +117,19 @@ class Record:
         self.folders[path] = folder
         prefix = path if path.endswith(b"/") else path + b"/"
         for node in folder.directory.files:
-            self.files[prefix + node.name] = File(node.digest, node.executable)
+            self.files[prefix + node.name] = node
         for link in folder.directory.symlinks:
-            self.links[prefix + link.name] = Link(link.target)
+            self.links[prefix + link.name] = link
 
     def owned(self) -> set[bytes]:
         """Every name that is home's; folders are not among them."""
         return {*self.files, *self.links, *self.fetched, *self.intended}
+
+    def unlike(self, old: Record) -> list[bytes]:
+        """What was not laid out as it is wanted now, if everything looks as it did: no stat."""
+        found = [path for path in (*self.files, *self.links) if path not in self.looks]
+        found += [path for path in self.folders if path not in old.folders]
+        return found
 
     def strangers(self, base: bytes) -> list[bytes]:
         """What of home's does not look as it was laid out: files, links, folders; some twice.

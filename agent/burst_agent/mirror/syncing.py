@@ -16,13 +16,12 @@ import attrs
 
 from burst_agent import diskfile
 from burst_agent.mirror.ground import Ground
-from burst_agent.mirror.record import File, Folder, Link, Memory, Record
+from burst_agent.mirror.record import Folder, Memory, Record
 from burst_agent.store import BlobStore
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
 from burst_protocol.errors import BlobMissing, RemoteProtocolError
 from burst_protocol.programs import Mirrored, SyncMirror
-from burst_protocol.tree import Directory
 
 _MAX_DEPTH: Final = 256
 _MAX_ENTRIES: Final = 2_000_000
@@ -84,7 +83,8 @@ class Sync:
         if missing:
             return m.Missing(message.id, tuple(missing))
         try:
-            return self._change(message.id, old, new, sound=sound)
+            known = trusted and sound and not old.intended
+            return self._change(message.id, old, new, sound=sound, known=known)
         except BaseException:
             memory.forget()
             raise
@@ -108,7 +108,7 @@ class Sync:
             folder = old.folders.get(path)
             if folder is None or folder.digest != digest:
                 try:
-                    folder = Folder(digest, Directory.decode(self._read(digest)))
+                    folder = Folder.of(self._read(digest))
                 except BlobMissing:
                     missing[digest] = None
                     continue
@@ -135,8 +135,9 @@ class Sync:
     # What has to be done
 
     def _change(
-        self, request_id: int, old: Record, new: Record, *, sound: bool
+        self, request_id: int, old: Record, new: Record, *, sound: bool, known: bool
     ) -> m.Missing | Mirrored:
+        """`sound`: what looks as it did is what it was. `known`: everything looks as it did."""
         wanted_names = {*new.files, *new.links}
         gone = [path for path in old.owned() if path not in wanted_names]
         gone_folders = [path for path in old.folders if path not in new.folders]
@@ -145,7 +146,7 @@ class Sync:
             for path, seen in old.looks.items()
             if sound and path in wanted_names and _kept(path, old, new)
         }
-        strangers = set(new.strangers(self._paths.top))
+        strangers = set(new.unlike(old) if known else new.strangers(self._paths.top))
         for path in strangers:
             new.looks.pop(path, None)
         files = [path for path in new.files if path in strangers]
@@ -202,8 +203,8 @@ class Sync:
 
 def _kept(path: bytes, old: Record, new: Record) -> bool:
     """Whether what home wants there is what it wanted before, so that its old look tells."""
-    wanted: File | Link | None = new.files.get(path) or new.links.get(path)
-    known: File | Link | None = old.files.get(path) or old.links.get(path)
-    if path in old.fetched:
-        known = old.fetched[path]
-    return wanted == known
+    file = new.files.get(path)
+    if file is None:
+        return new.links.get(path) == old.links.get(path)
+    known = old.files.get(path) or old.fetched.get(path)
+    return known is file or known == file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from blake3 import blake3
@@ -19,6 +19,7 @@ from burst_wrapper.daemon.platform import Path, Sources
 
 _SMALL_BYTES: Final = 256 * 1024
 _BATCH_BYTES: Final = 512 * 1024
+_BATCH_FILES: Final = 400
 _LOCAL_BATCH: Final = 400
 
 
@@ -75,21 +76,12 @@ class Uploader:
                 await self._link.drain()
             return self._link.sent_bytes - before
         sent = self._link.sent_bytes - before
-        batch: list[tuple[Digest, int, bytes]] = []
-        size = 0
+        for batch in _batches(file for file in files if file[0].size_bytes <= _SMALL_BYTES):
+            sent += self._flush(await asyncio.to_thread(_read_packed, batch))
+            await self._link.drain()
         for digest, path in files:
             if digest.size_bytes > _SMALL_BYTES:
                 sent += await self._send_large(identity, digest, path)
-                continue
-            codec, data = await asyncio.to_thread(_read_packed, digest, path)
-            batch.append((digest, codec, data))
-            size += len(data)
-            if size > _BATCH_BYTES:
-                sent += self._flush(batch)
-                await self._link.drain()
-                batch, size = [], 0
-        if batch:
-            sent += self._flush(batch)
         return sent
 
     def _flush(self, batch: list[tuple[Digest, int, bytes]]) -> int:
@@ -129,12 +121,29 @@ def _changed(path: bytes) -> BlobMissing:
     return BlobMissing(f"{os.fsdecode(path)} changed meanwhile")
 
 
-def _read_packed(digest: Digest, path: bytes) -> tuple[int, bytes]:
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise BlobMissing(f"{os.fsdecode(path)}: {error.strerror}") from error
-    if Digest.of(data) != digest:
-        raise _changed(path)
-    return packed(data, compress=True)
+def _batches(files: Iterable[tuple[Digest, bytes]]) -> Iterator[list[tuple[Digest, bytes]]]:
+    """Files for one message and one thread's work each."""
+    batch: list[tuple[Digest, bytes]] = []
+    size = 0
+    for digest, path in files:
+        batch.append((digest, path))
+        size += digest.size_bytes
+        if size > _BATCH_BYTES or len(batch) >= _BATCH_FILES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _read_packed(files: list[tuple[Digest, bytes]]) -> list[tuple[Digest, int, bytes]]:
+    found = []
+    for digest, path in files:
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise BlobMissing(f"{os.fsdecode(path)}: {error.strerror}") from error
+        if Digest.of(data) != digest:
+            raise _changed(path)
+        found.append((digest, *packed(data, compress=True)))
+    return found

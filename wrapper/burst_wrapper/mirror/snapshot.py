@@ -133,6 +133,7 @@ class Snapshots:
             if known is not None and same and known.inner == inner and known.repository.fresh:
                 scans[root] = known
                 continue
+            self._stats.warm(root)
             repository = look_up(root, project.environ)
             forced = repository.tracked
             rules = Rules.of(root, wishes, forced, outputs)

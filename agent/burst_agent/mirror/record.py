@@ -13,7 +13,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 from blake3 import blake3
@@ -50,6 +50,18 @@ class Folder:
         return cls(Digest.of(data), data, Directory.decode(data))
 
 
+@attrs.frozen
+class Intent:
+    """Paths that a change may add."""
+
+    files: frozenset[bytes] = frozenset()
+    """And links."""
+    folders: frozenset[bytes] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.folders)
+
+
 @attrs.define
 class Record:
     """The mirror as home wants it, and how it looked."""
@@ -67,8 +79,8 @@ class Record:
     was written."""
     damaged: bool = False
     """It could not be read: whose the files are that lie there is not known."""
-    intended: set[bytes] = attrs.field(factory=set)
-    """Names that a change which did not end may have made for home."""
+    intended: Intent = Intent()
+    """What a change that did not end may have made for home."""
 
     def encode(self) -> bytes:
         looks = self.looks
@@ -123,7 +135,7 @@ class Record:
 
     def owned(self) -> set[bytes]:
         """Every name that is home's; folders are not among them."""
-        return {*self.files, *self.links, *self.fetched, *self.intended}
+        return {*self.files, *self.links, *self.fetched, *self.intended.files}
 
     def unlike(self, old: Record) -> list[bytes]:
         """What was not laid out as it is wanted now, if everything looks as it did: no stat."""
@@ -183,6 +195,8 @@ class Memory:
         if self._record is None or stamp != self._stamp:
             self._record = self._read()
             self._stamp = stamp
+        # Of another process, perhaps, that was killed since.
+        self._record.intended = self._read_intent()
         return self._record
 
     def _read(self) -> Record:
@@ -194,31 +208,31 @@ class Memory:
             record = Record(damaged=os.path.exists(self.folder + b"/files"))
         if record is None:
             record = Record(damaged=True)
-        record.intended = self._read_intent()
         return record
 
-    def _read_intent(self) -> set[bytes]:
+    def _read_intent(self) -> Intent:
         try:
             with open(self._intent, "rb") as file:
                 data = file.read()
         except FileNotFoundError:
-            return set()
+            return Intent()
         body, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
         if blake3(body).digest()[:_CHECK_BYTES] != check:
-            return set()  # killed while it was written: nothing had begun
-        names: Any = unpack(body)
-        return set(names)
+            return Intent()  # killed while it was written: nothing had begun
+        files, folders = cast("Any", unpack(body))
+        return Intent(frozenset(files), frozenset(folders))
 
-    def intend(self, names: Iterable[bytes]) -> None:
-        """Before a change: what it may add. DiskFull by the caller's `disk_errors`."""
-        pending = {*names, *self._read_intent()}
-        if pending:
-            body = pack(sorted(pending))
+    def intend(self, files: Iterable[bytes], folders: Iterable[bytes]) -> None:
+        """Before a change: what it may add, besides what an unfinished one may have. OSError."""
+        before = self._read_intent()
+        intent = Intent(before.files.union(files), before.folders.union(folders))
+        if intent:
+            body = pack([sorted(intent.files), sorted(intent.folders)])
             self._replace(self._intent, body + blake3(body).digest()[:_CHECK_BYTES])
 
     def save(self, record: Record) -> None:
         """After a change."""
-        record.intended = set()
+        record.intended = Intent()
         record.damaged = False
         self._replace(self._manifest, record.encode())
         with contextlib.suppress(FileNotFoundError):

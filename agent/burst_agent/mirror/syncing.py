@@ -73,6 +73,7 @@ class Sync:
         if old.damaged:
             self._set_aside()
             old = Record()
+            memory.save(old)
         roots = dict(message.roots)
         # After a crash of the machine: what was written before it may not be what it looks like.
         sound = old.verified_ns >= self._store.root.suspect_before_ns
@@ -140,7 +141,8 @@ class Sync:
         """`sound`: what looks as it did is what it was. `known`: everything looks as it did."""
         wanted_names = {*new.files, *new.links}
         gone = [path for path in old.owned() if path not in wanted_names]
-        gone_folders = [path for path in old.folders if path not in new.folders]
+        ours = {*old.folders, *old.intended.folders}
+        gone_folders = [path for path in ours if path not in new.folders]
         new.looks = {
             path: seen
             for path, seen in old.looks.items()
@@ -169,7 +171,7 @@ class Sync:
             if lacking:
                 return m.Missing(request_id, tuple(lacking))
             self._store.root.will_write()
-            self._memory.intend((*files, *links))
+            self._memory.intend((*files, *links), folders)
             staged = [(path, ground.stage_file(self._store, new.files[path])) for path in files]
             staged += [(path, ground.stage_link(new.links[path].target)) for path in links]
             # From here on names change.

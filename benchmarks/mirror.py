@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -27,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import attrs
@@ -113,48 +112,45 @@ async def burst(mirror: Mirror, executor: Executor, project: Project) -> Sample:
     return Sample(seconds, both, synced.round_trips, synced.files)
 
 
-async def compare(
-    rows: list[Row],
-    where: str,
-    top: Path,
-    rounds: int,
-    ours: Callable[[Mirror], AsyncIterator[Sample]] | Callable,
-    theirs: Callable[[str], Sample],
-    stats: Callable[[], StatCache],
-) -> None:
-    """One pair of ways, all rows."""
-    first, unchanged, anew, one = (
-        Row(where, what)
-        for what in ("first time", "unchanged", "unchanged, new daemon", "one file changed")
-    )
-    rows += [first, unchanged, anew, one]
-    kept = stats()
-    mirror = Mirror("bench", kept)
-    time.sleep(SETTLED_S)  # as a user's files: not written this very moment
-    first.ours.append(await ours(mirror))
-    first.theirs.append(theirs("first"))
-    for number in range(rounds):
-        for turn in (0, 1) if number % 2 else (1, 0):
-            if turn:
-                unchanged.ours.append(await ours(mirror))
-            else:
-                unchanged.theirs.append(theirs("first"))
-    for number in range(rounds):
-        fresh = Mirror("bench", kept)
-        anew.ours.append(await ours(fresh))
-        anew.theirs.append(theirs("first"))
-        mirror = fresh
-    victim = top / "crates/c003/src/m4/f07.rs"
-    for number in range(rounds):
-        victim.write_bytes(victim.read_bytes() + LINE % (1000 + number, number))
-        for turn in (0, 1) if number % 2 else (1, 0):
-            if turn:
-                one.ours.append(await ours(mirror))
-            else:
-                one.theirs.append(theirs("first"))
+@attrs.frozen
+class Ways:
+    """How both do it, to a mirror and to a folder of their own."""
+
+    where: str
+    top: Path
+    ours: Callable[[Mirror], Awaitable[Sample]]
+    theirs: Callable[[], Sample]
+    stats: StatCache
+
+    async def once(self, row: Row, mirror: Mirror, turn: int) -> None:
+        """Both, one after the other."""
+        if turn % 2:
+            row.ours.append(await self.ours(mirror))
+        row.theirs.append(self.theirs())
+        if not turn % 2:
+            row.ours.append(await self.ours(mirror))
+
+    async def compare(self, rounds: int) -> list[Row]:
+        names = ("first time", "unchanged", "unchanged, new daemon", "one file changed")
+        rows = [Row(self.where, name) for name in names]
+        first, unchanged, anew, one = rows
+        mirror = Mirror("bench", self.stats)
+        await asyncio.sleep(SETTLED_S)  # as a user's files: not written this very moment
+        await self.once(first, mirror, 0)
+        for turn in range(rounds):
+            await self.once(unchanged, mirror, turn)
+        for turn in range(rounds):
+            mirror = Mirror("bench", self.stats)
+            await self.once(anew, mirror, turn)
+        victim = self.top / "crates/c003/src/m4/f07.rs"
+        for turn in range(rounds):
+            with victim.open("ab") as file:
+                file.write(LINE % (1000 + turn, turn))
+            await self.once(one, mirror, turn)
+        return rows
 
 
-async def over_ssh(rows: list[Row], base: Path, top: Path, rounds: int) -> None:
+async def over_ssh(base: Path, top: Path, rounds: int) -> list[Row]:
     with Sshd.start(base / "sshd") as sshd:
         os.environ["HOME"] = str(sshd.client_home)
         user, _, rest = sshd.address.partition("@")
@@ -169,12 +165,14 @@ async def over_ssh(rows: list[Row], base: Path, top: Path, rounds: int) -> None:
         executor = await remotes.connected(sshd.address, Config(), None)
         index = Index(os.fsencode(base / "ssh.db"))
         try:
-            await compare(
-                rows, "sshd", top, rounds,
+            ways = Ways(
+                "sshd",
+                top,
                 lambda mirror: burst(mirror, executor, project_of(top)),
-                lambda name: rsync(top, f"{user}@{host}:{base}/rsync-ssh-{name}", "-z", "-e", ssh),
-                lambda: StatCache(index),
-            )  # fmt: skip
+                lambda: rsync(top, f"{user}@{host}:{base}/rsync-ssh", "-z", "-e", ssh),
+                StatCache(index),
+            )
+            return await ways.compare(rounds)
         finally:
             await remotes.close()
             index.close()
@@ -185,23 +183,31 @@ def project_of(top: Path) -> Project:
     return Project(path, path + b"/target", environ=dict(os.environb))
 
 
-async def local(rows: list[Row], base: Path, top: Path, rounds: int) -> None:
+async def local(base: Path, top: Path, rounds: int) -> list[Row]:
     index = Index(os.fsencode(base / "local.db"))
     async with remote_agent(base / "agent", base / "spool") as executor:
-        await compare(
-            rows, "local", top, rounds,
+        ways = Ways(
+            "local",
+            top,
             lambda mirror: burst(mirror, executor, project_of(top)),
-            lambda name: rsync(top, f"{base}/rsync-local-{name}"),
-            lambda: StatCache(index),
-        )  # fmt: skip
+            lambda: rsync(top, f"{base}/rsync-local"),
+            StatCache(index),
+        )
+        rows = await ways.compare(rounds)
     index.close()
+    return rows
 
 
 def show(rows: list[Row], files: int) -> str:
     lines = [
         f"{files} files; wall ms, medians; ratio = burst / rsync",
-        f"{'':6} {'':22} {'burst':>9} {'rsync':>9} {'ratio':>6} {'range':>13} "
-        f"{'burst bytes':>12} {'rsync bytes':>12} {'trips':>5} {'files':>6}",
+        " ".join(
+            (
+                f"{'':29}",
+                f"{'burst':>9} {'rsync':>9} {'ratio':>6} {'range':>13}",
+                f"{'burst bytes':>12} {'rsync bytes':>12} {'trips':>5} {'files':>6}",
+            )
+        ),
     ]
     for row in rows:
         last = row.ours[-1]
@@ -209,7 +215,7 @@ def show(rows: list[Row], files: int) -> str:
         lines.append(
             f"{row.where:6} {row.what:22} {_median(row.ours) * 1e3:9.1f} "
             f"{_median(row.theirs) * 1e3:9.1f} {row.ratio():6.2f} "
-            f"{min(each):6.2f}–{max(each):<6.2f} {last.sent_bytes:12} "
+            f"{min(each):6.2f}-{max(each):<6.2f} {last.sent_bytes:12} "
             f"{row.theirs[-1].sent_bytes:12} {last.round_trips:5} {last.files:6}"
         )
     return "\n".join(lines)
@@ -242,11 +248,11 @@ def main() -> int:
         top = base / "home/ws"
         top.mkdir(parents=True)
         make_workspace(top, options.files)
-        asyncio.run(local(rows, base, top, options.rounds))
+        rows += asyncio.run(local(base, top, options.rounds))
         if SSHD is None:
             print("no sshd here: only local rows", file=sys.stderr)
         else:
-            asyncio.run(over_ssh(rows, base, top, options.rounds))
+            rows += asyncio.run(over_ssh(base, top, options.rounds))
     finally:
         shutil.rmtree(base, ignore_errors=True)
     print(show(rows, options.files))

@@ -271,7 +271,7 @@ def test_no_space_there(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def full(self: Ground, *args: object) -> bytes:
         staged.append(1)
-        if len(staged) > 5:
+        if len(staged) > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(self, *args)  # type: ignore[arg-type]
 

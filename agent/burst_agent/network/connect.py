@@ -75,12 +75,14 @@ class _Pipe:
         self._waiting_bytes = 0
         self._inputs: deque[bytes] = deque()
         self._changed = asyncio.Event()
-        self._broken: RemoteProtocolError | None = None
+        self._excess: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def input(self, data: bytes) -> None:
         self._waiting_bytes += len(data)
         if self._waiting_bytes > p.WINDOW_BYTES:
-            self._broken = RemoteProtocolError("more input than was credited")
+            if not self._excess.done():
+                self._excess.set_exception(RemoteProtocolError("more input than was credited"))
+            return
         self._inputs.append(data)
         self._changed.set()
 
@@ -89,21 +91,19 @@ class _Pipe:
         self._changed.set()
 
     async def run(self) -> None:
-        reading = asyncio.create_task(self._read())
-        writing = asyncio.create_task(self._write())
-        both = {reading, writing}
+        both = asyncio.gather(self._read(), self._write())
         try:
-            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
+            done, _ = await asyncio.wait((both, self._excess), return_when=asyncio.FIRST_COMPLETED)
+            for future in done:
+                future.result()
             self._writer.close()
         except BaseException:
             self._writer.transport.abort()
             raise
         finally:
-            for task in both:
-                task.cancel()
-            await asyncio.wait(both)
+            both.cancel()
+            self._excess.cancel()
+            await asyncio.wait((both,))
 
     async def _read(self) -> None:
         while True:
@@ -140,9 +140,5 @@ class _Pipe:
             self._send(p.Credit(self._id, _INPUT, len(data)))
 
     async def _change(self) -> None:
-        if self._broken is not None:
-            raise self._broken
         self._changed.clear()
         await self._changed.wait()
-        if self._broken is not None:
-            raise self._broken

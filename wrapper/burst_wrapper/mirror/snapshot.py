@@ -86,6 +86,14 @@ class Snapshots:
         with self._lock:
             return self._take(project, allowance)
 
+    def look(self, project: Project) -> tuple[Scan, ...]:
+        """What would go, by name and size: nothing is read. SourceUnreadable."""
+        with self._lock:
+            self._prepare(project)
+            for scan in self._scans.values():
+                scan.look()
+            return tuple(self._scans.values())
+
     def would_go(self, path: bytes) -> bool:
         """Whether a file of this name is, or would be, part of the mirror by the last rules."""
         scan = self._scan_of(path)

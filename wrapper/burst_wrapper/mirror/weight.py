@@ -115,5 +115,5 @@ def amount(size_bytes: int) -> str:
 
 def printable(text: str) -> str:
     """A name on one line, whatever bytes it has."""
-    quoted = text.encode("utf-8", "backslashreplace").decode()
-    return quoted if quoted.isprintable() else ascii(quoted)[1:-1]
+    readable = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in readable)

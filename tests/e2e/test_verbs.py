@@ -325,3 +325,15 @@ def test_what_a_program_finds_at_home(machine: Space) -> None:
     finally:
         source.write_text(text)
     assert {line.partition("=")[0] for line in plain ^ ours} == {"BURST_SESSION", "RUSTC_WRAPPER"}
+
+
+def test_what_would_be_copied(machine: Space) -> None:
+    """`--sync-dry-run` lists it on stdout; nothing is compiled, nothing left behind."""
+    (machine.project / ".env").write_text("PASSWORD=1")
+    before = sorted(path.name for path in machine.project.iterdir())
+    done = machine.burst("test", "--sync-dry-run").check()
+    names = [line.split()[-1] for line in done.stdout.splitlines()]
+    assert str(machine.project / "Cargo.toml") in names
+    assert f"  {machine.project}/.env (looks like a secret)\n" in done.stdout
+    assert done.stderr == ""
+    assert sorted(path.name for path in machine.project.iterdir()) == before

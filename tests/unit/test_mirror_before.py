@@ -11,7 +11,7 @@ import pytest
 from burst_lifecycle.places import Places
 from burst_protocol.errors import TooMuch
 from burst_wrapper.index import Index
-from burst_wrapper.mirror import before, weight
+from burst_wrapper.mirror import answers, before, weight
 from burst_wrapper.mirror.snapshot import Project, Snapshots
 from burst_wrapper.mirror.weight import Heavy
 from burst_wrapper.statcache import StatCache
@@ -90,14 +90,14 @@ def test_asked_once(project: Project, places: Places) -> None:
     assert before.ask(other, places, agree) == ("/dist/",)
     assert before.ask(other, places, agree) == ("/dist/",)
     assert [[os.path.basename(heavy.path) for heavy in found] for found in asked] == [[b"dist"]]
-    assert before.load(places, other.workspace_root).exclude == ("/dist/",)
+    assert answers.load(places, other.workspace_root).exclude == ("/dist/",)
     excluded = attrs.evolve(other, exclude=("/dist/",))
     assert before.preview(excluded).weight.suggestions == ()
 
 
 def test_a_damaged_answer_is_none(project: Project, places: Places) -> None:
-    before.save(places, project.workspace_root, ("/dist/",))
+    answers.save(places, project.workspace_root, ("/dist/",))
     (file,) = Path(places.state, "mirrors").iterdir()
     for content in ("", "[]", '{"exclude": 1}', '{"exclude": [1]}'):
         file.write_text(content)
-        assert before.load(places, project.workspace_root) == before.Answers()
+        assert answers.load(places, project.workspace_root) == answers.Answers()

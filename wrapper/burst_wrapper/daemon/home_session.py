@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from burst_lifecycle.places import Places
 from burst_protocol import messages as m
 from burst_protocol import programs as p
 from burst_protocol.errors import BurstError, LinkLost, RemoteRequired
@@ -23,7 +24,7 @@ from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.forwards import Forwards
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.daemon.tally import Tally
-from burst_wrapper.mirror import weight
+from burst_wrapper.mirror import answers, weight
 from burst_wrapper.mirror.mirror import DEFAULT_FETCH, Mirror
 from burst_wrapper.mirror.snapshot import Project
 
@@ -176,12 +177,13 @@ class HomeSession:
     @property
     def _project(self) -> Project:
         request, config = self.request, self._config
+        said = answers.load(Places.of(self.environ), request.workspace_root)
         return Project(
             workspace_root=request.workspace_root,
             target_dir=request.target_dir,
             burst_target=self.target_dir if self._away else b"",
             more_roots=request.roots,
-            exclude=config.exclude,
+            exclude=(*config.exclude, *said.exclude),
             unexclude=config.unexclude,
             environ=self.environ,
         )

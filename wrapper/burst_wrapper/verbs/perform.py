@@ -118,8 +118,15 @@ def perform(job: Job) -> int:
     root = None if found is None else found.root
     job.settings = load(Places.of(dict(job.cargo.environ)), root)
     job.forwarded = forwarded(job.settings.forward_env, line.own.env, job.cargo.environ)
+    if line.own.sync_dry_run:
+        from burst_wrapper.verbs import first_copy  # noqa: PLC0415 - rare
+
+        return first_copy.listing(job)
     if kinds.executes(line):
         job.wanted = _wanted(job)
+        from burst_wrapper.verbs import first_copy  # noqa: PLC0415 - of verbs that execute
+
+        first_copy.ask(job)
     for warning in job.forwarded.warnings:
         job.voice.warning(warning)
     with _stage(job) as stage:
@@ -173,7 +180,8 @@ def _stage(job: Job) -> Iterator[Stage]:
     try:
         session = _open(job, executes=executes)
     except BurstError as error:
-        if job.cargo.environ.get(b"BURST_REQUIRE_REMOTE", b"0") not in (b"", b"0"):
+        required = job.cargo.environ.get(b"BURST_REQUIRE_REMOTE", b"0") not in (b"", b"0")
+        if required or not error.fallback:
             raise
         if job.line.verb == "run-remote":
             raise NotRemote(f": {error}") from error
@@ -228,6 +236,7 @@ def _request(job: Job, *, executes: bool) -> SessionRequest:
         services=job.wanted.services if executes else (),
         alone=job.line.verb in ("bench", "nextest bench"),
         detach=own.detach,
+        yes=own.yes,
         environ=tuple(job.cargo.environ.items()),
     )
 

@@ -149,8 +149,11 @@ class AgentClient:
         reader, writer = await asyncio.open_connection(sock=ours)
         client = cls(root, process, Session(Role.CLIENT, build, os.getpid()), reader, writer)
         writer.write(client.session.hello())
-        client._pump = asyncio.create_task(client._read())
+        client.start_reading()
         return client
+
+    def start_reading(self) -> None:
+        self._pump = asyncio.create_task(self._read())
 
     async def __aenter__(self) -> Self:
         return self

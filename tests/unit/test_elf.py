@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burst_lifecycle.remote.elf import (
+from burst_protocol.elf import (
     Closure,
     Elf,
     is_elf,

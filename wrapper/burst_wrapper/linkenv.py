@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
-from burst_lifecycle.remote.elf import is_elf
+from burst_protocol.elf import is_elf
 from burst_protocol.errors import PlatformProblem
 from burst_wrapper.processes import find_program, run_program
 

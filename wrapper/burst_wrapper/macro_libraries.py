@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from burst_lifecycle.remote.elf import library_closure, read_elf
+from burst_protocol.elf import library_closure, read_elf
 
 if TYPE_CHECKING:
     from burst_wrapper.closures import ExternFile

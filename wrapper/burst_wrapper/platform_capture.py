@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from burst_lifecycle.remote.elf import is_elf, library_closure, read_mapped
+from burst_protocol.elf import is_elf, library_closure, read_mapped
 from burst_protocol.errors import PlatformProblem
 from burst_wrapper.linkenv import (
     DECIDING_VARIABLES,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
-from burst_lifecycle.remote.elf import read_elf
+from burst_protocol.elf import read_elf
 from burst_protocol.errors import ToolchainProblem
 from burst_wrapper.pathwalk import Walk, walk
 from burst_wrapper.processes import find_program, run_program

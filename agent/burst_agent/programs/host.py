@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from burst_agent.execute import Workshop, finished
 from burst_agent.house import House
 from burst_agent.place import AGENT_BUG, Place
+from burst_agent.programs.libraries import LacksLibraries
 from burst_agent.programs.program import Program
 from burst_agent.programs.ways import Ground, Way, prepare
 from burst_protocol import messages as m
@@ -128,6 +129,9 @@ class ProgramHost:
             async with contextlib.AsyncExitStack() as stack:
                 way = await self._way(request, stack)
                 await program.run(way.command, way.notes)
+        except LacksLibraries as lack:
+            if not program.abandoned:
+                self._client.send(p.Lacking(request.id, lack.names, lack.reason))
         except BurstError as error:
             _log.info("program %d: %s", request.id, error)
             self._fail(program, error.code, error.detail)

@@ -21,15 +21,17 @@ import attrs
 from burst_agent import diskfile
 from burst_agent.execute import Workshop
 from burst_agent.network.entry import SHARED, Entry
-from burst_agent.programs import runplace
+from burst_agent.programs import libraries, runplace
 from burst_agent.programs.child import Command
 from burst_agent.programs.ports import Mirrors
 from burst_agent.programs.rooms import Rooms
 from burst_agent.programs.runplace import Person, Wanted
 from burst_agent.sandbox import NativeLauncher
 from burst_protocol import programs as p
-from burst_protocol.errors import ProgramNotStarted
+from burst_protocol.digest import EMPTY
+from burst_protocol.errors import ProgramNotStarted, RemoteProtocolError
 
+_LIBRARY_PATH: Final = b"LD_LIBRARY_PATH"
 NO_PLACE: Final = (
     "this machine allows no namespaces: programs see all of it, and the project at {top} instead "
     "of its own path"
@@ -64,7 +66,7 @@ def prepare(
 ) -> Way:
     """Blocking. `stack` holds what the program needs while it runs.
 
-    ProgramNotStarted, MountConflict, BlobMissing, DiskFull, OSError.
+    ProgramNotStarted, LacksLibraries, MountConflict, BlobMissing, DiskFull, OSError.
     """
     if not request.argv or not request.argv[0]:
         raise ProgramNotStarted("it has no name")
@@ -109,11 +111,17 @@ def _in_place(
     )
     view = _View(wanted)
     program = view.program(request, env)
+    shown = libraries.show(program, view.outside, _library_path(env), _given(request, ground))
+    wanted = attrs.evolve(wanted, files=(*wanted.files, *shown.files))
+    if shown.library_path:
+        env = _with_library_path(env, shown.library_path)
     head = (*network, *runplace.tokens(wanted))
     notes = () if entry is None else entry.notes
     if view.outside(request.cwd) is None:
-        shown = os.fsdecode(request.cwd)
-        notes = (*notes, f"{shown} is no folder of the project: it is empty here")
+        notes = (
+            *notes,
+            f"{os.fsdecode(request.cwd)} is no folder of the project: it is empty here",
+        )
     command = Command(program, request.argv, env, request.cwd, ground.shop.helper, head, fds)
     return Way(command, notes)
 
@@ -186,6 +194,30 @@ def _files(
         file.write(entry.resolv_conf)
         os.fchmod(file.fileno(), 0o644)
     return ((os.path.realpath(b"/etc/resolv.conf"), path),)
+
+
+def _given(request: p.StartProgram, ground: Ground) -> dict[str, bytes | None]:
+    """Home's libraries as files here. RemoteProtocolError for what is no library's name."""
+    found: dict[str, bytes | None] = {}
+    for name, digest in request.libraries:
+        if not name or "/" in name or name in {".", ".."} or "\0" in name:
+            raise RemoteProtocolError(f"{name!r} is no name of a library")
+        store = ground.shop.store
+        # The loader is executed.
+        found[name] = None if digest == EMPTY else store.path(digest, executable=True)
+    return found
+
+
+def _library_path(env: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
+    return tuple(filter(None, dict(env).get(_LIBRARY_PATH, b"").split(b":")))
+
+
+def _with_library_path(
+    env: tuple[tuple[bytes, bytes], ...], folders: tuple[bytes, ...]
+) -> tuple[tuple[bytes, bytes], ...]:
+    given = dict(env)
+    given[_LIBRARY_PATH] = b":".join((*_library_path(env), *folders))
+    return tuple(given.items())
 
 
 class _View:

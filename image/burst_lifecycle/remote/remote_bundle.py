@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 from blake3 import blake3
 
-from burst_lifecycle.remote import elf
+from burst_protocol import elf
 from burst_protocol.errors import DiskFull, PlatformProblem
 from burst_protocol.version import BUILD
 

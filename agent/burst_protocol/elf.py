@@ -21,6 +21,20 @@ Data = bytes | mmap.mmap
 
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 14, 15, 29
+_DT_VERDEF, _DT_VERNEED = 0x6FFFFFFC, 0x6FFFFFFE
+_VER_BASE, _VER_WEAK = 1, 2
+_MAX_VERSIONS: Final = 10_000
+
+GLIBC: Final = "libc.so.6"
+"""Stands for glibc and all that must be of the same build."""
+_OF_GLIBC: Final = frozenset(
+    {
+        *("libBrokenLocale.so.1", "libanl.so.1", "libc.so.6", "libc_malloc_debug.so.0"),
+        *("libdl.so.2", "libm.so.6", "libmvec.so.1", "libnsl.so.1", "libnss_compat.so.2"),
+        *("libnss_dns.so.2", "libnss_files.so.2", "libnss_hesiod.so.2", "libpthread.so.0"),
+        *("libresolv.so.2", "librt.so.1", "libthread_db.so.1", "libutil.so.1"),
+    }
+)
 
 _MULTIARCH: Final = {
     3: b"i386-linux-gnu",
@@ -54,6 +68,10 @@ class Elf:
     needed: tuple[bytes, ...] = ()
     rpath: tuple[bytes, ...] = ()
     runpath: tuple[bytes, ...] = ()
+    wants: tuple[tuple[bytes, bytes], ...] = ()
+    """(name of a library, version of its symbols): without them ld.so refuses to start it."""
+    provides: tuple[bytes, ...] = ()
+    """Versions of its own symbols; none: it has no versions."""
 
     @property
     def kind(self) -> tuple[int, bool, int]:
@@ -70,6 +88,17 @@ class Closure:
     """Names that no rule found; the program cannot start without them."""
     by_cache: tuple[bytes, ...]
     """Files of `files` that the default folders alone would not give: ld.so.cache is needed."""
+
+
+def is_glibc(name: str) -> bool:
+    """Whether a library of this name belongs to glibc: its parts share private symbols, so they are
+    all of one build or none is."""
+    return name in _OF_GLIBC or name.startswith(("ld-linux", "ld64.so", "ld.so."))
+
+
+def glibc_names() -> tuple[str, ...]:
+    """All but the loader, whose name depends on the processor."""
+    return tuple(sorted(_OF_GLIBC))
 
 
 def is_elf(data: Data) -> bool:
@@ -117,14 +146,17 @@ def _parse(data: Data) -> Elf | None:
     strings = next((value for tag, value in tags if tag == _DT_STRTAB), None)
     if strings is None:
         return Elf(bits, little, machine, interpreter)
-    bases = [
-        offset + strings - address
-        for address, offset, length in loads
-        if address <= strings < address + length
-    ]
-    if not bases:
+
+    def in_file(address: int) -> int | None:
+        for start, offset, length in loads:
+            if start <= address < start + length:
+                return offset + address - start
         return None
-    base = bases[0]
+
+    base = in_file(strings)
+    if base is None:
+        return None
+    places = {tag: in_file(value) for tag, value in tags if tag in {_DT_VERDEF, _DT_VERNEED}}
 
     def texts(wanted: int) -> tuple[bytes, ...]:
         return tuple(_text(data, base + value) for tag, value in tags if tag == wanted)
@@ -141,7 +173,42 @@ def _parse(data: Data) -> Elf | None:
         texts(_DT_NEEDED),
         folders(_DT_RPATH),
         folders(_DT_RUNPATH),
+        tuple(_versions_wanted(data, order, places.get(_DT_VERNEED), base)),
+        tuple(_versions_provided(data, order, places.get(_DT_VERDEF), base)),
     )
+
+
+def _versions_wanted(
+    data: Data, order: str, at: int | None, strings: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """The chain of Verneed, each with a chain of Vernaux (LSB core, symbol versioning)."""
+    if at is None:
+        return
+    for _ in range(_MAX_VERSIONS):
+        _, count, file, first, following = struct.unpack_from(order + "HHIII", data, at)
+        name, aux = _text(data, strings + file), at + first
+        for _ in range(count):
+            _, flags, _, version, more = struct.unpack_from(order + "IHHII", data, aux)
+            if not flags & _VER_WEAK:
+                yield name, _text(data, strings + version)
+            aux += more
+        if not following:
+            return
+        at += following
+
+
+def _versions_provided(data: Data, order: str, at: int | None, strings: int) -> Iterator[bytes]:
+    """The chain of Verdef; the first Verdaux of each is its name."""
+    if at is None:
+        return
+    for _ in range(_MAX_VERSIONS):
+        _, flags, _, _, _, first, following = struct.unpack_from(order + "HHHHIII", data, at)
+        if not flags & _VER_BASE:
+            (name,) = struct.unpack_from(order + "I", data, at + first)
+            yield _text(data, strings + name)
+        if not following:
+            return
+        at += following
 
 
 def _dynamic_tags(
@@ -237,6 +304,19 @@ def library_closure(
     return Closure(tuple(loader.files), tuple(loader.missing), tuple(loader.by_cache))
 
 
+def find_library(
+    name: bytes,
+    like: Elf,
+    *,
+    library_path: Sequence[bytes] = (),
+    read: Callable[[bytes], Data | None] = read_mapped,
+) -> bytes | None:
+    """Where a program like that one would find this library, if anywhere."""
+    loader = _Loader(library_path, read)
+    found = loader.find(name, _Loaded(b"/", attrs.evolve(like, rpath=(), runpath=()), None))
+    return None if found is None else found.path
+
+
 @attrs.frozen
 class _Loaded:
     path: bytes
@@ -275,7 +355,7 @@ class _Loader:
                 if name in loaded:
                     continue
                 loaded.add(name)
-                found = self._find(name, item)
+                found = self.find(name, item)
                 if found is None:
                     self.missing[name] = None
                     continue
@@ -289,7 +369,7 @@ class _Loader:
             self._seen[path] = read_elf(path, self.read)
         return self._seen[path]
 
-    def _find(self, name: bytes, wants: _Loaded) -> _Loaded | None:
+    def find(self, name: bytes, wants: _Loaded) -> _Loaded | None:
         if b"/" in name:
             return self._fitting(_expanded(name, wants)[0], wants)
         for folder in self._told(wants):

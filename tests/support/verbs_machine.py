@@ -1,4 +1,7 @@
-"""A machine with one small workspace that has something for every verb of `cargo burst`."""
+"""A machine with nothing configured, and a workspace with something for every verb.
+
+`pytest_plugins = ("verbs_machine",)`.
+"""
 
 from __future__ import annotations
 
@@ -7,71 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from space import Space
-
-FILES = {
-    "Cargo.toml": """\
-[workspace]
-members = ["core", "tool"]
-resolver = "2"
-""",
-    ".cargo/config.toml": """\
-[alias]
-ship = "build --package tool"
-xtask = ["run", "--quiet", "--package", "tool", "--", "say"]
-""",
-    "core/Cargo.toml": '[package]\nname = "core-of-it"\nversion = "0.1.0"\nedition = "2021"\n',
-    "core/src/lib.rs": """\
-/// ```
-/// assert_eq!(core_of_it::twice(2), 4);
-/// ```
-pub fn twice(x: u32) -> u32 { x * 2 }
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn doubles() { assert_eq!(super::twice(3), 6); }
-    #[test]
-    fn may_fail() { assert!(std::env::var_os("FAIL").is_none()); }
-}
-""",
-    "tool/Cargo.toml": """\
-[package]
-name = "tool"
-version = "0.1.0"
-edition = "2021"
-[dependencies]
-core-of-it = { path = "../core" }
-[[test]]
-name = "own"
-harness = false
-[[bench]]
-name = "speed"
-harness = false
-""",
-    "tool/src/main.rs": """\
-use std::io::Read;
-extern "C" { fn kill(pid: i32, number: i32) -> i32; }
-fn main() {
-    let words: Vec<_> = std::env::args_os().skip(1).collect();
-    match words.first().and_then(|word| word.to_str()) {
-        Some("exit") => std::process::exit(core_of_it::twice(1) as i32 + 1),
-        Some("signal") => unsafe { kill(std::process::id() as i32, 15); },
-        Some("read") => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).unwrap();
-            println!("read {}", text.len());
-        }
-        Some("wait") => {
-            println!("waiting");
-            loop { std::thread::sleep(std::time::Duration::from_secs(1)); }
-        }
-        Some("variable") => println!("{:?}", std::env::var_os("SPECIAL")),
-        _ => println!("{:?}", words),
-    }
-}
-""",
-    "tool/tests/own.rs": 'fn main() { println!("my own harness"); }\n',
-    "tool/benches/speed.rs": 'fn main() { println!("measured {:?}", std::env::args().nth(1)); }\n',
-}
+from verb_files import FILES
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from burst_wrapper.verbs.hooks import RUNNER
 
 if TYPE_CHECKING:
     from burst_wrapper.verbs.child import Ended
-    from burst_wrapper.verbs.perform import Job, Stage
+    from burst_wrapper.verbs.job import Job
+    from burst_wrapper.verbs.stage import Stage
 
 _PATIENCE_S: Final = 60
 
@@ -21,7 +22,7 @@ def run(job: Job, stage: Stage) -> Ended:
     """cargo's end. What concerns baselines never stops it."""
     target = "" if job.project is None else job.project.target_dir
     behind = () if job.line.behind is None else job.line.behind
-    processor = _processor(stage) if target and not job.line.given("--no-run") else ""
+    processor = _processor(job, stage) if target and not job.line.given("--no-run") else ""
     for sentence in baselines.foreign(
         baselines.read(target), baselines.compared(behind), processor
     ):
@@ -42,13 +43,13 @@ def _record(job: Job, target: str, before: dict[str, int], processor: str) -> No
         job.voice.warning(f"the processor of a baseline cannot be noted: {error.strerror}")
 
 
-def _processor(stage: Stage) -> str:
+def _processor(job: Job, stage: Stage) -> str:
     """Of the machine that measures; empty if it cannot be had."""
     if not stage.elsewhere:
         return baselines.here()
     try:
         done = subprocess.run(
-            [hook_path(RUNNER), "/bin/cat", "/proc/cpuinfo"],
+            [hook_path(RUNNER, job.cargo.environ), "/bin/cat", "/proc/cpuinfo"],
             env=stage.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

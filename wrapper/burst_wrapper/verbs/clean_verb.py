@@ -13,7 +13,7 @@ from burst_wrapper.verbs import child
 from burst_wrapper.verbs.cargo import NoProject, project
 
 if TYPE_CHECKING:
-    from burst_wrapper.verbs.perform import Job
+    from burst_wrapper.verbs.job import Job
 
 BELOW = "burst"
 

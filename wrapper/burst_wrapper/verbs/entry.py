@@ -72,7 +72,8 @@ def _local(
         external = True
     if line.verb.startswith("nextest") and not cargo.has_command("nextest"):
         raise NoNextest
-    from burst_wrapper.verbs.perform import Job, perform  # noqa: PLC0415 - not for an error
+    from burst_wrapper.verbs.job import Job  # noqa: PLC0415 - not for an error
+    from burst_wrapper.verbs.perform import perform  # noqa: PLC0415 - as above
 
     code = perform(Job(line, cargo, settings, external=external))
     if code == _EXIT_USAGE:

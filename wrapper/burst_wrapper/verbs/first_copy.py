@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,7 +15,7 @@ from burst_wrapper.mirror import answers
 if TYPE_CHECKING:
     from burst_wrapper.mirror.snapshot import Project
     from burst_wrapper.mirror.weight import Heavy
-    from burst_wrapper.verbs.perform import Job
+    from burst_wrapper.verbs.job import Job
 
 
 def listing(job: Job) -> int:
@@ -36,7 +35,7 @@ def ask(job: Job) -> None:
     """On the first run of a project on another machine, if somebody can answer. Never fails."""
     if job.project is None or job.line.own.yes:
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty() and _goes_away(job)):
+    if not (sys.stdin.isatty() and sys.stderr.isatty() and job.has_elsewhere):
         return
     places = Places.of(dict(job.cargo.environ))
     if answers.load(places, os.fsencode(job.project.root)).asked:
@@ -76,16 +75,3 @@ def _project(job: Job) -> Project | None:
 
 def _with(project: Project, exclude: tuple[str, ...]) -> Project:
     return attrs.evolve(project, exclude=(*project.exclude, *exclude))
-
-
-def _goes_away(job: Job) -> bool:
-    """Whether another machine is configured for this run."""
-    environ: Mapping[bytes, bytes] = job.cargo.environ
-    if job.line.own.host or environ.get(b"BURST_HOST") or job.settings.hetzner is not None:
-        return True
-    from burst_wrapper import config  # noqa: PLC0415 - only where it matters
-
-    try:
-        return bool(config.load(config.config_path()).host)
-    except BurstError:
-        return False

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from burst_protocol.errors import BurstError
+from burst_protocol.errors import BurstError, DaemonUnavailable
 from burst_wrapper.session_client import hook_path
 from burst_wrapper.verbs.cargo_settings import CargoSettings, runner_variable
 
@@ -25,23 +25,27 @@ RUNNER: Final = "burst-runner"
 RUSTDOC: Final = "burst-rustdoc"
 
 
-def wrapper(settings: CargoSettings) -> dict[bytes, bytes]:
+def wrapper(environ: Mapping[bytes, bytes], settings: CargoSettings) -> dict[bytes, bytes]:
     """RUSTC_WRAPPER, unless cargo is told to call us already: one that is called by two paths is
     asked for rustc's version again each time."""
     if os.path.basename(settings.wrapper()) == WRAPPER:
         return {}
     try:
-        return {b"RUSTC_WRAPPER": os.fsencode(hook_path(WRAPPER))}
+        return {b"RUSTC_WRAPPER": hook_path(WRAPPER, environ)}
     except BurstError:
         # Half an installation: cargo compiles by itself.
         return {}
 
 
-def runners(triples: Sequence[str], settings: CargoSettings) -> dict[bytes, bytes]:
-    """The other two. DaemonUnavailable if they are not installed."""
-    runner = os.fsencode(hook_path(RUNNER))
+def runners(
+    environ: Mapping[bytes, bytes], triples: Sequence[str], settings: CargoSettings
+) -> dict[bytes, bytes]:
+    """The other two. DaemonUnavailable if they cannot be used."""
+    runner = hook_path(RUNNER, environ)
+    if len(runner.split()) != 1:
+        raise DaemonUnavailable(f"cargo cannot start a runner with a blank in {runner!r}")
     found = {runner_variable(triple): runner for triple in triples}
-    found[b"RUSTDOC"] = os.fsencode(hook_path(RUSTDOC))
+    found[b"RUSTDOC"] = hook_path(RUSTDOC, environ)
     if own := settings.rustdoc():
         found[b"BURST_RUSTDOC"] = os.fsencode(own)  # which ours becomes
     return found

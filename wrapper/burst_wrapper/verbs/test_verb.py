@@ -19,7 +19,8 @@ from burst_wrapper.verbs.testing import (
 
 if TYPE_CHECKING:
     from burst_wrapper.verbs.cargo import Project
-    from burst_wrapper.verbs.perform import Job, Stage
+    from burst_wrapper.verbs.job import Job
+    from burst_wrapper.verbs.stage import Stage
 
 
 def run(job: Job, stage: Stage) -> Ended:

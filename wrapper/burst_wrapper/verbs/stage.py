@@ -1,0 +1,146 @@
+"""A session around cargo: opened, with cargo's environment in it, and the row on the terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from burst_protocol.errors import BurstError, EnvironmentProblem
+from burst_wrapper.verbs import child, hooks, kinds, progress
+
+if TYPE_CHECKING:
+    from burst_wrapper.session_client import Session, SessionRequest
+    from burst_wrapper.verbs.child import Ended
+    from burst_wrapper.verbs.job import Job
+
+
+class NotRemote(EnvironmentProblem):
+    """`run-remote`: there is no other machine to run on{detail}"""
+
+    code = "not-remote"
+    hint = "name one: --host user@host, `host` in the configuration, or enable hetzner"
+
+
+@attrs.define
+class Stage:
+    """An open session, or none where there could be none."""
+
+    job: Job
+    session: Session | None
+    environ: Mapping[bytes, bytes]
+    executor: str = "home"
+    elsewhere: bool = False
+    """Programs run on another machine."""
+    afterwards: list[Callable[[], object]] = attrs.field(factory=list)
+    """What is done once all that comes back has come back."""
+
+    def start(self, words: Sequence[str]) -> Ended:
+        """One cargo command. CannotStart."""
+        with self._row():
+            return child.run(self.job.cargo.argv(words), self.environ)
+
+    @contextmanager
+    def _row(self) -> Iterator[None]:
+        line = self.job.line
+        if self.session is None or not progress.wanted(
+            self.job.cargo.environ,
+            quiet=kinds.is_quiet(line),
+            json=kinds.speaks_json(line),
+            verb=line.verb,
+        ):
+            yield
+            return
+        row = progress.Row(self.session.progress, self.executor)
+        row.start()
+        try:
+            yield
+        finally:
+            row.stop()
+
+
+@contextmanager
+def opened(job: Job) -> Iterator[Stage]:
+    """BurstError if there must be a session and is none."""
+    environ = {**job.cargo.environ, **hooks.wrapper(job.cargo.environ, job.cargo_settings)}
+    triples: list[str] = []
+    if kinds.executes(job.line):
+        triples = hooks.triples(job.cargo, job.line, job.cargo_settings)
+    users = hooks.users_runner(job.cargo, job.cargo_settings, triples)
+    executes = bool(triples) and not users
+    # Without another machine there is nothing to hold back from a program.
+    at_home = executes and not job.has_elsewhere
+    try:
+        session = _open(job, executes=executes, everything=at_home)
+    except BurstError as error:
+        required = job.cargo.environ.get(b"BURST_REQUIRE_REMOTE", b"0") not in (b"", b"0")
+        if required or not error.fallback:
+            raise
+        if job.line.verb == "run-remote":
+            raise NotRemote(f": {error}") from error
+        job.notes.append(f"{error}; cargo ran without a session")
+        yield Stage(job, None, {**environ, **dict(job.forwarded.variables)})
+        return
+    with session:
+        for note in session.info.notes:
+            job.voice.note(note)
+        elsewhere = session.info.executor == "remote"
+        if job.line.verb == "run-remote" and not elsewhere:
+            raise NotRemote
+        if users and job.has_elsewhere:
+            job.notes.append(f"{users}: programs are started by your own runner, here")
+        environ |= hooks.given(session, job.forwarded.variables)
+        if executes and (elsewhere or (at_home and _needs_agent(job))):
+            environ |= hooks.runners(job.cargo.environ, triples, job.cargo_settings)
+        yield Stage(job, session, environ, session.info.name, elsewhere)
+
+
+def _needs_agent(job: Job) -> bool:
+    """Whether programs at home are the embedded agent's: with databases, or alone."""
+    return bool(job.settings.services) or _alone(job)
+
+
+def _alone(job: Job) -> bool:
+    return job.line.verb in ("bench", "nextest bench")
+
+
+def _open(job: Job, *, executes: bool, everything: bool) -> Session:
+    from burst_wrapper.session_client import open_session  # noqa: PLC0415 - not for `fmt`
+
+    return open_session(_request(job, executes=executes, everything=everything), job.voice.note)
+
+
+def _request(job: Job, *, executes: bool, everything: bool) -> SessionRequest:
+    """`everything`: programs get all variables, as they run here."""
+    from burst_wrapper.session_client import SessionRequest  # noqa: PLC0415 - as above
+
+    own, cwd = job.line.own, job.cargo.cwd
+    root = cwd if job.project is None else os.fsencode(job.project.root)
+    target = os.path.join(cwd, b"target")
+    if job.project is not None:
+        target = os.fsencode(job.project.target_dir)
+    named = {**dict(job.forwarded.variables), **dict(job.wanted.variables)}
+    if everything:
+        named = {**job.cargo.environ, **named}
+    return SessionRequest(
+        verb=job.line.verb,
+        cwd=cwd,
+        workspace_root=root,
+        target_dir=target,
+        host=own.host,
+        keep_alive_s=own.keep_alive_s,
+        reap=not own.no_reap,
+        executes=executes,
+        fetch=own.fetch,
+        no_fetch=own.no_fetch,
+        env=tuple(named.items()),
+        forwards=own.forwards if executes else (),
+        services=job.wanted.services if executes else (),
+        alone=_alone(job),
+        detach=own.detach,
+        yes=own.yes,
+        environ=tuple(job.cargo.environ.items()),
+    )

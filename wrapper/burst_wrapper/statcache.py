@@ -80,6 +80,12 @@ class StatCache:
             self._index.put_file(path, row)
         return FileState(digest, executable)
 
+    def learn(self, rows: dict[bytes, tuple[int, int, int, int, bytes]]) -> None:
+        """What another process has hashed by the same rules: inode, size, mtime, ctime, hash."""
+        for path, row in rows.items():
+            self._memory[path] = row
+            self._index.put_file(path, row)
+
     def wrote(self, path: bytes, info: os.stat_result, digest: Digest) -> None:
         """We wrote these bytes there; `info` is the finished file's."""
         row = (info.st_ino, info.st_size, info.st_mtime_ns, _OURS, digest.hash)

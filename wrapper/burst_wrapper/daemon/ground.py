@@ -9,6 +9,7 @@ import threading
 import attrs
 
 from burst_protocol.errors import BurstError
+from burst_wrapper.daemon.early_hash import EarlyHash
 from burst_wrapper.daemon.platform import Platforms
 from burst_wrapper.index import Index
 from burst_wrapper.statcache import StatCache
@@ -30,16 +31,24 @@ class Ground:
         stats = StatCache(index)
         return cls(cache_dir, state_dir, index, stats, Platforms(stats, cache_dir))
 
-    def warm(self, rustc: bytes) -> None:
+    def warm(self, rustc: bytes, early: EarlyHash | None) -> None:
         """Begin to hash that compiler's toolchain, half a gigabyte, in a thread.
 
         Whoever needs it waits for that instead of doing it. Does nothing if it cannot be told
-        without knowing more of the caller which toolchain is meant.
+        without knowing more of the caller which toolchain is meant. `early` has begun already.
         """
-        if os.path.isabs(rustc) and not is_proxy(rustc):
-            threading.Thread(target=self._warm, args=(rustc,), daemon=True).start()
+        if early is None and (not os.path.isabs(rustc) or is_proxy(rustc)):
+            return
+        # Whoever asks for the platform must not hash what is being hashed.
+        self.platforms.hashing.acquire()
+        threading.Thread(target=self._warm, args=(rustc, early), daemon=True).start()
 
-    def _warm(self, rustc: bytes) -> None:
+    def _warm(self, rustc: bytes, early: EarlyHash | None) -> None:
+        try:
+            if early is not None:
+                self.stats.learn(early.rows())
+        finally:
+            self.platforms.hashing.release()
         # Who needs this toolchain meets the same trouble, and can tell of it.
         with contextlib.suppress(BurstError, OSError):
             self.platforms.warm(rustc, dict(os.environb))

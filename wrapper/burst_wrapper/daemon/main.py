@@ -2,21 +2,22 @@
 
 The wrapper has bound the socket already, so its unit waits in the backlog while we import. It also
 waits for an agent and for the toolchain's digest. None of the three needs the others, so they are
-begun as early as possible, side by side; that is all this module does.
+begun as early as possible, side by side; that is all this module does. The order of its imports is
+the point of it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
-import socket
 import sys
+from typing import TYPE_CHECKING
 
-from burst_protocol.errors import ConfigError
 from burst_wrapper import paths
-from burst_wrapper.config import Config, config_path, load
-from burst_wrapper.daemon.agent_process import AgentProcess, Place
+from burst_wrapper.daemon.early_hash import EarlyHash
+
+if TYPE_CHECKING:
+    from burst_wrapper.daemon.agent_process import AgentProcess, Place
 
 _USAGE = "usage: burst-daemon --fd N [--rustc PATH]\n"
 
@@ -28,10 +29,19 @@ def main(argv: list[str]) -> int:
     if len(argv) % 2 or not known or not options.get("--fd", "").isdigit():
         sys.stderr.write(_USAGE)
         return 2
-    # Threads only copy and hash; one that has finished must not wait 5 ms for the interpreter.
-    sys.setswitchinterval(0.0005)
     environ = dict(os.environb)
     state_dir, cache_dir = paths.state_dir(environ), paths.cache_dir(environ)
+    early = None
+    if not os.path.exists(os.path.join(cache_dir, b"home.db")):
+        # Who has an index knows these digests, as a rule.
+        early = EarlyHash.begin(options.get("--rustc", ""), int(options["--fd"]))
+    import contextlib  # noqa: PLC0415 - from here on the child has begun
+    import socket  # noqa: PLC0415
+
+    from burst_wrapper.daemon.agent_process import Place  # noqa: PLC0415
+
+    # Threads only copy and hash; one that has finished must not wait 5 ms for the interpreter.
+    sys.setswitchinterval(0.0005)
     note = paths.socket_path(environ) + b".error"
     # What is loaded stays: looking for garbage among it is waste. `live` allows it again.
     gc.disable()
@@ -44,7 +54,7 @@ def main(argv: list[str]) -> int:
         from burst_wrapper.daemon.ground import Ground  # noqa: PLC0415 - takes a while: see above
 
         ground = Ground.lay(cache_dir, state_dir)
-        ground.warm(os.fsencode(options.get("--rustc", "")))
+        ground.warm(os.fsencode(options.get("--rustc", "")), early)
         from burst_wrapper.daemon.life import live, prepare  # noqa: PLC0415 - takes longer still
 
         services = prepare(ground, agent)
@@ -60,6 +70,10 @@ def main(argv: list[str]) -> int:
 
 def _start_agent(place: Place) -> AgentProcess | None:
     """None where it has to be tried again by somebody who can tell of the trouble."""
+    from burst_protocol.errors import ConfigError  # noqa: PLC0415 - see above
+    from burst_wrapper.config import Config, config_path, load  # noqa: PLC0415
+    from burst_wrapper.daemon.agent_process import AgentProcess  # noqa: PLC0415
+
     try:
         config = load(config_path())
     except ConfigError:

@@ -113,7 +113,8 @@ class Platforms:
         self._building: dict[tuple[object, ...], asyncio.Future[Platform]] = {}
         self._toolchain_inputs: dict[tuple[object, ...], tuple[tuple[Input, ...], Sources]] = {}
         self._asking = threading.Lock()
-        self._hashing = threading.Lock()
+        self.hashing = threading.Lock()
+        """Held by who hashes a toolchain."""
         self.helpers: tuple[bytes, ...] = ()
         """Our own shared libraries that rustc loads (the observer)."""
 
@@ -218,7 +219,7 @@ class Platforms:
         watched += [os.path.join(entry.path, b"lib") for entry in toolchain.entries]
         key = (toolchain.sysroot, toolchain.entries, target, *map(signature, watched))
         # Two at once would read the same half gigabyte twice.
-        with self._hashing:
+        with self.hashing:
             known = self._toolchain_inputs.get(key)
             if known is None:
                 known = self._toolchain(toolchain, target)

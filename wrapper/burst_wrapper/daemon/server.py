@@ -125,6 +125,7 @@ class Server:
             housekeeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await housekeeping
+            self._services.calm.hurry()
             running = [*self._units.values(), *self._peers.values()]
             if running:
                 await asyncio.wait(running, timeout=600)
@@ -133,8 +134,12 @@ class Server:
         self._stop.set()
 
     def abandon(self) -> None:
-        """Stop at once: running units are cancelled, their wrappers compile at home."""
-        for task in (*self._units.values(), *self._peers.values()):
+        """Stop at once: running units are cancelled, their wrappers compile at home. What was
+        answered is stored all the same: that takes milliseconds, and to make it again seconds."""
+        for client, task in self._units.items():
+            if not client.answered:
+                task.cancel()
+        for task in self._peers.values():
             task.cancel()
         self._stop.set()
 

@@ -10,6 +10,7 @@ from burst_wrapper.callers import Callers
 from burst_wrapper.closures import Closures
 from burst_wrapper.config import Config, config_path, load
 from burst_wrapper.daemon.agent_process import AgentProcess, Place
+from burst_wrapper.daemon.calm import Calm
 from burst_wrapper.daemon.embedded import Embedded, identity
 from burst_wrapper.daemon.gather import Gatherer
 from burst_wrapper.daemon.ground import Ground
@@ -46,6 +47,7 @@ class Services:
     mirrors: Mirrors
     lists: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
     """Encoded input lists by weak key, as last seen from an agent."""
+    calm: Calm = attrs.field(factory=Calm)
     explained: set[bytes] = attrs.field(factory=set)
     """Weak keys whose manifest is in the journal."""
     sessions: Sessions = attrs.field(init=False)

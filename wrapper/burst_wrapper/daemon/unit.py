@@ -92,6 +92,7 @@ class Unit:
         """Where servers are configured: the build that this is a part of."""
         self._rustc_ms = 0
         self._prolongs = True
+        self._waited_for = True
         self._session: HomeSession | None = None
         self._leaves = False
         """Its program is for another machine, if it is linked there."""
@@ -167,6 +168,7 @@ class Unit:
             raise Home("extern-missing", "a dependency's file does not exist", failure=False)
         self._leaves = self._session is not None and self._session.leaves(plan.call, plan.out_dir)
         embedded = await self._embedded()
+        await services.calm.settle(plan.weak_key)
         host = "" if self._session is None else self._session.host
         host = host or os.fsdecode(self._env.get(b"BURST_HOST", b"")) or config.host
         if not host and config.hetzner is not None:
@@ -520,7 +522,18 @@ class Unit:
             why, reason = self._why("not in any store"), "executed"
         self._record(where, executor.name, why, fallback or reason, ended.wall_ms)
         self._client.exit(0)
-        await self._keep(executor, home, attempt, ended, gathered)
+        self._unwaited()
+        if not executor.local:  # no core at home is short of time
+            await self._keep(executor, home, attempt, ended, gathered)
+            return
+        async with self._services.calm.turn(plan.weak_key):
+            await self._keep(executor, home, attempt, ended, gathered)
+
+    def _unwaited(self) -> None:
+        """Nobody waits for this unit any more."""
+        if self._waited_for:
+            self._waited_for = False
+            self._services.calm.ended()
 
     async def _keep(
         self,

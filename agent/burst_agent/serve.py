@@ -63,6 +63,8 @@ class Conversation:
         self._hosted: ProgramHost | None = None
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._keeping: set[asyncio.Task[Any]] = set()
+        """Of these, who write down a result that this client has."""
 
     async def serve(self) -> None:
         """Until the peer ends, misbehaves or says Shutdown. Leaves nothing behind that its client
@@ -317,6 +319,8 @@ class Conversation:
 
     async def _lookup(self, message: m.Lookup) -> None:
         place = self._place
+        while self._keeping:  # what this client gave us before it asks
+            await asyncio.wait(tuple(self._keeping))
         # 0.1 ms of small files: less than a thread costs.
         answer: m.Hit | m.Lists | None = place.find(message.id, message.strong_keys)
         if answer is None and place.neighbours.roots():
@@ -431,6 +435,10 @@ class Conversation:
                 self._place.accepted(run, (self.number, message.id))
 
     async def _put_result(self, message: m.PutResult) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
         await self._uploads.settled()
         await self._keep(message)
 

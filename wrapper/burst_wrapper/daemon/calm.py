@@ -22,7 +22,6 @@ LIMIT: Final = 256
 
 @attrs.define(eq=False)
 class _Waiting:
-    key: bytes
     go: asyncio.Event = attrs.field(factory=asyncio.Event)
     done: asyncio.Event = attrs.field(factory=asyncio.Event)
 
@@ -32,7 +31,10 @@ class Calm:
 
     def __init__(self) -> None:
         self._busy = 0
-        self._waiting: dict[_Waiting, None] = {}
+        self._queue: dict[_Waiting, None] = {}
+        """Those whose turn has not come, the oldest first."""
+        self._keys: dict[bytes, dict[_Waiting, None]] = {}
+        """All that have not ended."""
         self._timer: asyncio.TimerHandle | None = None
         self._hurried = False
 
@@ -46,50 +48,53 @@ class Calm:
     def ended(self) -> None:
         """It was answered, or nobody waits any more. As often as `began`."""
         self._busy -= 1
-        self._look()
+        self._look(PAUSE_S)
 
     def hurry(self) -> None:
         """We end: no more waiting."""
         self._hurried = True
-        for waiting in self._waiting:
-            waiting.go.set()
+        while self._queue:
+            self._release(next(iter(self._queue)))
 
     @contextlib.asynccontextmanager
     async def turn(self, key: bytes) -> AsyncIterator[None]:
         """Around what has time. Begins when it is calm, when too much waits, or by `settle`."""
-        mine = _Waiting(key)
-        self._waiting[mine] = None
+        mine = _Waiting()
+        self._queue[mine] = None
+        self._keys.setdefault(key, {})[mine] = None
         if self._hurried:
-            mine.go.set()
-        elif sum(not waiting.go.is_set() for waiting in self._waiting) > LIMIT:
-            self._release()
-        self._look()
+            self._release(mine)
+        elif len(self._queue) > LIMIT:
+            self._release(next(iter(self._queue)))
+        self._look(PAUSE_S)
         try:
             await mine.go.wait()
             yield
         finally:
-            del self._waiting[mine]
+            self._queue.pop(mine, None)
+            same = self._keys[key]
+            del same[mine]
+            if not same:
+                del self._keys[key]
             mine.done.set()
             self._look(0)
 
     async def settle(self, key: bytes) -> None:
         """What waits under this key is done now: somebody wants to know."""
-        for waiting in [waiting for waiting in self._waiting if waiting.key == key]:
-            waiting.go.set()
+        for waiting in tuple(self._keys.get(key, ())):
+            self._release(waiting)
             await waiting.done.wait()
 
-    def _look(self, pause_s: float = PAUSE_S) -> None:
-        if self._busy == 0 and self._waiting and self._timer is None:
+    def _look(self, pause_s: float) -> None:
+        if self._busy == 0 and self._queue and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(pause_s, self._next)
 
     def _next(self) -> None:
         """One at a time: a new unit finds us idle soon."""
         self._timer = None
-        self._release()
+        if self._queue:
+            self._release(next(iter(self._queue)))
 
-    def _release(self) -> None:
-        """The oldest one goes on."""
-        for waiting in self._waiting:
-            if not waiting.go.is_set():
-                waiting.go.set()
-                return
+    def _release(self, waiting: _Waiting) -> None:
+        self._queue.pop(waiting, None)
+        waiting.go.set()

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import time
+from collections import deque
 from typing import Final
 
 from burst_protocol import messages as m
@@ -68,6 +69,10 @@ class SocketStream:
         self._writer.close()
 
 
+_KEPT: Final = 256
+"""Results of which a dying agent may not have heard."""
+
+
 class Embedded:
     """Keeps one agent. `get` fails with the reason while it cannot be had."""
 
@@ -83,6 +88,7 @@ class Embedded:
         """Why the last start failed."""
         self._place: tuple[int, int] | None = None
         """Which folder its store was at its start."""
+        self._kept: deque[m.PutResult] = deque(maxlen=_KEPT)
         self.slots = 0
         self.store_bytes = 0
 
@@ -137,7 +143,19 @@ class Embedded:
         except (TimeoutError, BurstError):
             await link.close()
             raise
+        for message in self._kept:
+            link.send(message)
         return Executor("embedded", link, None)
+
+    def keep(self, executor: Executor, accept: m.Accept) -> None:
+        """A result of that agent is to stay. If the agent has died (which is not always known yet),
+        its successor has the blobs, and is told what they mean."""
+        message = m.PutResult(accept.weak_key, accept.input_list, accept.strong_key, accept.result)
+        self._kept.append(message)
+        if executor.usable:
+            executor.link.send(accept)
+        elif (current := self.current) is not None:
+            current.link.send(message)
 
     async def _bring_tools(self, link: AgentLink) -> m.UseTools:
         tools = await self._tools.get()

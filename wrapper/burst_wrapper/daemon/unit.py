@@ -578,7 +578,11 @@ class Unit:
                 plan.target_dir if ended.mentions and plan.shareable else None,
             )
             encoded = inputs.encode()
-            executor.link.send(m.Accept(attempt.identity, plan.weak_key, encoded, key, result))
+            accept = m.Accept(attempt.identity, plan.weak_key, encoded, key, result)
+            if executor.local:
+                self._services.embedded.keep(executor, accept)
+            else:
+                executor.link.send(accept)
             known = self._services.lists.get(plan.weak_key, ())
             self._services.lists[plan.weak_key] = (
                 encoded,

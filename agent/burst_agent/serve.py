@@ -63,7 +63,7 @@ class Conversation:
         self._hosted: ProgramHost | None = None
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._keeping: set[asyncio.Task[Any]] = set()
+        self._keeping: set[asyncio.Task[None]] = set()
         """Of these, who write down a result that this client has."""
 
     async def serve(self) -> None:
@@ -206,9 +206,9 @@ class Conversation:
             case m.Release():
                 self._spawn(message.id, self._release(message.id))
             case m.Accept():
-                self._spawn(message.id, self._accept(message))
+                self._spawn(message.id, self._accept(message), keeps=True)
             case m.PutResult():
-                self._spawn(0, self._put_result(message))
+                self._spawn(0, self._put_result(message), keeps=True)
             case m.AskStatus():
                 self._outbox.send(self._house.status(message.id, self._place))
             case _:
@@ -257,14 +257,23 @@ class Conversation:
         self._spawn(request_id, work, cancellable=True)
 
     def _spawn(
-        self, request_id: int, work: Coroutine[Any, Any, None], *, cancellable: bool = False
+        self,
+        request_id: int,
+        work: Coroutine[Any, Any, None],
+        *,
+        cancellable: bool = False,
+        keeps: bool = False,
     ) -> None:
+        """`keeps`: it writes down what this client may ask for next."""
         task = asyncio.create_task(self._guard(request_id, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if cancellable:
             self._requests[request_id] = task
             task.add_done_callback(lambda _: self._requests.pop(request_id, None))
+        if keeps:
+            self._keeping.add(task)
+            task.add_done_callback(self._keeping.discard)
 
     async def _guard(self, request_id: int, work: Awaitable[None]) -> None:
         try:
@@ -435,10 +444,6 @@ class Conversation:
                 self._place.accepted(run, (self.number, message.id))
 
     async def _put_result(self, message: m.PutResult) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._keeping.add(task)
-        task.add_done_callback(self._keeping.discard)
         await self._uploads.settled()
         await self._keep(message)
 

@@ -523,7 +523,9 @@ class Unit:
         self._record(where, executor.name, why, fallback or reason, ended.wall_ms)
         self._client.exit(0)
         self._unwaited()
-        if not executor.local:  # no core at home is short of time
+        # No core at home is short of time, or the inputs may not be there for long: an OUT_DIR goes
+        # with its target directory, and sources are edited.
+        if not executor.local or not plan.immutable or b"OUT_DIR" in self._env:
             await self._keep(executor, home, attempt, ended, gathered)
             return
         async with self._services.calm.turn(plan.weak_key):

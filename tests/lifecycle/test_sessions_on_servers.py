@@ -1,0 +1,49 @@
+"""`cargo burst test` with `hetzner` configured: a verb asks for a server, its programs run there.
+
+The servers are containers of the local cloud; see `test_builds_on_servers`.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from builds import machine
+from localcloud import LocalCloud
+from server_builds import admin, configure, ready_servers
+from verbs_by_hand import APP, run
+
+pytest_plugins = ("cloud_fixtures",)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_verb_boots_a_server_and_runs_there(real_cloud: LocalCloud) -> None:
+    """However little there is to compile. The first hour is the first run's, the second run is
+    free, and the server stays as long as `--keep-alive` said."""
+    cloud = real_cloud
+    with machine(CARGO_INCREMENTAL="0") as space:
+        space.write(APP)
+        configure(space, cloud, keep_alive_s=300)
+        first = run(space, "test", keep_alive_s=1200)
+        (server,) = ready_servers(cloud)
+        assert first.session.info.executor == "remote"
+        assert first.session.info.name == server
+        assert first.done.check().stdout.count("test result: ok. ") == 4
+        assert first.summary.programs == 3
+        assert Decimal(first.summary.cost_eur) > 0
+
+        second = run(space, "run", "-q", "--", "exit", "3")
+        assert second.done.status == 3
+        assert second.session.info.name == server
+        assert Decimal(second.summary.cost_eur) == 0
+
+        # Nobody deletes it for idleness that was agreed to.
+        cloud.clock.advance(900)
+        admin(space, "reap").check()
+        assert ready_servers(cloud) == [server]
+        space.stop()
+        admin(space, "down", "--yes", "--everything").check()
+        assert ready_servers(cloud) == []

@@ -309,6 +309,41 @@ def test_a_server_is_reached_by_a_forward(space: Space) -> None:
             assert process.wait(60) == -signal.SIGTERM
 
 
+# --- libraries ---
+
+MACRO = {
+    "Cargo.toml": MANIFEST.format(name="derives") + "[lib]\nproc-macro = true\n",
+    "build.rs": """
+fn main() {
+    println!("cargo::rustc-link-search=native={}", std::env::var("ODD").unwrap());
+    println!("cargo::rustc-link-lib=dylib=odd");
+}
+""",
+    "src/lib.rs": """
+extern "C" { fn odd() -> i32; }
+#[proc_macro]
+pub fn none(input: proc_macro::TokenStream) -> proc_macro::TokenStream { input }
+#[test]
+fn calls() { assert_eq!(unsafe { odd() }, 7); }
+""",
+}
+
+
+def test_libraries_that_only_home_has(space: Space) -> None:
+    """A proc macro's tests load rustc's own library; this one loads another that lies at home."""
+    other = with_files(space, "derives", MACRO)
+    folder = space.home / "odd"
+    folder.mkdir()
+    (folder / "odd.c").write_text("int odd(void) { return 7; }\n")
+    build = ["cc", "-shared", "-fPIC", "-Wl,-soname,libodd.so.1", "-o", "libodd.so.1", "odd.c"]
+    subprocess.run(build, cwd=folder, check=True)
+    (folder / "libodd.so").symlink_to("libodd.so.1")
+    named = {"ODD": str(folder), "LD_LIBRARY_PATH": str(folder)}
+    verb = run(with_env(other, named), "test", "--lib")
+    assert "test calls ... ok" in verb.done.check().stdout
+    assert verb.summary.programs == 1
+
+
 # --- what goes wrong ---
 
 

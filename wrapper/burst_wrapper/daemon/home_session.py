@@ -15,7 +15,8 @@ import attrs
 from burst_lifecycle.places import Places
 from burst_protocol import messages as m
 from burst_protocol import programs as p
-from burst_protocol.errors import BurstError, LinkLost, RemoteRequired
+from burst_protocol.digest import EMPTY, Digest
+from burst_protocol.errors import BurstError, LinkLost, ProgramNotStarted, RemoteRequired
 from burst_wrapper import home_wire as w
 from burst_wrapper import stubs
 from burst_wrapper.argv import RustcCall
@@ -24,6 +25,7 @@ from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.forwards import Forwards
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.daemon.tally import Tally
+from burst_wrapper.home_libraries import find_libraries
 from burst_wrapper.mirror import answers, weight
 from burst_wrapper.mirror.mirror import DEFAULT_FETCH, Mirror
 from burst_wrapper.mirror.snapshot import Project
@@ -60,6 +62,7 @@ class HomeSession:
         self._synced: tuple[Executor, int] | None = None
         self._began_s = time.time()
         self._patient_until_s = 0.0
+        self._libraries = Sources()
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -284,21 +287,30 @@ class HomeSession:
             detached=request.detach,
         )
 
-    def sources(self, executor: Executor) -> list[Sources]:
-        """Where the bytes of what a program needs are at home."""
-        del executor
-        return []
+    def sources(self) -> list[Sources]:
+        """Where the bytes of what a program needs besides the mirror are at home."""
+        return [self._libraries]
 
-    async def with_libraries(
-        self,
-        executor: Executor,
-        start: p.StartProgram,
-        lacking: p.Lacking,
-        program: ProgramRequest,
-    ) -> p.StartProgram:
-        """The same with what of home's libraries it lacks there."""
-        del executor, lacking, program
-        return attrs.evolve(start)
+    async def with_libraries(self, start: p.StartProgram, lacking: p.Lacking) -> p.StartProgram:
+        """The same with what of home's libraries that machine lacks. ProgramNotStarted."""
+        known = dict(start.libraries)
+        if known.keys() >= set(lacking.libraries):
+            raise ProgramNotStarted(f"it lacks still what it was given: {lacking.reason}")
+        path = dict(start.env).get(b"LD_LIBRARY_PATH", b"")
+        folders = [folder for folder in path.split(b":") if folder.startswith(b"/")]
+        known |= await asyncio.to_thread(self._find_libraries, lacking.libraries, folders)
+        return attrs.evolve(start, libraries=tuple(sorted(known.items())))
+
+    def _find_libraries(self, names: tuple[str, ...], folders: list[bytes]) -> dict[str, Digest]:
+        found: dict[str, Digest] = {}
+        for library in find_libraries(names, folders):
+            state = None if library.path is None else self._services.stats.digest(library.path)
+            if state is None or library.path is None:
+                found[library.name] = EMPTY
+            else:
+                found[library.name] = state.digest
+                self._libraries.files[state.digest] = library.path
+        return found
 
     # -- end -------------------------------------------------------------------------------------
 

@@ -1,0 +1,141 @@
+"""`cargo burst test` of suites that need a database: on this machine, and on a host over a real
+sshd, with none at home."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from builds import machine
+from faults import MANIFEST
+from networks import needs
+from space import CARGO_BURST, Done, Space
+from sshd import SSHD, Sshd
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# PostgreSQL's protocol on foot: a crate for it would bring forty others.
+SUITE = """
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+fn talk(stream: &mut TcpStream, kind: &[u8], body: &[u8]) -> Vec<String> {
+    let mut message = kind.to_vec();
+    message.extend((body.len() as u32 + 4).to_be_bytes());
+    message.extend(body);
+    stream.write_all(&message).unwrap();
+    let mut said = Vec::new();
+    loop {
+        let mut head = [0; 5];
+        stream.read_exact(&mut head).unwrap();
+        let mut data = vec![0; u32::from_be_bytes(head[1..].try_into().unwrap()) as usize - 4];
+        stream.read_exact(&mut data).unwrap();
+        match head[0] {
+            b'Z' => return said,
+            b'D' => said.push(String::from_utf8_lossy(&data[6..]).into_owned()),
+            b'E' => panic!("{}", String::from_utf8_lossy(&data)),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn creates_its_table() {
+    let url = std::env::var("DATABASE_URL").expect("DATABASE_URL");
+    assert_eq!(url, "postgres://burst:burst@127.0.0.1:5432/burst");
+    let mut stream = TcpStream::connect("127.0.0.1:5432").expect("PostgreSQL");
+    let mut start = 196608u32.to_be_bytes().to_vec();
+    start.extend(b"user\\0burst\\0database\\0burst\\0\\0");
+    talk(&mut stream, b"", &start);
+    let mut query = |text: &str| talk(&mut stream, b"Q", format!("{text}\\0").as_bytes());
+    query("DROP TABLE IF EXISTS things");
+    query("CREATE TABLE things (name text)");
+    query("INSERT INTO things VALUES ('NAME')");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(query("SELECT name FROM things"), ["NAME"]);
+}
+"""
+
+
+def project(name: str, *, services: str = 'services = ["postgres"]\n') -> dict[str, str]:
+    files = {
+        "Cargo.toml": MANIFEST.format(name=name),
+        "src/lib.rs": "",
+        "tests/database.rs": SUITE.replace("NAME", name),
+    }
+    return files | ({".config/burst.toml": services} if services else {})
+
+
+@pytest.fixture(scope="module", params=["at home", "over ssh"])
+def space(request: pytest.FixtureRequest) -> Iterator[Space]:
+    needs("postgres")
+    if request.param == "at home":
+        with Space.open(CARGO_INCREMENTAL="0") as opened:
+            yield opened
+        return
+    if SSHD is None:
+        pytest.skip("openssh-server is not installed")
+    with (
+        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
+        Sshd.start(Path(folder, "sshd"), plain_user=True) as server,
+        machine(BURST_HOST=server.address, CARGO_INCREMENTAL="0") as opened,
+    ):
+        shutil.copytree(server.client_home / ".ssh", opened.home / ".ssh", dirs_exist_ok=True)
+        yield opened
+
+
+def test_two_suites_at_once_that_create_the_same_table(space: Space) -> None:
+    """Each finds a database of its own at the documented address."""
+    folders = []
+    for name in ("one", "two"):
+        folder = space.project.parent / name
+        for path, text in project(name).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+        folders.append(folder)
+
+    def suite(folder: Path) -> Done:
+        return space.burst("test", "--cargo-test", cwd=folder, BURST_REQUIRE_REMOTE="1")
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(suite, folders):
+            assert "test creates_its_table ... ok" in done.check().stdout, done.stderr
+
+
+def test_by_a_variable_that_is_forwarded(space: Space) -> None:
+    """`--env DATABASE_URL` of a home whose database is on its own loopback."""
+    space.write(project("three", services=""))
+    home = {"DATABASE_URL": "postgres://me:secret@localhost/app"}
+    if not space.env.get("BURST_HOST"):
+        pytest.skip("at home its own database is meant")
+    done = space.burst(
+        "test", "--cargo-test", "--env", "DATABASE_URL", BURST_REQUIRE_REMOTE="1", **home
+    )
+    assert "test creates_its_table ... ok" in done.check().stdout, done.stderr
+
+
+@pytest.mark.root
+def test_what_is_not_installed() -> None:
+    """A suite that cannot have its database fails, and says what to install."""
+    script = (
+        "for p in /usr/sbin/mariadbd /usr/sbin/mysqld; do"
+        " [ ! -e $p ] || mount --bind /dev/null $p; done\n"
+        '"$0" burst test --cargo-test; status=$?; "$0" burst stop; exit $status'
+    )
+    with Space.open(CARGO_INCREMENTAL="0") as opened:
+        opened.write(project("four", services='services = ["mysql"]\n'))
+        done = opened.run("unshare", "--mount", "sh", "-c", script, CARGO_BURST)
+    assert done.status == 125, done.stderr  # cargo hands on what its test program ended with
+    lines = done.stderr.splitlines()
+    (error,) = {line for line in lines if line.startswith("error: ") and "mysql" in line}
+    assert error == (
+        "error: service mysql: MySQL or MariaDB is not installed there "
+        "(Debian package mariadb-server)"
+    )
+    hint = lines[lines.index(error) + 1]
+    assert hint.startswith("hint: install it on the machine that runs the program")

@@ -14,7 +14,7 @@ from burst_wrapper.config import Config, config_path, load, load_for
 from burst_wrapper.verbs import child, hooks, kinds
 from burst_wrapper.verbs.cargo import NoProject, project
 from burst_wrapper.verbs.environment import forwarded
-from burst_wrapper.verbs.job import Job
+from burst_wrapper.verbs.job import NOTHING_WANTED, Job
 from burst_wrapper.verbs.stage import Stage, opened
 from burst_wrapper.verbs.summary import sentence
 from burst_wrapper.verbs.wanted_services import Wanted, wanted_services
@@ -64,9 +64,10 @@ def _settings(job: Job) -> Config:
 
 
 def _wanted(job: Job) -> Wanted:
-    """Without another machine only what is configured: a variable means what it says at home."""
-    if not job.has_elsewhere:
-        return wanted_services(job.settings.services, {})
+    """Without another machine a variable means what it says at home, unless programs run in a
+    network of their own for the sake of what is configured."""
+    if not job.has_elsewhere and not job.settings.services:
+        return NOTHING_WANTED
     given = {name: value for name, value in job.line.own.env if value is not None}
     names = dict(job.forwarded.variables).keys() | set(job.settings.forward_env)
     values = {name: job.cargo.environ.get(name) for name in names}

@@ -21,8 +21,9 @@ import attrs
 from burst_protocol.errors import BurstError, EnvironmentProblem, RemoteProtocolError
 from burst_protocol.packing import pack, unpack
 from burst_protocol.wire import BOOL, BYTES, INT, TEXT, field, many, pair, struct
+from burst_wrapper.daemon.request import PEER_MAGIC
 
-MAGIC: Final = b"BRS2"
+MAGIC: Final = PEER_MAGIC
 MAX_OPENING_BYTES: Final = 64 * 1024 * 1024
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 

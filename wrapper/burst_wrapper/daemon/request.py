@@ -9,6 +9,8 @@ import attrs
 from burst_protocol.errors import RemoteProtocolError
 
 MAGIC: Final = b"BRS1"
+PEER_MAGIC: Final = b"BRS2"
+"""Of those who are no wrappers; see `home_wire`."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 _FIELDS: Final = 6
 

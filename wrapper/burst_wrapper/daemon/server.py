@@ -10,18 +10,20 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from burst_protocol.errors import BurstError
-from burst_wrapper import home_wire, outputs
+from burst_wrapper import outputs
 from burst_wrapper.callers import same_process
 from burst_wrapper.daemon.client import Client
-from burst_wrapper.daemon.peer import Peer
-from burst_wrapper.daemon.request import Request, parse_request, request_size
+from burst_wrapper.daemon.request import PEER_MAGIC, Request, parse_request, request_size
 from burst_wrapper.daemon.services import Services
 from burst_wrapper.daemon.unit import Unit
+
+if TYPE_CHECKING:
+    from burst_wrapper.daemon.peer import Peer
 
 _HEARTBEAT_S: Final = 2.0
 _log: Final = logging.getLogger("burst")
@@ -50,7 +52,9 @@ class WrapperProtocol(asyncio.Protocol):
         if self._client is not None or self._transport is None:
             return
         self._buffer += data
-        if self._buffer[:4] == home_wire.MAGIC:
+        if self._buffer[:4] == PEER_MAGIC:
+            from burst_wrapper.daemon.peer import Peer  # noqa: PLC0415 - no wrapper needs it
+
             peer = Peer(self._peer_pid, self._server.welcome)
             self._transport.set_protocol(peer)
             peer.connection_made(self._transport)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -14,17 +16,20 @@ from burst_wrapper.daemon.calm import Calm
 from burst_wrapper.daemon.embedded import Embedded, identity
 from burst_wrapper.daemon.gather import Gatherer
 from burst_wrapper.daemon.ground import Ground
-from burst_wrapper.daemon.mirrors import Mirrors
 from burst_wrapper.daemon.platform import Platforms
 from burst_wrapper.daemon.remote import Remotes
 from burst_wrapper.daemon.servers import Servers
-from burst_wrapper.daemon.sessions import Sessions
 from burst_wrapper.daemon.tools import Tools
 from burst_wrapper.index import Index
 from burst_wrapper.jobs import TokenPools
 from burst_wrapper.journal import Journal
 from burst_wrapper.outputs import Placer
 from burst_wrapper.statcache import StatCache
+
+if TYPE_CHECKING:
+    from burst_wrapper.daemon.home_session import HomeSession
+    from burst_wrapper.daemon.mirrors import Mirrors
+    from burst_wrapper.daemon.sessions import Sessions
 
 
 @attrs.define
@@ -44,19 +49,38 @@ class Services:
     servers: Servers
     pools: TokenPools
     journal: Journal
-    mirrors: Mirrors
     lists: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
     """Encoded input lists by weak key, as last seen from an agent."""
     calm: Calm = attrs.field(factory=Calm)
     explained: set[bytes] = attrs.field(factory=set)
     """Weak keys whose manifest is in the journal."""
-    sessions: Sessions = attrs.field(init=False)
+    _sessions: Sessions | None = None
+    _mirrors: Mirrors | None = None
     _place: tuple[int, int] | None = None
     _config: Config = attrs.field(factory=Config)
     _config_stamp: tuple[int, int] | None = None
 
-    def __attrs_post_init__(self) -> None:
-        self.sessions = Sessions(self)
+    @property
+    def sessions(self) -> Sessions:
+        """Loaded for the first `cargo burst VERB`: a plain build never waits for it."""
+        if self._sessions is None:
+            from burst_wrapper.daemon.sessions import Sessions  # noqa: PLC0415 - see above
+
+            self._sessions = Sessions(self)
+        return self._sessions
+
+    def session_of(self, environ: Mapping[bytes, bytes]) -> HomeSession | None:
+        """The session that this environment belongs to."""
+        return None if self._sessions is None else self._sessions.of(environ)
+
+    @property
+    def mirrors(self) -> Mirrors:
+        """As `sessions`."""
+        if self._mirrors is None:
+            from burst_wrapper.daemon.mirrors import Mirrors  # noqa: PLC0415 - see above
+
+            self._mirrors = Mirrors(self.stats)
+        return self._mirrors
 
     @classmethod
     def create(cls, ground: Ground, agent: AgentProcess | None) -> Services:
@@ -83,7 +107,6 @@ class Services:
             servers=Servers(cache_dir, tools, ground.index, lambda: embedded.current),
             pools=TokenPools(),
             journal=Journal(os.path.join(state_dir, b"builds")),
-            mirrors=Mirrors(ground.stats),
         )
 
     def cache_is_gone(self) -> bool:

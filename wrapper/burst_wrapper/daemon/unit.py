@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from burst_protocol import messages as m
 from burst_protocol.action import ActionResult, OutputFile
@@ -36,7 +36,6 @@ from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.deliver import Delivery
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.gather import CannotGather, Gathered, Learned
-from burst_wrapper.daemon.home_session import HomeSession
 from burst_wrapper.daemon.judge import expected, pin, wide_list
 from burst_wrapper.daemon.plan import Plan, make_plan
 from burst_wrapper.daemon.remote import NotYet
@@ -47,6 +46,9 @@ from burst_wrapper.environ import parse_environ
 from burst_wrapper.inputlist import VARIABLE, InputList, World, strong_key, variant
 from burst_wrapper.jobs import TokenPool, token_source
 from burst_wrapper.journal import UnitRecord
+
+if TYPE_CHECKING:
+    from burst_wrapper.daemon.home_session import HomeSession
 
 _NO_BLOB: Final = Digest(bytes(32), 0)
 _ATTEMPTS: Final = 6
@@ -106,7 +108,7 @@ class Unit:
         request = self._request
         self._env = parse_environ(request.environ)
         self._caller = self._services.callers.of(request.pid)
-        self._session = self._services.sessions.of(self._env)
+        self._session = self._services.session_of(self._env)
         call = parse(request.argv, self._read_argfile)
         self._call = call
         decision = policy.decide(call, self._env)

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -57,6 +58,8 @@ class Slots:
         self._jobserver = jobserver
         self._memory_bytes = memory_bytes
         self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._for_all: deque[asyncio.Future[None]] = deque()
+        self._held = False
         self._numbers = itertools.count()
         self._started_s: list[float] = []
         self._watching = False
@@ -86,12 +89,33 @@ class Slots:
             self._jobserver.refill()
         self._grant()
 
+    async def acquire_all(self) -> None:
+        """Waits until nothing runs; nothing begins from now on until `release_all`."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._for_all.append(future)
+        self._grant()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.release_all()  # granted in the same moment
+            else:
+                self._grant()  # what waited behind us
+            raise
+
+    def release_all(self) -> None:
+        self._held = False
+        self._grant()
+
     def close(self) -> None:
         self._watch(wanted=False)
         if self._timer is not None:
             self._timer.cancel()
 
     def _grant(self) -> None:
+        if self._held_for_all():
+            self._watch(wanted=False)
+            return
         while self._queue:
             if self._queue[0][2].done():
                 heapq.heappop(self._queue)
@@ -105,6 +129,15 @@ class Slots:
             self._started_s.append(asyncio.get_running_loop().time())
             heapq.heappop(self._queue)[2].set_result(None)
         self._watch(wanted=False)
+
+    def _held_for_all(self) -> bool:
+        """Gives everything to who wants all of it, or keeps it for that."""
+        while self._for_all and self._for_all[0].done():
+            self._for_all.popleft()
+        if self._for_all and not self._held and not self.running:
+            self._held = True
+            self._for_all.popleft().set_result(None)
+        return self._held or bool(self._for_all)
 
     def _may_start(self) -> bool:
         """Takes a token, or arranges to be asked again."""

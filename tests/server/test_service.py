@@ -24,6 +24,8 @@ from burst_protocol import messages as m
 from burst_protocol.action import KIND_EXECUTABLE, Action, Input
 from burst_protocol.digest import Digest
 from burst_protocol.errors import AgentGone
+from program_client import Run as ProgramRun
+from program_client import shell as program_shell
 
 WEAK = b"w" * 32
 STRONG = b"s" * 32
@@ -557,3 +559,77 @@ def test_connect_needs_no_more_than_it_must() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 12, done.stderr.decode()
+
+
+# Programs
+
+
+def test_programs_count_as_runs(start: Start) -> None:
+    """By their name, until their end: no drain is granted meanwhile."""
+
+    async def scenario() -> None:
+        async with start() as server:
+            client = await server.connect()
+            program = await ProgramRun.start(client, program_shell("echo up; read x"))
+            await program.until(b"up")
+            status = await server.status(running=1)
+            assert [action["crate"] for action in status["actions"]] == ["sh"]
+            assert server.lease.drain(0, "test")["granted"] is False
+            await program.write(b"\n")
+            await program.finish()
+            await server.status(running=0)
+            assert server.lease.drain(0, "test")["granted"] is True
+            refused = await ProgramRun.start(client, program_shell("exit 0"))
+            assert (await refused.failure()).code == "draining"
+
+    run(scenario)
+
+
+def test_a_detached_program_goes_on_and_another_one_does_not(start: Start) -> None:
+    """Unheard, however much it says; and it still counts."""
+
+    async def scenario() -> None:
+        async with start() as server:
+            client = await server.connect()
+            script = "echo up; read x; head -c 3000000 /dev/zero; echo done > /tmp/done"
+            kept = await ProgramRun.start(client, program_shell(script, detached=True))
+            ended = await ProgramRun.start(client, program_shell("echo up; exec sleep 600"))
+            await kept.until(b"up")
+            await ended.until(b"up")
+            await server.status(running=1, detached=1)
+            await client.close()
+            await server.status(running=0, detached=0, clients=0)
+            later = await ProgramRun.start(await server.connect(), program_shell("cat /tmp/done"))
+            await later.finish()
+            assert later.said[1] == b"done\n"
+
+    run(scenario)
+
+
+def test_a_program_that_runs_alone(start: Start) -> None:
+    """It begins when the compilers are done, and they go on when it has ended."""
+
+    async def scenario() -> None:
+        async with start() as server:
+            first, second = await server.connect(), await server.connect()
+            compiler = await remote_shell(first, "echo up >&2; sleep 0.3")
+            await first.send(compiler)
+            while not isinstance(await first.next(compiler.id), m.Stderr):
+                pass
+            wanted = program_shell("echo begun; read x", alone=True)
+            alone = ProgramRun(second, attrs.evolve(wanted, id=99))
+            await second.send(alone.request)
+            await server.status(running=2)
+            later = await remote_shell(first, "echo later >&2")
+            await first.send(later)
+            assert isinstance((await first.collect(compiler.id)).end, m.Exited)
+            await alone.until(b"begun")
+            assert isinstance(await first.next(later.id), m.Started)
+            queue = await first.ask(m.AskStatus(first.new_id()))
+            assert isinstance(queue, m.Status)
+            assert (queue.running, queue.queued, first.waiting(later.id)) == (0, 1, 0)
+            await alone.write(b"\n")
+            await alone.finish()
+            assert (await first.collect(later.id)).stderr == [b"later\n"]
+
+    run(scenario)

@@ -131,6 +131,52 @@ def test_cancelled_waiters_are_passed_over() -> None:
     asyncio.run(scenario())
 
 
+def test_who_wants_all_slots_gets_them_when_all_are_free() -> None:
+    """Nothing begins meanwhile, and what waited goes on afterwards; in order if several want it."""
+
+    async def scenario() -> None:
+        jobserver = Jobserver(2)
+        slots = Slots(2, jobserver, memory_bytes=lambda: PLENTY)
+        order: list[str] = []
+
+        async def alone(name: str) -> None:
+            await slots.acquire_all()
+            order.append(name)
+            assert slots.running == 0
+            await asyncio.sleep(0)
+            slots.release_all()
+
+        async def one(name: str) -> None:
+            await slots.acquire(0)
+            order.append(name)
+            slots.release()
+
+        await slots.acquire(0)
+        given_up = asyncio.ensure_future(alone("given up"))
+        first, second = (asyncio.ensure_future(alone(name)) for name in ("first", "second"))
+        run = asyncio.ensure_future(one("run"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.sleep(0)
+        assert order == []
+        slots.release()
+        await asyncio.wait_for(asyncio.gather(first, second, run), 10)
+        assert order == ["first", "second", "run"]
+        assert tokens_in(jobserver) == 2
+
+        await slots.acquire(0)
+        only = asyncio.ensure_future(alone("only"))
+        other = asyncio.ensure_future(one("other"))
+        await asyncio.sleep(0)
+        only.cancel()
+        await asyncio.wait_for(other, 10)
+        slots.release()
+        slots.close()
+        jobserver.close()
+
+    asyncio.run(scenario())
+
+
 # Writing
 
 

@@ -128,6 +128,9 @@ class ProgramHost:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 way = await self._way(request, stack)
+                if request.alone:
+                    await self._house.slots.acquire_all()
+                    stack.callback(self._house.slots.release_all)
                 await program.run(way.command, way.notes)
         except LacksLibraries as lack:
             if not program.abandoned:

@@ -243,6 +243,64 @@ def test_links_that_a_program_has_put_in_our_way(agent: Start, folder: Path) -> 
     asyncio.run(scenario())
 
 
+def test_a_network_of_the_projects_own(agent: Start) -> None:
+    """Programs of one project meet on its loopback, and nobody else does; they cannot change it."""
+    python = shutil.which("python3", path="/usr/bin:/bin")
+    if python is None:
+        pytest.skip("needs a python3 of the system")
+    listen = (
+        "import socket, sys\ns = socket.create_server(('127.0.0.1', 4567))\n"
+        "print('up', flush=True)\nc, _ = s.accept()\nc.sendall(b'hello')\nsys.stdin.read()\n"
+    )
+    call = "import socket\nprint(socket.create_connection(('127.0.0.1', 4567)).recv(9))"
+
+    def asked(script: str, mirror: str = "project") -> p.StartProgram:
+        argv = (os.fsencode(python), b"-c", script.encode())
+        return start(argv, cwd=TOP, mirror=mirror, shares_network=False)
+
+    async def scenario() -> None:
+        async with await agent() as client:
+            for mirror in ("project", "other"):
+                await sync(client, {TOP: {b"f": b""}}, mirror)
+            server = await Run.start(client, asked(listen))
+            if any("network" in note for note in server.notes):
+                pytest.skip(server.notes[0])
+            await server.until(b"up")
+            assert b"ConnectionRefused" in (await run(client, asked(call, "other"))).said[2]
+            assert (await run(client, asked(call))).said[1] == b"b'hello'\n"
+            metadata = call.replace("127.0.0.1", "169.254.169.254").replace("4567", "80")
+            assert b"Error" in (await run(client, asked(metadata))).said[2]
+            raw = "import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)"
+            assert b"PermissionError" in (await run(client, asked(raw))).said[2]
+            await server.write(b"")
+            assert (await server.finish()).code == 0
+
+    asyncio.run(scenario())
+
+
+def test_at_home_only_the_network_is_another_one(tools: Tools, folder: Path) -> None:
+    """Files, user and folder are home's own, and everything that is left behind ends."""
+    (folder / "work").mkdir()
+
+    async def scenario() -> None:
+        async with await AgentClient.start_ready(tools, folder / "store") as client:
+            script = (
+                "id -u; pwd; echo new > made; umask; ls /proc | grep -c '^[0-9]'; "
+                "readlink /proc/self/ns/net"
+            )
+            cwd = os.fsencode(folder / "work")
+            done = await run(client, shell(script, cwd=cwd, shares_network=False))
+            assert (await done.finish()).code == 0, done.said
+            uid, pwd, umask, processes, network = done.said[1].decode().splitlines()
+            assert (uid, pwd) == (str(os.getuid()), str(folder / "work"))
+            assert umask == "0022"
+            assert int(processes) < 8
+            assert network != os.readlink("/proc/self/ns/net")
+            assert (folder / "work" / "made").read_text() == "new\n"
+
+    asyncio.run(scenario())
+
+
 def test_without_namespaces_it_runs_as_the_machine_is(tools: Tools, folder: Path) -> None:
     """In the mirror's folder, and that is said."""
 

@@ -170,4 +170,13 @@ def test_home_is_older_and_has_a_library_of_its_own(
             assert (uid, folder) == ("1000", TOP.decode())
             assert rest == ["there", "data", "made", "target", "CapEff:", "0000000000000000"]
 
+            script = b"id -u; readlink /proc/self/ns/net; cat made; echo more >> made"
+            apart = start((b"/bin/sh", b"-c", script), cwd=TOP, shares_network=False)
+            inside = await run(client, apart)
+            assert (await inside.finish()).code == 0, inside.said
+            uid, network, made = inside.said[1].decode().split()
+            theirs = host.run(["readlink", "/proc/self/ns/net"]).stdout.strip()
+            assert (uid, made) == ("1000", "new")
+            assert network != theirs
+
     asyncio.run(scenario())

@@ -419,6 +419,13 @@ class Conversation:
         self._outbox.send(await self._place.mirrors.sync(message))
 
     async def _ask_changes(self, message: p.AskChanges) -> None:
+        if message.mirror.startswith("driver/"):
+            # Only who has a cargo run here needs it.
+            from burst_agent.programs.keeps import Keeps  # noqa: PLC0415
+
+            keeps = Keeps(self._place.store)
+            self._outbox.send(await asyncio.to_thread(keeps.changes, message))
+            return
         self._outbox.send(await self._place.mirrors.changes(message))
 
     async def _connect(self, message: p.Connect) -> None:

@@ -63,6 +63,7 @@ class AskChanges:
 
     id: int = field(INT)
     mirror: str = field(TEXT)
+    """Or `driver/NAME`: a folder that programs keep. Its paths begin with `/` at its top."""
     roots: tuple[bytes, ...] = field(many(BYTES))
     patterns: tuple[str, ...] = field(many(TEXT))
 
@@ -123,6 +124,9 @@ class StartProgram:
     prolongs: bool = field(BOOL)
     detached: bool = field(BOOL)
     """Goes on when its client is gone; its output is dropped then."""
+    keeps: tuple[tuple[bytes, str], ...] = field(many(pair(BYTES, TEXT)), default=())
+    """Folders of the agent's own on its volume, writable at these absolute paths, by name (as that
+    of a mirror): the target directory of a cargo that runs there, say. Swept by age and size."""
 
 
 @attrs.frozen

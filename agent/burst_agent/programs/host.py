@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from burst_agent.execute import Workshop, finished
 from burst_agent.house import House
 from burst_agent.place import AGENT_BUG, Place
+from burst_agent.programs.keeps import Keeps, Sweeper
 from burst_agent.programs.libraries import LacksLibraries
 from burst_agent.programs.program import Program
 from burst_agent.programs.ways import Ground, Way, prepare
@@ -49,6 +50,7 @@ class ProgramHost:
         self._shop = shop
         self._client = client
         self._running: dict[int, tuple[Program, asyncio.Task[None]]] = {}
+        self._sweeper: Sweeper | None = None
 
     def __contains__(self, request_id: int) -> bool:
         return request_id in self._running
@@ -162,8 +164,17 @@ class ProgramHost:
             tuple(dict.fromkeys(path for path in ours if path is not None)),
             settings.local,
         )
+        if request.keeps:
+            stack.push_async_callback(self._sweep)  # when nothing of it is held any more
         held = stack.enter_context(contextlib.ExitStack())
         return await finished(functools.partial(prepare, request, ground, entry, held))
+
+    async def _sweep(self) -> None:
+        if self._sweeper is None:
+            self._sweeper = Sweeper(Keeps(self._place.store))
+        swept = await finished(self._sweeper.sweep_if_due)
+        if swept.freed_bytes:
+            _log.info("swept target directories: %s", swept)
 
     def _fail(self, program: Program, code: str, detail: str) -> None:
         if not program.abandoned:

@@ -23,6 +23,7 @@ from burst_agent.execute import Workshop
 from burst_agent.network.entry import SHARED, Entry
 from burst_agent.programs import libraries, runplace
 from burst_agent.programs.child import Command
+from burst_agent.programs.keeps import Keeps
 from burst_agent.programs.ports import Mirrors
 from burst_agent.programs.rooms import Rooms
 from burst_agent.programs.runplace import Person, Wanted
@@ -75,6 +76,10 @@ def prepare(
     if ground.namespaces and not ground.local:
         return _in_place(request, ground, entry, stack)
     cwd = ground.mirrors.folder(request.mirror, request.cwd)
+    if request.keeps and not ground.local:
+        raise ProgramNotStarted(
+            "this machine allows no namespaces, so nothing can be kept at home's paths"
+        )
     if ground.local:
         if fds and not ground.namespaces:
             raise ProgramNotStarted("this machine allows no namespaces, so it has no services")
@@ -103,7 +108,7 @@ def _in_place(
         person=person,
         room=ground.rooms.of(request.mirror),
         home=home,
-        writable=_writable(request, ground, env),
+        writable=_writable(request, ground, env, stack),
         trees=tuple(_trees(request, ground, stack)),
         files=_files(entry, ground, stack),
         hidden=ground.hidden,
@@ -150,7 +155,10 @@ def _with_defaults(
 
 
 def _writable(
-    request: p.StartProgram, ground: Ground, env: tuple[tuple[bytes, bytes], ...]
+    request: p.StartProgram,
+    ground: Ground,
+    env: tuple[tuple[bytes, bytes], ...],
+    stack: contextlib.ExitStack,
 ) -> tuple[tuple[bytes, bytes], ...]:
     """The mirror's roots that lie in no other one, and the folders on the volume that the
     environment names: a cargo that runs here keeps its target directory, home and cache there."""
@@ -160,7 +168,11 @@ def _writable(
             folder = ground.mirrors.folder(request.mirror, root)
             if os.path.isdir(folder):
                 found[root] = folder
-    driver = ground.shop.store.root.join(b"driver") + b"/"
+    keeps = Keeps(ground.shop.store)
+    for path, name in request.keeps:
+        found[path] = keeps.folder(name)
+        stack.enter_context(keeps.using(name))
+    driver = keeps.top + b"/"
     for _, value in env:
         for path in value.split(b":"):
             if path.startswith(driver):

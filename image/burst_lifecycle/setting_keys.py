@@ -121,6 +121,8 @@ _TABLE: Final = (
     Key("unexclude", Form.WORDS, (), Scope.TRUSTED, adds=True),
     Key("services", Form.CHOICES, (), Scope.PROJECT, SERVICES),
     Key("test_runner", Form.CHOICE, "auto", Scope.PROJECT, TEST_RUNNERS),
+    Key("driver_tokens", Form.NAMES, ()),
+    Key("driver_ssh_agent", Form.FLAG, False),
     Key("notify", Form.WORDS, ()),
     Key("hetzner.token", Form.TOKEN, None),
     Key("hetzner.endpoint", Form.ENDPOINT, "https://api.hetzner.cloud/v1"),

@@ -65,6 +65,9 @@ class Settings:
     unexclude: tuple[str, ...] = default("unexclude")
     services: tuple[str, ...] = default("services")
     test_runner: str = default("test_runner")
+    driver_tokens: tuple[bytes, ...] = default("driver_tokens")
+    """Variables with secrets that a cargo on another machine is given."""
+    driver_ssh_agent: bool = default("driver_ssh_agent")
     notify: tuple[str, ...] = default("notify")
     hetzner: Hetzner | None = None
     warnings: tuple[str, ...] = attrs.field(default=(), eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ VARIABLE = re.compile(r"\b(?:BURST|HCLOUD)_[A-Z]+(?:_[A-Z]+)*\b")
 # Between our own processes, not for people.
 INTERNAL = {
     "BURST_SESSION",
+    "BURST_ONLINE",
+    "BURST_SSH_KEY",  # of the CI recipe: secrets by their names there
+    "BURST_KNOWN_HOSTS",
     "BURST_RUSTDOC",
     "BURST_OBSERVER_FD",
     "BURST_RESUME",
@@ -135,3 +139,29 @@ def test_links_lead_somewhere() -> None:
     for path in (README, REPOSITORY / "ARCHITECTURE.md", REPOSITORY / "CHANGELOG.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
             assert (Path(path).parent / target).exists(), target
+
+
+def block(mark: str) -> str:
+    """The code block of the README behind `<!-- mark -->`."""
+    text = README.read_text()
+    return text.partition(f"<!-- {mark} -->\n```")[2].partition("\n")[2].partition("\n```")[0]
+
+
+def test_the_recipe_for_ci(tmp_path: Path) -> None:
+    """The job is YAML and its shell is sound; the team's file is one that burst reads."""
+    import yaml
+
+    from burst_lifecycle.places import Places
+    from burst_lifecycle.settings import load
+
+    steps = yaml.safe_load(block("ci job"))["jobs"]["test"]["steps"]
+    for step in steps:
+        if "run" in step:
+            subprocess.run(["sh", "-n", "-c", step["run"]], check=True)
+    assert any("cargo burst test" in step.get("run", "") for step in steps)
+    (tmp_path / ".config").mkdir()
+    (tmp_path / ".config" / "burst.toml").write_text(block("ci burst.toml"))
+    settings = load(Places.of({b"HOME": bytes(tmp_path)}), str(tmp_path))
+    assert settings.services == ("postgresql",)
+    assert settings.test_runner == "nextest"
+    assert settings.untrusted == ()

@@ -161,7 +161,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert b"Permission is hereby granted" in archive.read(f"{info}/licenses/LICENSE-MIT")
     lines = archive.read(f"{info}/entry_points.txt").decode().splitlines()
     commands = {line.partition(" = ")[0] for line in lines if " = " in line}
-    assert commands == {"cargo-burst", "burst-admin", "burst-agent"}
+    assert commands == {"cargo-burst", "burst", "burst-admin", "burst-agent"}
 
 
 def test_version_is_written_down_once_more_only() -> None:

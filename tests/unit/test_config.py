@@ -29,6 +29,8 @@ exclude = ["datasets/"]
 unexclude = ["node_modules"]
 services = ["postgresql", "redis"]
 test_runner = "nextest"
+driver_tokens = ["CARGO_REGISTRIES_MINE_TOKEN"]
+driver_ssh_agent = true
 notify = ["notify-send", "burst"]
 
 [crate.my-app]
@@ -76,6 +78,8 @@ def test_every_key(file: Path, home: Path) -> None:
         unexclude=("node_modules",),
         services=("postgresql", "redis"),
         test_runner="nextest",
+        driver_tokens=(b"CARGO_REGISTRIES_MINE_TOKEN",),
+        driver_ssh_agent=True,
         notify=("notify-send", "burst"),
     )
 

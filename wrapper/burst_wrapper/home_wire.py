@@ -38,6 +38,9 @@ HEARTBEAT: Final = b"H"
 # To the daemon:
 ASK_PROGRESS: Final = b"p"
 CLOSE: Final = b"c"
+FETCH_KEPT: Final = b"k"
+# The daemon's answer:
+KEPT: Final = b"K"
 
 
 @attrs.frozen
@@ -85,6 +88,31 @@ class SessionRequest:
     """Of `cargo burst` itself, exact: what is compared with a program's to find what cargo added,
     and where BURST_*, SSH_AUTH_SOCK and PATH are looked up."""
 
+    drives: bool = field(BOOL, default=False)
+    """Cargo itself is one of the programs: there must be another machine, the target directory is a
+    folder that it keeps, and a program sees of its runner's environment exactly the variables
+    `BURST_DRIVE_*`, without that prefix."""
+    files: tuple[bytes, ...] = field(many(BYTES), default=())
+    """Single files outside the workspace that the mirror needs."""
+
+
+@attrs.frozen
+class KeptRequest:
+    """Bring files of the kept target directory home; answered by `KeptFiles`."""
+
+    patterns: tuple[str, ...] = field(many(TEXT))
+    """As in `.gitignore`, relative to it."""
+    into: bytes = field(BYTES)
+    """The folder at home that takes them, absolute."""
+    strip: bytes = field(BYTES, default=b"/")
+    """Only what lies in this folder there, and relative to it."""
+
+
+@attrs.frozen
+class KeptFiles:
+    written: tuple[bytes, ...] = field(many(BYTES), default=())
+    """Absolute paths; what was the same already is not among them."""
+
 
 @attrs.frozen
 class SessionInfo:
@@ -98,6 +126,8 @@ class SessionInfo:
     """For `CARGO_TARGET_DIR`; the plain one unless programs stay on a remote executor."""
     notes: tuple[str, ...] = field(many(TEXT), default=())
     """For the user: why it is `home` though a host was named, say."""
+    store_root: bytes = field(BYTES, default=b"")
+    """Where the agent keeps everything, if it is another machine's."""
 
 
 @attrs.frozen

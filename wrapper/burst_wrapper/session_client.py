@@ -22,10 +22,11 @@ from typing import Any, Final, Self
 from burst_protocol.errors import BurstError, DaemonUnavailable, RemoteProtocolError
 from burst_wrapper import home_wire as w
 from burst_wrapper import hot
-from burst_wrapper.home_wire import Progress, SessionInfo, SessionRequest, Summary
+from burst_wrapper.home_wire import KeptRequest, Progress, SessionInfo, SessionRequest, Summary
 from burst_wrapper.launcher import write_hook, write_launcher
 
 __all__ = [
+    "KeptRequest",
     "Progress",
     "Session",
     "SessionInfo",
@@ -68,6 +69,14 @@ class Session:
         answer: Progress = self._ask(w.ASK_PROGRESS, w.PROGRESS, Progress, None)
         return answer
 
+    def fetch_kept(
+        self, request: KeptRequest, on_note: Callable[[str], None] | None = None
+    ) -> tuple[bytes, ...]:
+        """What a cargo there has built: absolute paths of what came. BurstError."""
+        payload = w.encode(request)
+        answer: w.KeptFiles = self._ask(w.FETCH_KEPT, w.KEPT, w.KeptFiles, on_note, payload)
+        return answer.written
+
     def close(self, on_note: Callable[[str], None] | None = None) -> Summary:
         """Fetch what programs wrote, and end. `on_note` hears what is being waited for.
 
@@ -99,11 +108,16 @@ class Session:
         self._info = self._answer(w.INFO, SessionInfo, on_note)
 
     def _ask(
-        self, kind: bytes, answer: bytes, cls: type[Any], on_note: Callable[[str], None] | None
+        self,
+        kind: bytes,
+        answer: bytes,
+        cls: type[Any],
+        on_note: Callable[[str], None] | None,
+        payload: bytes = b"",
     ) -> Any:
         with self._lock:
             try:
-                self._connection.sendall(w.frame(kind))
+                self._connection.sendall(w.frame(kind, payload))
             except OSError as error:
                 raise _gone(error) from error
             return self._answer(answer, cls, on_note)

@@ -118,7 +118,9 @@ class Swept:
 class Sweeper:
     """Of one agent; looks now and then, after programs that keep something."""
 
-    def __init__(self, keeps: Keeps, max_bytes: int = MAX_BYTES, max_age_s: float = MAX_AGE_S):
+    def __init__(
+        self, keeps: Keeps, max_bytes: int = MAX_BYTES, max_age_s: float = MAX_AGE_S
+    ) -> None:
         self._keeps = keeps
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s

@@ -169,9 +169,9 @@ def _writable(
             if os.path.isdir(folder):
                 found[root] = folder
     keeps = Keeps(ground.shop.store)
-    for path, name in request.keeps:
-        found[path] = keeps.folder(name)
-        stack.enter_context(keeps.using(name))
+    for path, kept in request.keeps:
+        found[path] = keeps.folder(kept)
+        stack.enter_context(keeps.using(kept))
     driver = keeps.top + b"/"
     for _, value in env:
         for path in value.split(b":"):

@@ -22,6 +22,7 @@ VERBS = {
     "explain": "why units ran here or there, hit or missed",
     "stop": "end the daemon of this user",
     "doctor": "check what burst needs, and say how to get it",
+    "toolchain": "list or install toolchains where cargo runs with `--driver remote`",
     "completion": "completions for bash, zsh or fish",
 }
 """Each is a module of this package."""

@@ -25,6 +25,9 @@ from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.forwards import Forwards
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.daemon.tally import Tally
+from burst_wrapper.driver.errors import NobodyDrives
+from burst_wrapper.driver.kept import fetch_kept
+from burst_wrapper.driver.surroundings import ONLINE
 from burst_wrapper.home_libraries import find_libraries
 from burst_wrapper.mirror import answers, weight
 from burst_wrapper.mirror.mirror import DEFAULT_FETCH, Mirror
@@ -79,7 +82,9 @@ class HomeSession:
         self._host = (
             request.host or os.fsdecode(self.environ.get(b"BURST_HOST", b"")) or self._config.host
         )
-        if request.executes:
+        if request.drives:
+            await self._drive(note)
+        elif request.executes:
             await self._choose(note)
         if request.forwards:
             await self._forward()
@@ -104,12 +109,21 @@ class HomeSession:
             # them, not the runner.
             await self._begin_on(await self._services.embedded.get(), note, away=False)
 
+    async def _drive(self, note: Note) -> None:
+        """Cargo itself runs there: without another machine there is nothing to do."""
+        if not self._host and self._config.hetzner is None:
+            raise NobodyDrives
+        files = self.request.files
+        if files:
+            self._services.mirrors.saw(self.request.workspace_root, files)
+        await self._begin_on(await self._connect(note), note, away=True)
+
     async def _begin_on(self, executor: Executor, note: Note, *, away: bool) -> None:
         self._away = away
         self._mirror = await asyncio.to_thread(
             self._services.mirrors.of, self.request.workspace_root
         )
-        if away:
+        if away and not self.request.drives:
             note(f"looking at what lies on {executor.name}")
             await self._remove_orphans(executor)
         note(f"bringing the project to {executor.name}")
@@ -120,13 +134,22 @@ class HomeSession:
         request, executor = self.request, self._executor
         if executor is None or not self._away:
             return w.SessionInfo(self.id, "home", "home", request.target_dir, self.notes)
-        return w.SessionInfo(self.id, "remote", executor.name, self.target_dir, self.notes)
+        ready = executor.link.ready
+        root = b"" if ready is None else ready.store_root
+        return w.SessionInfo(
+            self.id, "remote", executor.name, self.target_dir, self.notes, store_root=root
+        )
 
     @property
     def target_dir(self) -> bytes:
         """Where cargo builds to."""
         plain = self.request.target_dir
-        return os.path.join(plain, stubs.FOLDER) if self._away else plain
+        return os.path.join(plain, stubs.FOLDER) if self._leaves_programs else plain
+
+    @property
+    def _leaves_programs(self) -> bool:
+        """A cargo here builds what stays there."""
+        return self._away and not self.request.drives
 
     @property
     def host(self) -> str:
@@ -184,7 +207,7 @@ class HomeSession:
         return Project(
             workspace_root=request.workspace_root,
             target_dir=request.target_dir,
-            burst_target=self.target_dir if self._away else b"",
+            burst_target=self.target_dir if self._leaves_programs else b"",
             more_roots=request.roots,
             exclude=(*config.exclude, *said.exclude),
             unexclude=config.unexclude,
@@ -282,10 +305,17 @@ class HomeSession:
             memory_bytes=0,
             wall_s=0,
             alone=request.alone,
-            shares_network=False,
+            shares_network=request.drives and program.environ.get(ONLINE) == b"1",
             prolongs=True,
             detached=request.detach,
+            keeps=self._keeps,
         )
+
+    @property
+    def _keeps(self) -> tuple[tuple[bytes, str], ...]:
+        if not self.request.drives or self._mirror is None:
+            return ()
+        return ((os.path.normpath(self.request.target_dir), self._mirror.name),)
 
     def sources(self) -> list[Sources]:
         """Where the bytes of what a program needs besides the mirror are at home."""
@@ -327,7 +357,7 @@ class HomeSession:
         """Fetch what programs wrote, and sum up. BurstError if that could not come back."""
         fetched: tuple[bytes, ...] = ()
         conflicts: tuple[bytes, ...] = ()
-        if self._away and self.tally.programs and not self.request.no_fetch:
+        if self._away and self.tally.programs and self._patterns:
             note("looking for what programs wrote")
             fetched, conflicts = await self._fetch()
         tally = self.tally
@@ -342,16 +372,40 @@ class HomeSession:
             programs=tally.programs,
         )
 
+    async def fetch_kept(self, wanted: w.KeptRequest) -> w.KeptFiles:
+        """Of the target directory that a cargo there has. BurstError."""
+        mirror, executor = self._mirror, self._executor
+        if mirror is None or executor is None or not self._away:
+            return w.KeptFiles()
+        if not executor.usable:
+            raise executor.link.gone or LinkLost("it ended", host=executor.name)
+        received = executor.link.received_bytes
+        stats = self._services.stats
+
+        def digest_of(path: bytes) -> Digest | None:
+            state = stats.digest(path)
+            return None if state is None else state.digest
+
+        written = await fetch_kept(executor, mirror.name, wanted, digest_of)
+        self.tally.bytes_down += executor.link.received_bytes - received
+        return w.KeptFiles(written)
+
     async def _fetch(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         mirror, executor = self._mirror, self._executor
         if mirror is None or executor is None:
             return (), ()
         if not executor.usable:
             raise executor.link.gone or LinkLost("it ended", host=executor.name)
-        patterns = (*DEFAULT_FETCH, *self.request.fetch)
-        back = await mirror.fetch(executor, self._project, patterns)
+        back = await mirror.fetch(executor, self._project, self._patterns)
         self.tally.bytes_down += back.bytes_received
         return back.files, tuple(conflict.path for conflict in back.conflicts)
+
+    @property
+    def _patterns(self) -> tuple[str, ...]:
+        """What comes back of the project's folders; a lock file in any case, as cargo writes it."""
+        request = self.request
+        usual = () if request.no_fetch else (*DEFAULT_FETCH, *request.fetch)
+        return (*usual, "**/Cargo.lock") if request.drives else usual
 
     async def _cost(self) -> str:
         if self._host or not self._away:

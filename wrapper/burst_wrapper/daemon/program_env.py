@@ -61,3 +61,18 @@ def program_environ(
             seen[name] = value
     seen.update(named)
     return tuple(sorted(seen.items()))
+
+
+DRIVE_PREFIX: Final = b"BURST_DRIVE_"
+
+
+def drive_environ(program: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    """Of a cargo that runs elsewhere: exactly what its runner was given for it."""
+    prefix = DRIVE_PREFIX
+    return tuple(
+        sorted(
+            (name[len(prefix) :], value)
+            for name, value in program.items()
+            if name.startswith(prefix) and name != prefix
+        )
+    )

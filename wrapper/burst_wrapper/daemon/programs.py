@@ -29,7 +29,7 @@ from burst_protocol.errors import (
 from burst_wrapper.daemon.attempt import ASKED_IN_VAIN, error_of, unkept
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.peer import Peer
-from burst_wrapper.daemon.program_env import program_environ
+from burst_wrapper.daemon.program_env import drive_environ, program_environ
 from burst_wrapper.environ import parse_environ
 
 if TYPE_CHECKING:
@@ -199,6 +199,8 @@ class Program:
 
     def _environ(self) -> tuple[tuple[bytes, bytes], ...]:
         request, asked = self._request, self._session.request
+        if asked.drives:
+            return drive_environ(request.environ)
         return program_environ(
             request.environ,
             dict(asked.environ),

@@ -71,6 +71,9 @@ class Sessions:
                 match said:
                     case (w.ASK_PROGRESS, _):
                         peer.send(w.PROGRESS, w.encode(session.progress()))
+                    case (w.FETCH_KEPT, payload):
+                        kept = await session.fetch_kept(w.decode(w.KeptRequest, payload))
+                        peer.send(w.KEPT, w.encode(kept))
                     case (w.CLOSE, _):
                         peer.send(w.SUMMARY, w.encode(await session.close(note)))
                         return

@@ -90,6 +90,11 @@ class Voice:
         if not self._quiet:
             self._write(f"{self._paint('1', 'note:')} {text}")
 
+    def progress(self, text: str) -> None:
+        """What is being waited for: for whoever sits before a terminal and waits, too."""
+        if os.isatty(2):
+            self.note(text)
+
     def warning(self, text: str) -> None:
         self._write(f"{self._paint('1;33', 'warning:')} {text}")
 

@@ -1,0 +1,176 @@
+"""`--driver remote`: no cargo at home at all, and a real sshd on loopback where there is one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builds import with_env
+from faults import MANIFEST
+from space import CARGO_BURST, Done, Space
+from sshd import SSHD, Sshd
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+MAIN = """\
+fn main() {
+    let unused = 1;
+    match std::env::args().nth(1).as_deref() {
+        Some("three") => std::process::exit(3),
+        Some("die") => { let p: *const u8 = std::ptr::null(); unsafe { p.read_volatile(); } }
+        Some("read") => {
+            let mut text = String::new();
+            std::io::stdin().read_line(&mut text).unwrap();
+            println!("read {text}");
+        }
+        _ => println!("hello from {} with {}", far::far(), env!("CARGO_PKG_NAME")),
+    }
+}
+#[test]
+fn seven() { assert_eq!(far::far(), "afar"); }
+"""
+PROJECT = {
+    "ws/Cargo.toml": '[workspace]\nmembers = ["app"]\nresolver = "2"\n',
+    "ws/.gitignore": "target\n",
+    "ws/app/Cargo.toml": MANIFEST.format(name="app") + '[dependencies]\nfar.path = "../../far"\n',
+    "ws/app/src/main.rs": MAIN,
+    "far/Cargo.toml": MANIFEST.format(name="far"),
+    "far/src/lib.rs": 'pub fn far() -> &\'static str { "afar" }\n',
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Sshd]:
+    """With this machine's toolchain in the account's rustup folder."""
+    if SSHD is None:
+        pytest.skip("openssh-server is not installed")
+    with (
+        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
+        Sshd.start(Path(folder, "sshd"), plain_user=True) as sshd,
+    ):
+        sysroot = subprocess.check_output(["rustc", "--print", "sysroot"], text=True).strip()
+        toolchains = sshd.remote_home / ".rustup" / "toolchains"
+        toolchains.mkdir(parents=True)
+        place = toolchains / f"1.95-{os.uname().machine}-unknown-linux-gnu"
+        if subprocess.run(["cp", "-al", sysroot, place], check=False, stderr=-3).returncode:
+            subprocess.run(["cp", "-a", sysroot, place], check=True)
+        yield sshd
+
+
+@pytest.fixture(scope="module")
+def home(server: Sshd) -> Iterator[Space]:
+    """A machine without cargo and rustc."""
+    with Space.open(BURST_HOST=server.address, PATH="/usr/bin:/bin") as space:
+        if shutil.which("cargo", path=space.env["PATH"]):
+            pytest.skip("there is a cargo in /usr/bin")
+        for name in ("CARGO_HOME", "RUSTUP_HOME"):
+            space.env.pop(name, None)
+        shutil.copytree(server.client_home / ".ssh", space.home / ".ssh", dirs_exist_ok=True)
+        space.write(PROJECT)
+        space.project = space.project / "ws"
+        yield space
+
+
+def burst(space: Space, *words: str, **more: str) -> Done:
+    done = with_env(space, more).run(CARGO_BURST, *words)
+    assert "bug in burst" not in done.stderr, done.stderr + space.log()
+    return done
+
+
+def test_build_brings_a_program_that_runs(home: Space) -> None:
+    """Cargo's own words on stderr, nothing on stdout; its lock file comes, too."""
+    done = burst(home, "build").check()
+    assert done.stdout == ""
+    assert f"   Compiling far v0.1.0 ({home.project.parent}/far)" in done.stderr
+    assert "warning: unused variable: `unused`" in done.stderr
+    assert "    Finished `dev` profile" in done.stderr
+    assert home.run("target/debug/app").check().stdout == "hello from afar with app\n"
+    assert 'name = "far"' in (home.project / "Cargo.lock").read_text()
+    assert sorted(path.name for path in (home.project / "target").iterdir()) == ["debug"]
+    again = burst(home, "b").check()
+    assert "Compiling" not in again.stderr
+    assert "Fetched" not in again.stderr
+
+
+def test_programs_run_there_and_end_as_they_do(home: Space) -> None:
+    assert burst(home, "run", "-q").check().stdout == "hello from afar with app\n"
+    assert burst(home, "run", "-q", "--", "three").status == 3
+    died = burst(home, "run", "-q", "--", "die")
+    assert died.status == -signal.SIGSEGV
+    tests = burst(home, "test").check()
+    assert "test seven ... ok" in tests.stdout
+
+
+def test_a_compile_error_is_rustcs_and_cargos(home: Space) -> None:
+    source = home.project / "app/src/main.rs"
+    text = source.read_text()
+    try:
+        source.write_text(text.replace("hello from", "{} {}"))
+        done = burst(home, "build")
+    finally:
+        source.write_text(text)
+    assert done.status == 101
+    assert "error: 4 positional arguments in format string" in done.stderr
+    assert "error: could not compile `app`" in done.stderr
+    assert done.stdout == ""
+
+
+def test_json_messages_are_the_users(home: Space) -> None:
+    done = burst(home, "build", "--message-format=json").check()
+    assert f'"executable":"{home.project}/target/debug/app"' in done.stdout
+    assert done.stdout.endswith('{"reason":"build-finished","success":true}\n')
+
+
+def test_no_fetch_and_fetch_all(home: Space) -> None:
+    burst(home, "build", "--release", "--no-fetch").check()
+    assert not (home.project / "target/release").exists()
+    burst(home, "build", "--release", "--fetch-all").check()
+    names = {path.name for path in (home.project / "target/release").iterdir()}
+    assert {"app", "deps", ".fingerprint"} <= names
+
+
+def test_test_executables_are_real_files(home: Space) -> None:
+    done = burst(home, "test", "--no-run").check()
+    line = next(line for line in done.stderr.splitlines() if "Executable" in line)
+    path = line.partition("(")[2].rstrip(")")
+    ran = home.run(home.project / path).check()
+    assert "1 passed" in ran.stdout
+
+
+def test_a_toolchain_that_is_not_there(home: Space) -> None:
+    done = burst(home, "+1.2.3", "build")
+    assert done.status == 127
+    assert "error: toolchain `1.2.3` (+1.2.3) is not on" in done.stderr
+    assert "hint: " in done.stderr
+    listed = burst(home, "toolchain", "list").check()
+    assert "1.95-" in listed.stdout
+
+
+def test_no_host(home: Space) -> None:
+    """Neither cargo nor a machine that has one; or one that cannot be reached."""
+    nobody = burst(home, "build", BURST_HOST="")
+    assert nobody.status == 127
+    assert "error: there is no cargo on this machine's PATH" in nobody.stderr
+    assert "hint: install Rust, or let cargo run on a host: `--driver remote" in nobody.stderr
+    named = burst(home, "build", "--driver", "remote", BURST_HOST="")
+    assert named.status == 127
+    assert "error: no other machine is known that could run cargo" in named.stderr
+    gone = burst(home, "build", BURST_HOST="nobody@127.0.0.1:1")
+    assert gone.status == 12
+    assert "error: cannot reach nobody@127.0.0.1:1" in gone.stderr
+    assert "hint: " in gone.stderr
+
+
+def test_outside_of_any_project(home: Space, tmp_path: Path) -> None:
+    done = home.run(CARGO_BURST, "build", cwd=home.home)
+    assert done.status == 101
+    assert "error: could not find `Cargo.toml` in" in done.stderr
+    version = home.run(CARGO_BURST, "--driver", "remote", "--list", cwd=home.home).check()
+    assert "build" in version.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -123,4 +122,3 @@ _cargo-burst
     )
     assert done.stderr == ""
     assert done.stdout.startswith("--with-volumes:")
-    assert os.listdir(tmp_path) == ["_cargo-burst"]

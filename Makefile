@@ -4,6 +4,7 @@
 # make test-fast  what takes seconds
 # make lint       style, types, layers
 # make bench      start-up cost of the wrapper, and builds against plain cargo and sccache
+# make live       one server's life at the real Hetzner; says what it costs, and needs your consent (tests/live)
 
 # The first that really is 3.11 or newer (a pyenv shim may exist without a version behind it).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -16,7 +17,7 @@ SYSTEM_PACKAGES := bubblewrap openssh-server systemd-container debootstrap iprou
 
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test test-all test-fast lint format bench system-packages clean
+.PHONY: demo test test-all test-fast lint format bench live system-packages clean
 .DEFAULT_GOAL := test-fast
 
 demo: $(VENV)/.bench
@@ -45,6 +46,9 @@ bench: $(VENV)/.bench
 	@$(RUN) benchmarks/startup.py
 	@$(RUN) benchmarks/cold_warm.py
 	@$(RUN) benchmarks/ssh_bytes.py
+
+live: $(VENV)/.dev
+	@$(RUN) tests/live/smoke.py $(LIVE)
 
 # Debian's python3 comes without ensurepip: then python3-venv as root, else virtualenv.
 $(VENV)/bin/python:

@@ -18,6 +18,7 @@ from burst_agent import evict, stores
 from burst_agent.jobserver import Jobserver
 from burst_agent.lease import BEAT_S, WARN_S, Lease, Share
 from burst_agent.place import Place
+from burst_agent.runs import Run
 from burst_agent.slots import Slots
 from burst_protocol import messages as m
 from burst_protocol.errors import BurstError
@@ -72,6 +73,8 @@ class House:
         self._opening = asyncio.Lock()
         self._guests: set[Guest] = set()
         self._said: deque[tuple[float, str]] = deque(maxlen=_NOTICES)
+        self._claims: dict[bytes, Run] = {}
+        """Of equal actions in several stores one is executed."""
         self._prolonging = 0
         self._programs: set[asyncio.Task[None]] = set()
         self._uncounted: list[m.Execute | StartProgram] = []
@@ -196,6 +199,14 @@ class House:
     @property
     def jobserver(self) -> Jobserver:
         return self._jobserver
+
+    def claim(self, run: Run) -> Run:
+        """See `place.Accounts`."""
+        return self._claims.setdefault(run.key, run)
+
+    def give(self, run: Run) -> None:
+        if self._claims.get(run.key) is run:
+            del self._claims[run.key]
 
     def begin(self, request: m.Execute | StartProgram) -> None:
         """Counts a run that starts. Draining: it must not."""

@@ -40,6 +40,8 @@ AGENT_BUG: Final = "agent-bug"
 # Another agent's client may hold a result for long before it accepts it, after the run has ended;
 # compiling the same twice is only waste, waiting for ever would be worse.
 _PATIENCE_S: Final = 60.0
+_NEIGHBOUR_PATIENCE_S: Final = 10.0
+"""The same for a client of another store, which downloads and judges what has ended."""
 _POLL_S: Final = 0.05
 _IDLE_S: Final = 5.0
 _PUTS_PER_LOOK: Final = 256
@@ -57,6 +59,12 @@ class Accounts(Protocol):
 
     def begin(self, request: m.Execute) -> None:
         """Draining if no run may begin any more."""
+
+    def claim(self, run: Run) -> Run:
+        """Who executes this action here, of all stores: that run, or the one that does already."""
+
+    def give(self, run: Run) -> None:
+        """What it claimed is free again: others find what it made, or execute by themselves."""
 
     def end(self, request: m.Execute) -> None: ...
 
@@ -291,6 +299,7 @@ class Place:
         """No newcomer joins this run any more."""
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
+        self._accounts.give(run)
         if run.locked:
             self._locks.give(run.key)
             run.locked = False
@@ -325,25 +334,33 @@ class Place:
             self._forget(run)  # before the client can ask again: that must be a new run
 
     async def _lock_key(self, run: Run) -> bool:
-        """Waits while another agent of this root runs the same. False: its result answers all."""
+        """Waits while the same runs for another store, or by another agent of this root. False: its
+        result answers all."""
         running = locks.running(run.key)
         deadline_s = time.monotonic() + _PATIENCE_S
-        while not self._locks.take(run.key):
-            if self._locks.held(running):
+        elsewhere = False
+        while (other := self._accounts.claim(run)) is not run or not self._locks.take(run.key):
+            if other is not run:
+                elsewhere = True
+                if not other.ended:
+                    deadline_s = time.monotonic() + _NEIGHBOUR_PATIENCE_S
+            elif self._locks.held(running):
                 deadline_s = time.monotonic() + _PATIENCE_S
-            elif time.monotonic() > deadline_s:
+            if time.monotonic() > deadline_s:
                 break
             await asyncio.sleep(_POLL_S)
         else:
             run.locked = True
             run.marked = self._locks.take(running)
         # Also if nobody had it: its result may have been kept since the client was answered.
-        await self._answer_from_cache(run)
+        await self._answer_from_cache(run, elsewhere=elsewhere)
         return bool(run.listeners) or run.request.detached
 
-    async def _answer_from_cache(self, run: Run) -> None:
+    async def _answer_from_cache(self, run: Run, *, elsewhere: bool) -> None:
         for listener in tuple(run.listeners.values()):
             known = await asyncio.to_thread(self.known, listener.request)
+            if known is None and elsewhere:
+                known = await asyncio.to_thread(self.known_elsewhere, listener.request)
             if known is not None and listener.key in run.listeners:
                 del run.listeners[listener.key]
                 if isinstance(known, m.Hit):

@@ -411,7 +411,67 @@ def test_inputs_that_a_neighbour_has_are_not_asked_for(start: Start) -> None:
             action = await portable(one, "exit 0")
             assert code_of(await one.execute(one.request(action))) == 0
             two = await server.connect(volume="102")
-            assert code_of(await two.execute(two.request(action))) == 0
+            other = attrs.evolve(action, argv=(*action.argv, b"other"))
+            assert code_of(await two.execute(two.request(other))) == 0
+
+    run(scenario)
+
+
+async def executed(client: ServiceClient) -> int:
+    status = await client.ask(m.AskStatus(client.new_id()))
+    assert isinstance(status, m.Status)
+    return status.executed
+
+
+def test_equal_actions_in_two_stores_run_once(start: Start) -> None:
+    """Two projects at once: the second gets what the first has made, in its own store."""
+
+    async def scenario() -> None:
+        async with start() as server:
+            volumes = [server.volume(name) for name in ("101", "102")]
+            one, two = await server.connect(volume="101"), await server.connect(volume="102")
+            action = await portable(one, "exit 0")
+            assert code_of(await one.execute(one.request(action))) == 0
+            action = await portable(one, f"{COUNT}; echo out >/work/out/f")
+            before = await executed(one)
+            first = one.request(action, strong_keys=(STRONG,))
+            second = two.request(action, strong_keys=(STRONG,))
+            await started(one, first)
+            await two.send(second)
+            outcome = await one.collect(first.id)
+            await accept(one, first, outcome)
+            hit = await two.next(second.id)
+            assert isinstance(hit, m.Hit), hit
+            assert await executed(two) == before + 1
+            shutil.rmtree(volumes[0])
+            assert await two.fetch(outcome.outputs[b"f"].digest) == b"out\n"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("end", ["released", "failed", "gone"])
+def test_what_another_store_did_not_keep_is_run(start: Start, end: str) -> None:
+    """Its client judged otherwise, it failed, or its client has gone: the second runs by itself."""
+
+    async def scenario() -> None:
+        async with start("--orphan", "0") as server:
+            for name in ("101", "102"):
+                server.volume(name)
+            one, two = await server.connect(volume="101"), await server.connect(volume="102")
+            status = 3 if end == "failed" else 0
+            action = await portable(one, f"{COUNT}; exit {status}")
+            first = one.request(action, strong_keys=(STRONG,))
+            second = two.request(action, strong_keys=(STRONG,))
+            await started(one, first)
+            await two.send(second)
+            if end == "gone":
+                await one.close()
+            else:
+                await one.collect(first.id)
+            if end == "released":
+                await one.send(m.Release(first.id))
+            assert code_of(await two.collect(second.id)) == status
+            assert await executed(two) == 2
 
     run(scenario)
 

@@ -98,6 +98,27 @@ class Boot:
                     return booted
         raise Busy("it is not ready yet, and another machine of yours boots it", what="the server")
 
+    async def join(self, *, make_volume: bool) -> Booted | None:
+        """The server that is ready, with what this machine and project lack there.
+
+        Nothing is created but a volume (and that only if asked to), nothing is turned on: None if
+        no server takes work now. Raises as `run` does.
+        """
+        context = self.context
+        async with context.lock():
+            servers = await self._servers()
+            found = self._assess(servers)
+            server = found.server
+            if found.move is not Move.USE or server is None or not is_ready(server):
+                return None
+            try:
+                host = await self._reach(server)
+                if (await host.lease()).draining:
+                    return None
+                return await self._equip(server, host, make_volume=make_volume)
+            except NotFound:
+                return None
+
     async def _in_turn(self) -> Booted | None:
         """Boot while no other machine of the owner does; None: look again."""
         try:
@@ -231,7 +252,7 @@ class Boot:
             detail = "does not know this machine's key yet; another machine of yours lets it in"
             raise ServerProblem(detail, what=server.name) from error
 
-    async def _equip(self, server: Server, host: Host) -> Booted:
+    async def _equip(self, server: Server, host: Host, *, make_volume: bool = True) -> Booted:
         """From the first login to `ready`. On a ready one: what this machine and project lack."""
         context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
         claim = Claim.of(server.labels)
@@ -246,7 +267,7 @@ class Boot:
                     age_s=cloud.now_s() - server.created_s,
                     keep_alive_s=wishes.keep_alive_s,
                 )
-        store = await volumes.mount_project(context, server, host)
+        store = await volumes.mount_project(context, server, host, make=make_volume)
         host = await self._rotate(server.id, host)
         server = await cloud.server(server.id)
         if not is_ready(server):

@@ -166,6 +166,12 @@ class Lifecycle:
                 return volumes.Store(volume.id)
         return volumes.Store(None, "this project's volume is not mounted there")
 
+    async def join(self, *, make_volume: bool) -> Booted | None:
+        """As `current`, and this project's volume is brought there: for a project that did not
+        boot the server. Nothing is booted. `make_volume`: also if it has none yet."""
+        await self.reconcile()
+        return await Boot(self.context, self.guard).join(make_volume=make_volume)
+
     async def up(self, reason: str) -> Booted:
         """A server that is ready for the project. `reason` goes into the ledger when it is refused.
 

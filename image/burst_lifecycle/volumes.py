@@ -117,16 +117,21 @@ def pick(
     return None, ""
 
 
-async def mount_project(context: Context, server: Server, host: Host) -> Store:
+async def mount_project(
+    context: Context, server: Server, host: Host, *, make: bool = True
+) -> Store:
     """See to the project's store on that server. Never fails for a volume's sake: local disk then.
 
-    Each step can be repeated: what is there is found by its labels.
+    Each step can be repeated: what is there is found by its labels. `make`: a volume, where the
+    project has none yet.
     """
     wishes = context.wishes
     if not wishes.project:
         return Store(None, "no project")
     try:
-        volume = await _find_or_make(context, server)
+        volume = await _find_or_make(context, server, make=make)
+        if volume is None:
+            return Store(None, "the project has no volume yet")
         if isinstance(volume, str):
             return _local(context, volume)
         file_system = FileSystem.of(volume)
@@ -147,7 +152,8 @@ def _local(context: Context, why: str) -> Store:
     return Store(None, why)
 
 
-async def _find_or_make(context: Context, server: Server) -> Volume | str:
+async def _find_or_make(context: Context, server: Server, *, make: bool) -> Volume | str | None:
+    """The volume, or why there is none; None: it would have to be made."""
     cloud, wishes = context.cloud, context.wishes
     selector = labels.selector(wishes.owner, project=wishes.project)
     found = await cloud.find(Kind.VOLUME, selector)
@@ -157,6 +163,8 @@ async def _find_or_make(context: Context, server: Server) -> Volume | str:
         return volume
     if why and not wishes.new_volume_elsewhere:
         return why
+    if not make:
+        return None
     fresh = FileSystem(Content.NEW, str(uuids.uuid4()))
     claim = Claim(
         owner=wishes.owner,
@@ -170,7 +178,7 @@ async def _find_or_make(context: Context, server: Server) -> Volume | str:
     )
     rate = Rate.of_volume(await cloud.prices())
 
-    async def make(name: str) -> Volume:
+    async def create(name: str) -> Volume:
         return await creation.create(
             context,
             Kind.VOLUME,
@@ -186,13 +194,13 @@ async def _find_or_make(context: Context, server: Server) -> Volume | str:
     try:
         # A name that all machines agree on: two of them cannot make two volumes of a project.
         what = f"{wishes.owner}/{wishes.project}/{server.location}"
-        return await make(firewall.shared_name("store", what))
+        return await create(firewall.shared_name("store", what))
     except NameTaken:
         found = await cloud.find(Kind.VOLUME, selector)
         volumes = [one for one in found if isinstance(one, Volume)]
         volume, _ = pick(volumes, wishes.owner, wishes.project, server.location)
         # Else it was adopted by another project since.
-        return volume or await make("")
+        return volume or await create("")
 
 
 def _expiry(context: Context, server: Server) -> int:

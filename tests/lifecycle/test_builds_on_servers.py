@@ -10,9 +10,10 @@ from decimal import Decimal
 
 import pytest
 
-from builds import machine, with_env, with_project
+from builds import at, machine, with_env, with_project
+from burst_lifecycle.project import find
 from compare import compare_targets, report
-from localcloud import LocalCloud
+from localcloud import LocalCloud, Volume
 from server_builds import admin, admin_json, configure, ready_servers
 
 pytest_plugins = ("cloud_fixtures",)
@@ -103,6 +104,44 @@ def test_what_home_compiled_meanwhile_is_offered(real_cloud: LocalCloud) -> None
         assert found == {("hit", server)}, space.units()
         space.stop()
         admin(space, "down", "--yes", "--everything").check()
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_another_project_uses_the_server_that_is_there(real_cloud: LocalCloud) -> None:
+    """Its volume is brought there without a boot of its own; what only checks makes none."""
+    cloud = real_cloud
+    with machine(**_PLAIN) as space:
+        cargo_toml = '[package]\nname = "app"\nversion = "0.1.0"\nedition = "2021"\n'
+        files = {"Cargo.toml": cargo_toml, "src/main.rs": "fn main() {}\n"}
+        space.write(files)
+        configure(space, cloud, boot_after_s=1_000_000)
+        admin(space, "up").check()
+        (server,) = ready_servers(cloud)
+
+        checks = at(space, space.folder / "checks")
+        checks.write(files)
+        checks.cargo("check", "--offline").check()
+        assert {unit["executor"] for unit in checks.units()} == {server}
+        builds = at(space, space.folder / "builds")
+        builds.write(files)
+        builds.cargo("build", "--offline").check()
+        assert {unit["executor"] for unit in builds.units()} == {server}
+        cloud.wait_for(lambda: len(cloud.all(Volume)) == 2, "the second project has a volume")
+        log = space.state / "daemon.log"
+        cloud.wait_for(lambda: log.read_text().count("is used (") == 3, "units go to it")
+
+        projects = {one.labels["burst-project"] for one in cloud.all(Volume)}
+        assert projects == {find(str(one.project)).key for one in (space, builds)}
+        builds.fresh_target()
+        builds.cargo("build", "--offline", "--release").check()
+        status = admin_json(space, "status")
+        assert [one["name"] for one in status["resources"] if one["kind"] == "server"] == [server]
+        space.stop()
+        admin(space, "down", "--yes", "--everything").check()
+        audit = admin_json(space, "audit")
+        assert Decimal(audit["total"]["eur"]).quantize(Decimal("0.01")) == cloud.bill().cents
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from burst_lifecycle.project import find
 from burst_lifecycle.session import Lifecycle
 from burst_lifecycle.settings import Hetzner
 from burst_wrapper.config import Config
-from burst_wrapper.daemon.server_keeper import Keeper
+from burst_wrapper.daemon.server_keeper import Keeper, Rounds
 from burst_wrapper.daemon.tools import Tools
 from lifecycles import Machine, box_of, fresh
 
@@ -57,3 +57,32 @@ def test_looking_at_everything_is_rare(machine: Machine, tmp_path: Path) -> None
     machine.hook = asked.append
     look(machine, tmp_path, times=5)
     assert asked.count("before inventory") == 1
+
+
+def test_a_server_of_two_projects_is_reaped_once_a_minute(machine: Machine, tmp_path: Path) -> None:
+    """Each has a keeper, and both hear whether it is still there."""
+    tools = Tools(bytes(tmp_path))
+
+    async def main() -> list[bool]:
+        rounds = Rounds()
+        keepers = []
+        for name in ("one", "two"):
+            project = find(str(tmp_path / name))
+            keeper = Keeper(project, bytes(tmp_path), tools, {}, lambda: None, rounds=rounds)
+            keeper._lifecycle = machine.lifecycle
+            keeper._exists = True
+            keepers.append(keeper)
+        config = Config(hetzner=Hetzner())
+        await asyncio.gather(*(keeper._reap_once(config) for keeper in keepers))
+        return [keeper.needs_us for keeper in keepers]
+
+    asked: list[str] = []
+    machine.hook = asked.append
+    assert asyncio.run(main()) == [True, True]
+    # A reap brings the ledger up to date and looks; then comes the look at what is left.
+    assert asked.count("before inventory") == 3
+    box = box_of(machine)
+    box.shut_down()
+    machine.account.change(box.server_id, ServerState.OFF)
+    assert asyncio.run(main()) == [False, False]
+    assert machine.account.held[Kind.SERVER] == {}

@@ -370,6 +370,55 @@ def test_the_seventeenth_project() -> None:
     assert not box.lost_writes
 
 
+def test_a_second_project_joins_the_server_that_is_there() -> None:
+    """Its volume is brought there; one is made only for builds that generate code."""
+    machine = fresh()
+    first = up(machine)
+    account = machine.account
+    machine.wishes = attrs.evolve(machine.wishes, project="f" * 16)
+
+    def join(*, make_volume: bool) -> Any:
+        return run(machine.lifecycle.join(make_volume=make_volume))
+
+    assert join(make_volume=False).store.volume_id is None
+    assert len(account.held[Kind.VOLUME]) == 1
+    assert not any(key.startswith("local-disk:") for key in machine.notices.keys)
+    joined = join(make_volume=True)
+    assert joined.how is None
+    assert joined.server.id == first.server.id
+    assert joined.store.volume_id in box_of(machine).mounted
+    assert len(account.held[Kind.VOLUME]) == 2
+
+    # It has one by now: that comes whatever is built.
+    run(machine.lifecycle.down())
+    machine.wishes = attrs.evolve(machine.wishes, project=PROJECT)
+    up(machine)
+    machine.wishes = attrs.evolve(machine.wishes, project="f" * 16)
+    assert join(make_volume=False).store.volume_id == joined.store.volume_id
+
+
+def test_who_joins_boots_nothing() -> None:
+    """No server, one that is off in its paid hour, one that boots, one that drains."""
+    machine = fresh(watched=True)
+    account = machine.account
+
+    def join() -> Any:
+        return run(machine.lifecycle.join(make_volume=True))
+
+    assert join() is None
+    assert account.held[Kind.SERVER] == {}
+    up(machine)
+    box = box_of(machine)
+    box.draining = True
+    assert join() is None
+    box.draining = False
+    box.shut_down()
+    account.change(box.server_id, ServerState.OFF)
+    assert join() is None
+    assert the_server(machine).state is ServerState.OFF
+    assert len(account.held[Kind.SERVER]) == 1
+
+
 def test_a_volume_stuck_to_a_deleted_server() -> None:
     machine = fresh()
     booted = up(machine)

@@ -60,6 +60,32 @@ _GRACE_S: Final = 5.0
 _log: Final = logging.getLogger("burst")
 
 
+class Rounds:
+    """Who reaps when: the keepers of several projects look after the same servers."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], tuple[float, bool]] = {}
+        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
+
+    def turn(self, lifecycle: Lifecycle) -> asyncio.Lock:
+        """Held while one of them makes a round."""
+        return self._turns.setdefault(_whose(lifecycle), asyncio.Lock())
+
+    def lately(self, lifecycle: Lifecycle) -> bool | None:
+        """Whether servers were there in a round that another has just made; None: make one."""
+        at_s, exists = self._last.get(_whose(lifecycle), (-_REAP_S, False))
+        return exists if time.monotonic() - at_s < _REAP_S / 2 else None
+
+    def made(self, lifecycle: Lifecycle, *, exists: bool) -> None:
+        self._last[_whose(lifecycle)] = time.monotonic(), exists
+
+
+def _whose(lifecycle: Lifecycle) -> tuple[str, str]:
+    """Servers of one owner under one token are the same, whichever project asks."""
+    context = lifecycle.context
+    return f"{context.account.endpoint} {context.account.token}", context.wishes.owner
+
+
 class Keeper:
     def __init__(
         self,
@@ -68,25 +94,32 @@ class Keeper:
         tools: Tools,
         made: dict[bytes, Made],
         home: Callable[[], Executor | None],
+        *,
+        rounds: Rounds | None = None,
     ) -> None:
+        """`rounds`: shared by all keepers of a daemon."""
         self._project = project
         self._cache_dir = cache_dir
         self._tools = tools
         self._made = made
         self._home = home
+        self._rounds = rounds or Rounds()
         self._hetzner: Hetzner | None = None
         self._lifecycle: Lifecycle | None = None
         self._closing = contextlib.AsyncExitStack()
         self._opening = asyncio.Lock()
         self._host: Host | None = None
         self._equipped = False
-        """Whether this project's volume is there."""
+        """Whether this project's volume is there, or cannot be."""
+        self._joined_s: dict[bool, float] = {}
+        """When it was tried to bring the volume there; with a new one, and without."""
         self._former: list[Host] = []
         """Units may still be running over their connections."""
         self._looked_s = -_LOOK_S
         self._came_by_s = -_COME_BY_S
         self._looking: asyncio.Task[None] | None = None
         self._booting: asyncio.Task[None] | None = None
+        self._joining: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None
         self._offering: asyncio.Task[None] | None = None
         self._closing_host: asyncio.Task[None] | None = None
@@ -117,15 +150,13 @@ class Keeper:
             self._look_around(config)
             if required or hetzner.wait:
                 await _settled(self._looking)
-        if self._host is None or not self._equipped:
-            # Another project's has no volume for this one: that is worth it or not, too.
-            self._decide(
-                config,
-                hetzner,
-                left,
-                metadata_only=metadata_only,
-                ask=Ask.UP if required and self._host is None else Ask.UNITS,
-            )
+        if self._host is None:
+            ask = Ask.UP if required else Ask.UNITS
+            self._decide(config, hetzner, left, metadata_only=metadata_only, ask=ask)
+        elif not self._equipped:
+            # Another project booted it. It is there anyway, so there is nothing to decide about a
+            # boot; but what only checks makes no volume that bills for a week.
+            self._join_later(config, make=not metadata_only or hetzner.boot_for_check)
         if self._host is None and (required or (hetzner.wait and self._booting is not None)):
             await _settled(self._booting)
         host = self._host
@@ -151,12 +182,17 @@ class Keeper:
         if self._host is None:
             self._look_around(config)
             await _settled(self._looking)
-        if self._host is None or not self._equipped:
+        if self._host is None:
             nothing = Forecast(0, 0, 0, 0)
             self._decide(config, hetzner, nothing, metadata_only=False, ask=Ask.VERB)
-        if self._booting is not None and (self._host is None or not self._equipped):
+        elif not self._equipped:
+            self._join_later(config, make=True)
+        if self._host is None and self._booting is not None:
             note("a server boots")
             await _settled(self._booting)
+        elif not self._equipped and self._joining is not None:
+            note("the project's volume is brought to the server")
+            await _settled(self._joining)
         if self._host is None:
             raise self._why_not()
         if keep_alive_s != -1:
@@ -295,6 +331,26 @@ class Keeper:
         for verdict in report.done:
             _log.info("deleted %s: %s", verdict.resource.name, verdict.reason)
 
+    def _join_later(self, config: Config, *, make: bool) -> None:
+        """Units go on there meanwhile, with a store on the server's own disk."""
+        if self._joining is not None and not self._joining.done():
+            return
+        if time.monotonic() - self._joined_s.get(make, -_LOOK_S) < _LOOK_S:
+            return
+        self._joined_s[make] = time.monotonic()
+        self._joining = self._task(self._join(config, make=make))
+
+    async def _join(self, config: Config, *, make: bool) -> None:
+        try:
+            booted = await (await self._open(config)).join(make_volume=make)
+        except (BurstError, OSError) as error:
+            _log.warning("the project's volume is not brought to the server: %s", error)
+            return
+        if booted is None or self._host is None:
+            return  # it has gone in between
+        if make or booted.store.volume_id is not None:
+            self._found(config, booted, equipped=True)
+
     async def _boot(self, config: Config, reason: str) -> None:
         self._exists = True
         self._begin_reaping(config)
@@ -305,7 +361,7 @@ class Keeper:
         finally:
             self._booting = None
 
-    def _found(self, config: Config, booted: Booted) -> None:
+    def _found(self, config: Config, booted: Booted, *, equipped: bool = False) -> None:
         lifecycle = self._lifecycle
         assert lifecycle is not None
         ssh, installer = lifecycle.context.ssh, lifecycle.context.agent
@@ -313,7 +369,8 @@ class Keeper:
         assert isinstance(installer, ServiceInstaller)
         self._failure = None
         self._exists = True
-        self._equipped = booted.store.volume_id is not None or booted.how is not None
+        known = booted.store.volume_id is not None or booted.how is not None
+        self._equipped = equipped or known
         if self._host is not None:
             self._former.append(self._host)
         self._host = Host(OwnServer(booted, ssh, installer), self._cache_dir, self._tools)
@@ -362,16 +419,25 @@ class Keeper:
         self._records.note()
         try:
             lifecycle = await self._open(config)
-            await lifecycle.reap()
-            status = await lifecycle.status(ask=False)
+            async with self._rounds.turn(lifecycle):
+                servers = self._rounds.lately(lifecycle)
+                if servers is None:
+                    servers = await self._round(lifecycle)
         except (BurstError, OSError) as error:
             _log.warning("not reaped: %s", error)
             return
-        mine = [verdict.resource for verdict in status.of_owner()]
-        servers = [one for one in mine if getattr(one, "state", None) in set(ServerState)]
-        self._exists = bool(servers) or self._booting is not None
+        self._exists = servers or self._booting is not None
         if not servers and self._host is not None:
             self._lost(Draining("it was deleted"))
+
+    async def _round(self, lifecycle: Lifecycle) -> bool:
+        """Whether there are servers of ours after it."""
+        await lifecycle.reap()
+        status = await lifecycle.status(ask=False)
+        mine = [verdict.resource for verdict in status.of_owner()]
+        exists = any(getattr(one, "state", None) in set(ServerState) for one in mine)
+        self._rounds.made(lifecycle, exists=exists)
+        return exists
 
     async def before_sleep(self) -> None:
         """Nobody can come by while this machine sleeps: what is idle goes now."""
@@ -399,7 +465,7 @@ class Keeper:
     async def close(self) -> None:
         self._sleep_watch.stop()
         await self._records.close()
-        tasks = (self._looking, self._booting, self._reaping, self._offering)
+        tasks = (self._looking, self._booting, self._joining, self._reaping, self._offering)
         for task in tasks:
             if task is not None:
                 task.cancel()

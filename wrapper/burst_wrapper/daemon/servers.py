@@ -28,7 +28,7 @@ from burst_wrapper.index import Index
 
 if TYPE_CHECKING:
     from burst_wrapper.daemon.plan import Plan
-    from burst_wrapper.daemon.server_keeper import Keeper
+    from burst_wrapper.daemon.server_keeper import Keeper, Rounds
 
 _FRESH_S: Final = 2.0
 """A project's settings are read again after this time."""
@@ -85,6 +85,7 @@ class Servers:
         self._roots: dict[Caller, str] = {}
         self._configs: dict[str, tuple[float, Config]] = {}
         self._keepers: dict[str, Keeper] = {}
+        self._rounds: Rounds | None = None
         self._made: dict[str, dict[bytes, Made]] = {}
         self._home = home
 
@@ -191,11 +192,14 @@ class Servers:
         found = self._keepers.get(project.key)
         if found is None:
             # Half a second of imports, once, and only for those who have servers.
-            keeper_class = await asyncio.to_thread(_load_keeper)
+            keeper_class, rounds_class = await asyncio.to_thread(_load_keeper)
             found = self._keepers.get(project.key)
             if found is None:
                 made = self._made.setdefault(project.key, {})
-                found = keeper_class(project, self._cache_dir, self._tools, made, self._home)
+                self._rounds = self._rounds or rounds_class()
+                found = keeper_class(
+                    project, self._cache_dir, self._tools, made, self._home, rounds=self._rounds
+                )
                 self._keepers[project.key] = found
         return found
 
@@ -254,7 +258,7 @@ class Servers:
             await keeper.close()
 
 
-def _load_keeper() -> type[Keeper]:
-    from burst_wrapper.daemon.server_keeper import Keeper  # noqa: PLC0415 - see above
+def _load_keeper() -> tuple[type[Keeper], type[Rounds]]:
+    from burst_wrapper.daemon.server_keeper import Keeper, Rounds  # noqa: PLC0415 - see above
 
-    return Keeper
+    return Keeper, Rounds

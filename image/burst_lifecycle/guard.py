@@ -89,6 +89,13 @@ def ground_of(server: Server, now_s: float) -> Ground | None:
     return None
 
 
+def ground_words(ground: Ground, server: Server) -> str:
+    """For people and the ledger. A bake's server is never ready: it goes when that is over."""
+    if ground is Ground.NEVER_READY and server.labels.get(labels.ROLE) == Role.BAKE:
+        return "its bake is over"
+    return ground.value
+
+
 def clock_is_trusted(offset_s: float | None) -> bool:
     """Whether times may decide about data."""
     return offset_s is not None and abs(offset_s) <= TRUSTED_OFFSET_S
@@ -124,7 +131,7 @@ class Guard:
             holds = ground_of(server, now_s) is not None
         if not holds:
             raise Busy(f"it is {server.state.value} by now", what=f"server {server.name}")
-        await self._delete(Kind.SERVER, server, ground.value, ground.name)
+        await self._delete(Kind.SERVER, server, ground_words(ground, server), ground.name)
 
     async def require_ground(self, server_id: int, granted: Granted | None = None) -> Server:
         """A fresh read of a server that may be ended now, before its power is touched.

@@ -17,7 +17,7 @@ import attrs
 from burst_lifecycle import labels
 from burst_lifecycle.cloud.model import Image, ImageState, Server, ServerState, ServerType
 from burst_lifecycle.events import Event, How, Ready
-from burst_lifecycle.guard import ground_of
+from burst_lifecycle.guard import ground_of, ground_words
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.placement import Candidate, Plan, Refused
 
@@ -232,7 +232,7 @@ def next_step(
             return Next(Step.WAIT, server)
         ground = ground_of(server, now_s)
         if ground is not None:
-            return Next(Step.DROP_SERVER, server, why=ground.value)
+            return Next(Step.DROP_SERVER, server, why=ground_words(ground, server))
         if server.labels.get(labels.CLIENT) != client:
             return Next(Step.OTHERS, server)
     mine = of_recipe(images, owner, recipe, architecture)

@@ -38,6 +38,7 @@ from burst_lifecycle.guard import (
     boot_by_s,
     clock_is_trusted,
     ground_of,
+    ground_words,
     is_booting,
     is_ready,
 )
@@ -150,7 +151,9 @@ def _server(
         if policy.watched and not policy.at_once and at_s > now_s and claim.role is Role.BUILD:
             return keep("it is off, and on again quickly in its paid hour", at_s)
     if ground is not None:
-        return Verdict(Kind.SERVER, server, Deed.REMOVE, ground.value, ground=ground)
+        return Verdict(
+            Kind.SERVER, server, Deed.REMOVE, ground_words(ground, server), ground=ground
+        )
     if is_booting(server, now_s):
         what = "it boots" if claim.role is Role.BUILD else "an image is baked"
         return keep(what, boot_by_s(server))

@@ -24,7 +24,7 @@ case "${0##*/} $*" in
   "systemctl --user show-environment") exit "$(cat "$FAKE/systemd" 2>/dev/null || echo 1)" ;;
   "systemctl --user start burst-reap.service") exec "$FAKE/run" ;;
   "loginctl show-user"*) cat "$FAKE/linger" ;;
-  "crontab -l") cat "$FAKE/crontab" 2>/dev/null || exit 1 ;;
+  "crontab -l") cat "$FAKE/crontab" 2>/dev/null || { echo "no crontab for me" >&2; exit 1; } ;;
   "crontab -") cat > "$FAKE/crontab" ;;
 esac
 """
@@ -46,6 +46,16 @@ class Host:
         path.write_text(text)
         path.chmod(0o755)
 
+    def reaps(self, stage: Stage) -> None:
+        """The service that systemd starts is a good reap."""
+        unit = Path(stage.environ["XDG_CONFIG_HOME"], "systemd/user/burst-reap.service")
+        proof = self.places.cloud + "/reaper-proof"
+        self.program(
+            "run",
+            f"#!/bin/sh\nmkdir -p '{self.places.cloud}'\n"
+            f"sed -n 's/.*BURST_REAPER=\\([0-9a-f]*\\).*/\\1/p' '{unit}' > '{proof}'\n",
+        )
+
     def has_systemd(self) -> None:
         (self.folder / "systemd").write_text("0")
 
@@ -57,6 +67,17 @@ class Host:
     def asked(self) -> list[str]:
         path = self.folder / "asked"
         return path.read_text().splitlines() if path.exists() else []
+
+    def reap(self, text: str) -> None:
+        """A good run of what stands there."""
+        word = text.partition("BURST_REAPER=")[2][:16]
+        reaper_unit.prove(self.places, {"BURST_REAPER": word})
+
+    @property
+    def places(self) -> Places:
+        """As `Stage` has them."""
+        state = os.fsencode(self.folder.parent / "user" / "state")
+        return Places.of({b"XDG_STATE_HOME": state, b"HOME": b"/nowhere"})
 
     @property
     def crontab(self) -> str:
@@ -75,12 +96,12 @@ def stage(tmp_path: Path, host: Host) -> Stage:
 
 
 class Clock:
-    """Waiting takes no time; cron runs after some of it."""
+    """Waiting takes no time; what was written runs after some of it."""
 
-    def __init__(self, reaps_after_s: float | None) -> None:
+    def __init__(self, host: Host, reaps_after_s: float | None) -> None:
+        self.host = host
         self.now_s = 1000.0
         self.reaps_after_s = reaps_after_s
-        self.last_good_s: float | None = None
 
     def time(self) -> float:
         return self.now_s
@@ -88,10 +109,7 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
         if self.reaps_after_s is not None and self.now_s >= 1000 + self.reaps_after_s:
-            self.last_good_s = self.now_s
-
-    def reap(self) -> float | None:
-        return self.last_good_s
+            self.host.reap(self.host.crontab)
 
 
 def machine(stage: Stage, clock: Clock) -> Machine:
@@ -102,10 +120,9 @@ def machine(stage: Stage, clock: Clock) -> Machine:
 def test_systemd(stage: Stage, host: Host) -> None:
     """Units written, one run through the service was good, then the timer is enabled."""
     host.has_systemd()
-    clock = Clock(None)
-    clock.last_good_s = 1000.0
-    where = machine(stage, clock)
-    assert reaper_unit.install("auto", where, clock.reap, lambda _text: None) == "systemd"
+    host.reaps(stage)
+    where = machine(stage, Clock(host, None))
+    assert reaper_unit.install("auto", where, lambda _text: None) == "systemd"
     folder = Path(stage.environ["XDG_CONFIG_HOME"]) / "systemd" / "user"
     assert "Persistent=true" in (folder / "burst-reap.timer").read_text()
     assert "Type=oneshot" in (folder / "burst-reap.service").read_text()
@@ -126,11 +143,11 @@ def test_a_run_that_was_not_good_installs_nothing(stage: Stage, host: Host, stat
     """Whether systemd says so, or nothing stands in the ledger afterwards."""
     host.has_systemd()
     host.program("run", f"#!/bin/sh\necho 'no token' >&2\nexit {status}\n")
-    clock = Clock(None)
-    clock.last_good_s = 10.0
-    where = machine(stage, clock)
+    # Others reap, too, and a clock that is behind takes every reap for a new one.
+    stage.ledger.append(Reap(at_s=stage.now_s + 86_400, ok=True))
+    where = machine(stage, Clock(host, None))
     with pytest.raises(ReaperProblem):
-        reaper_unit.install("systemd", where, clock.reap, lambda _text: None)
+        reaper_unit.install("systemd", where, lambda _text: None)
     folder = Path(stage.environ["XDG_CONFIG_HOME"]) / "systemd" / "user"
     assert list(folder.iterdir()) == []
     assert reaper_unit.installed(where.places) == ""
@@ -139,15 +156,13 @@ def test_a_run_that_was_not_good_installs_nothing(stage: Stage, host: Host, stat
 def test_cron(stage: Stage, host: Host) -> None:
     """Every minute until it ran once, then every five; other lines stay as they are."""
     (host.folder / "crontab").write_text("0 3 * * * backup\n")
-    clock = Clock(70)
-    where = machine(stage, clock)
-    assert reaper_unit.install("auto", where, clock.reap, lambda _text: None) == "cron"
+    where = machine(stage, Clock(host, 70))
+    assert reaper_unit.install("auto", where, lambda _text: None) == "cron"
     lines = host.crontab.splitlines()
     assert lines[0] == "0 3 * * * backup"
     assert len(lines) == 2
     assert lines[1].startswith("*/5 * * * * ")
-    again = Clock(5)
-    reaper_unit.install("cron", machine(stage, again), again.reap, lambda _text: None)
+    reaper_unit.install("cron", machine(stage, Clock(host, 5)), lambda _text: None)
     assert len(host.crontab.splitlines()) == 2
     assert reaper_unit.uninstall(where)
     assert host.crontab == "0 3 * * * backup\n"
@@ -155,10 +170,20 @@ def test_cron(stage: Stage, host: Host) -> None:
 
 def test_cron_that_does_not_run(stage: Stage, host: Host) -> None:
     """Waited for, and then taken back."""
-    clock = Clock(None)
     with pytest.raises(ReaperProblem, match="cron did not run it"):
-        reaper_unit.install("cron", machine(stage, clock), clock.reap, lambda _text: None)
+        reaper_unit.install("cron", machine(stage, Clock(host, None)), lambda _text: None)
     assert "burst" not in host.crontab
+
+
+def test_a_crontab_that_cannot_be_read_is_not_replaced(stage: Stage, host: Host) -> None:
+    """`crontab -l` says 1 for that, too."""
+    (host.folder / "crontab").write_text("0 3 * * * backup\n")
+    here = '"crontab -l")'
+    refusing = _PROGRAM.replace(here, f'{here} echo "a full disk" >&2; exit 1 ;;\n  x)')
+    host.program("bin/crontab", refusing)
+    with pytest.raises(ReaperProblem, match="a full disk"):
+        reaper_unit.install("cron", machine(stage, Clock(host, 5)), lambda _text: None)
+    assert host.crontab == "0 3 * * * backup\n"
 
 
 def test_a_token_that_only_the_environment_has(stage: Stage, host: Host) -> None:
@@ -174,7 +199,7 @@ def test_the_whole_command(stage: Stage, host: Host) -> None:
     """Success is said once there was a run; lingering is looked at."""
     host.has_systemd()
     (host.folder / "linger").write_text("Linger=no\n")
-    stage.ledger.append(Reap(at_s=stage.now_s, ok=True))
+    host.reaps(stage)
     said = stage.run("reap", "--install")
     assert said.code == 0
     assert said.out == (

@@ -302,6 +302,20 @@ def test_another_token_made_something(stage: Stage) -> None:
     assert "error: something still costs money: server burst-build-other" in said.err
 
 
+@pytest.mark.parametrize("verb", [["cache", "list"], ["completion", "bash"]])
+def test_commands_that_ask_no_cloud_name_it_too(stage: Stage, verb: list[str]) -> None:
+    """What this machine knows is enough: its ledger, and the token of its configuration."""
+    (stage.folder / "token").write_text("another\n")
+    (stage.folder / "token").chmod(0o600)
+    stage.configure(CONFIG.replace("/nowhere/token", str(stage.folder / "token")))
+    assert stage.run(*verb).code == 0
+    stage.ledger.append(ELSEWHERE)
+    said = stage.run(*verb)
+    assert said.code == 55
+    assert "server burst-build-other (id 4711" in said.err
+    assert "burst-build-other" not in said.out
+
+
 @pytest.mark.parametrize("verb", [["status"], ["reap"], ["down", "--yes"], ["up"]])
 def test_a_revoked_token(running: Stage, verb: list[str]) -> None:
     """Everything that may bill is out of reach; named, and the token's own exit code."""

@@ -14,7 +14,7 @@ from burst_lifecycle.bake import Wish
 from burst_lifecycle.books import add_up
 from burst_lifecycle.cloud.model import Image, ImageState, Kind, Server, ServerState
 from burst_lifecycle.errors import Busy, OverBudget, ServerProblem
-from burst_lifecycle.events import Created, How, Ready
+from burst_lifecycle.events import Created, Deleted, How, Ready
 from burst_lifecycle.images import Speed, Step
 from burst_lifecycle.pricing import cost_of
 from lifecycles import Machine, fresh
@@ -43,6 +43,10 @@ def test_a_bake() -> None:
     ready = [event for event in machine.ledger.events if isinstance(event, Ready)]
     assert [event.image for event in ready] == [images.STOCK, RECIPE.fingerprint]
     assert all(event.boot_s is not None and event.boot_s > 0 for event in ready)
+    # What `audit` says of its servers.
+    ends = [one.reason for one in machine.ledger.events if isinstance(one, Deleted)]
+    assert ends.count("its bake is over") >= 1
+    assert not any("boot deadline" in end for end in ends)
 
 
 def test_its_size_is_in_the_ledger_from_its_birth() -> None:

@@ -10,7 +10,7 @@ from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.parser import make_parser
 
 QUIET = True
-"""Shells read its output: no notices, no warnings."""
+"""Shells read its output at every start: nothing but what bills and is out of reach."""
 _PROGRAM = "burst-admin"
 
 

@@ -38,15 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: object, desk: Desk) -> int:
     """One verb, with all that goes around it."""
     module = import_module(f"burst_lifecycle.admin.{options.verb}")  # type: ignore[attr-defined]
-    if getattr(module, "QUIET", False):
-        code: int = module.run(options, desk)
-        return code
     from burst_lifecycle.admin import reminders  # noqa: PLC0415 - as above
 
+    quiet = getattr(module, "QUIET", False)
     failure: BurstError | None = None
     code = 0
     try:
-        reminders.before(desk)
+        if not quiet:
+            reminders.before(desk)
         code = module.run(options, desk)
     except BurstError as error:
         failure = error
@@ -59,7 +58,7 @@ def run(options: object, desk: Desk) -> int:
     except Exception as error:
         return _bug(error, desk)
     try:
-        billing = reminders.after(desk, failure)
+        billing = reminders.out_of_reach(desk) if quiet else reminders.after(desk, failure)
     except Exception as error:
         return _bug(error, desk)
     if failure is not None:

@@ -31,6 +31,8 @@ def run(options: argparse.Namespace, desk: Desk) -> int:
     if not outcome.ok:
         first, why = outcome.failed[0]
         raise CloudProblem(why, what=f"the deletion of {first}")
+    if not options.dry_run:
+        reaper_unit.prove(desk.places, desk.environ)
     return 0
 
 
@@ -64,7 +66,7 @@ def _install(way: str, desk: Desk) -> int:
     if not (desk.hetzner.token.file or desk.hetzner.token.command):
         raise NoStoredToken("a timer does not see HCLOUD_TOKEN of your shell")
     machine = Machine(desk.places, desk.environ, desk.clock)
-    became = reaper_unit.install(way, machine, desk.last_good_reap_s, desk.say)
+    became = reaper_unit.install(way, machine, desk.say)
     every = reaper_unit.EVERY_MIN
     desk.out(f"the reaper runs every {every} minutes by {became}, and one run through it was good")
     if became == "systemd" and reaper_unit.lingers(machine) is not True:

@@ -1,14 +1,17 @@
 """`reap --install`: a systemd user timer, else a line in the user's crontab.
 
-It is only called installed after one run *through it* was good: the ledger has a good reap that is
-newer than the installation. What runs is this interpreter with this package, by absolute path; the
-token is never written anywhere, so one that is only in the environment cannot be used.
+It is only called installed after one run *through it* was good: the unit carries a random word, and
+a good reap writes down the word that it finds in its environment. (Times in the ledger are of the
+API's clock, ours may be a day off; and a daemon reaps beside us.) What runs is this interpreter
+with this package, by absolute path; the token is never written anywhere, so one that is only in the
+environment cannot be used.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -34,6 +37,8 @@ _PASSED_ON: Final = (
     "HCLOUD_ENDPOINT",
     "PATH",
 )
+PROOF: Final = "BURST_REAPER"
+"""In the environment of runs by a timer or cron."""
 _CRON_PATIENCE_S: Final = 150.0
 _RUN_PATIENCE_S: Final = 300.0
 
@@ -87,7 +92,24 @@ def command() -> list[str]:
 
 def _passed_on(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """Folders and the endpoint; never a token."""
-    return [(name, environ[name]) for name in _PASSED_ON if environ.get(name)]
+    return [(name, environ[name]) for name in (*_PASSED_ON, PROOF) if environ.get(name)]
+
+
+def prove(places: Places, environ: Mapping[str, str]) -> None:
+    """After a good reap: if it was through what `install` wrote, `install` sees it."""
+    word = environ.get(PROOF, "")
+    if word.isalnum():
+        write_atomically(_proof(places), word.encode() + b"\n", mode=0o600)
+
+
+def _proof(places: Places) -> bytes:
+    return os.fsencode(os.path.join(places.cloud, "reaper-proof"))
+
+
+def _proven(places: Places, word: str) -> bool:
+    with contextlib.suppress(OSError), open(_proof(places), encoding="ascii") as file:
+        return file.read(64).strip() == word
+    return False
 
 
 # -- what is written: pure -----------------------------------------------------------------------
@@ -162,18 +184,17 @@ def installed(places: Places) -> str:
     return word if word in {"systemd", "cron"} else ""
 
 
-def install(
-    way: str, machine: Machine, last_good_reap_s: Callable[[], float | None], tell: Tell
-) -> str:
+def install(way: str, machine: Machine, tell: Tell) -> str:
     """`auto`, `systemd` or `cron`; which it became. ReaperProblem, and then nothing is left."""
-    begun_s = machine.clock()
     if way == "auto":
         usable = machine.run(["systemctl", "--user", "show-environment"])[0] == 0
         way = "systemd" if usable else "cron"
 
+    word = secrets.token_hex(8)
+    machine = attrs.evolve(machine, environ={**machine.environ, PROOF: word})
+
     def reaped() -> bool:
-        last_s = last_good_reap_s()
-        return last_s is not None and last_s >= begun_s - 1
+        return _proven(machine.places, word)
 
     try:
         if way == "systemd":
@@ -227,13 +248,20 @@ def _install_cron(machine: Machine, reaped: Callable[[], bool], tell: Tell) -> N
 
 def _write_crontab(machine: Machine, line: str) -> None:
     status, present, detail = machine.run(["crontab", "-l"])
-    if status not in {0, 1}:
-        raise ReaperProblem(f"`crontab -l`: {detail}")
-    present = present if status == 0 else ""  # 1: there is none yet
+    if status != 0 and not _is_none_yet(status, detail):
+        # One that is there and cannot be read now would be replaced by ours alone.
+        raise ReaperProblem(f"`crontab -l`: {detail or f'status {status}'}")
+    present = present if status == 0 else ""
     text = without_ours(present) + (f"{line}\n" if line else "")
     status, _, detail = machine.run(["crontab", "-"], text)
     if status != 0:
         raise ReaperProblem(f"`crontab -`: {detail}")
+
+
+def _is_none_yet(status: int, detail: str) -> bool:
+    """In the words of Vixie's cron and cronie, of dcron and of busybox: all say it with a 1."""
+    said = detail.lower()
+    return status == 1 and ("no crontab" in said or "no such file" in said)
 
 
 def uninstall(machine: Machine) -> bool:

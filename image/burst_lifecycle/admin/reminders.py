@@ -79,16 +79,25 @@ def after(desk: Desk, failure: BurstError | None = None) -> StillBilling | None:
     if not isinstance(failure, ConfigError):
         configuration(desk)
     books = unreaped(desk)
-    refused = isinstance(failure, Unauthorized | TokenProblem | NotConfigured)
-    if desk.account is None and not refused:
-        return None  # a command that did not ask the cloud: nothing is known
-    return _elsewhere(desk, books, None if refused else desk.account)
+    if isinstance(failure, Unauthorized | TokenProblem | NotConfigured):
+        return _elsewhere(desk, books, None)
+    if desk.account is None:
+        return _by_configuration(desk, books)
+    return _elsewhere(desk, books, desk.account)
 
 
 def without_asking(desk: Desk) -> StillBilling | None:
     """What `after` says, for commands that do not talk to the cloud: by the ledger and the token
     that the configuration leads to. A command that prints it is not run for this."""
-    books = unreaped(desk)
+    return _by_configuration(desk, unreaped(desk))
+
+
+def out_of_reach(desk: Desk) -> StillBilling | None:
+    """As `without_asking`, and of nothing else: for what a shell reads at every start."""
+    return _by_configuration(desk, desk.books())
+
+
+def _by_configuration(desk: Desk, books: Books) -> StillBilling | None:
     if not books.billing():
         return None
     try:

@@ -241,8 +241,37 @@ def test_look_ups(stub: Stub) -> None:
 def test_answers_that_are_not_what_the_api_promises(stub: Stub, document: Any) -> None:
     """An error of ours with the reason, never a KeyError."""
     stub.expect("GET /servers/7", Say(200, document))
-    with pytest.raises(CloudProblem, match="not understood"):
+    with pytest.raises(CloudProblem, match="not understood") as caught:
         run(stub, lambda cloud: cloud.server(7))
+    assert "lambda" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (502, b"<html>Bad Gateway</html>"),
+        (200, b"<html>log in to this hotel's network</html>"),
+        (500, b'{"error": null}'),
+        (503, b'{"error": "boo"}'),
+        (200, b"null"),
+        (200, b"[1]"),
+    ],
+)
+def test_somebody_else_answers(stub: Stub, status: int, body: bytes) -> None:
+    """A proxy, a captive portal: said as it is, and the question is not whether we are online."""
+    stub.expect("GET /servers/7", *[Say(status, body)] * 9)
+    with pytest.raises(
+        errors.CloudUnreachable, match=f"status {status}, and no error of"
+    ) as caught:
+        run(stub, lambda cloud: cloud.server(7))
+    assert "a proxy" in caught.value.hint
+
+
+def test_a_proxys_refusal_says_nothing_about_the_token(stub: Stub) -> None:
+    stub.expect("GET /servers/7", Say(403, b"<html>Forbidden</html>"))
+    with pytest.raises(CloudProblem) as caught:
+        run(stub, lambda cloud: cloud.server(7))
+    assert not isinstance(caught.value, errors.Unauthorized)
 
 
 def test_reading_survives_their_trouble(stub: Stub) -> None:

@@ -95,8 +95,10 @@ def test_a_timer_of_a_user_who_is_not_logged_in(machine: Workstation) -> None:
 
 
 def test_refusals_leave_nothing(machine: Workstation) -> None:
-    """A token in the environment only; one that is revoked; a user whose services end with him."""
-    machine.run("loginctl", "enable-linger", USER)
+    """A token in the environment only; one that is revoked. And who does not linger is told."""
+    # A session of that user, as by a login.
+    session = ["--unit=login", "--property=PAMName=login", f"--property=User={USER}"]
+    machine.run("systemd-run", *session, "sleep", "infinity")
     runtime = machine.root / "run/user/1000/systemd"
     machine.until(runtime.exists, "the user's systemd runs")
     with machine.cloud() as cloud:
@@ -120,9 +122,6 @@ def test_refusals_leave_nothing(machine: Workstation) -> None:
         assert "burst-reap" not in units
 
         machine.write(f"{HOME}/token", cloud["token"] + "\n", 0o600)
-        machine.run("loginctl", "disable-linger", USER)
-        machine.run("systemctl", "start", "user@1000.service")
-        machine.until(runtime.exists, "the user's systemd runs")
         done = machine.admin("reap", "--install")
         assert done.returncode == 0, done.stderr
         assert "`loginctl enable-linger`" in done.stderr

@@ -46,6 +46,7 @@ TABLE: list[tuple[int, str, type[CloudProblem], type[CloudProblem], bool]] = [
     (200, "", errors.Ambiguous, errors.Ambiguous, True),
     (302, "", errors.Ambiguous, errors.Ambiguous, True),
     (401, "", errors.Unauthorized, errors.Unauthorized, False),
+    (403, "", errors.CloudProblem, errors.CloudProblem, False),
     (404, "", errors.CloudProblem, errors.CloudProblem, False),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burst_lifecycle import access, labels, removal
-from burst_lifecycle.cloud.model import Kind, ServerState
+from burst_lifecycle.cloud.model import Kind, Server, ServerState
 from burst_lifecycle.context import HOUR_S
 from burst_lifecycle.errors import (
     ActionFailed,
@@ -28,8 +28,9 @@ from burst_lifecycle.errors import (
     ServerProblem,
 )
 from burst_lifecycle.guard import Granted, Ground, VolumeGround
-from burst_lifecycle.host import Host, Refusal
+from burst_lifecycle.host import Host
 from burst_lifecycle.reaper import Deed
+from burst_lifecycle.session import Lifecycle
 from burst_protocol.errors import BurstError, ConfigError, HostKeyProblem
 from lifecycles import OWNER, PROJECT, Machine, box_of, fresh, wishes
 from memory_cloud import Account, World
@@ -75,33 +76,67 @@ class _Client:
             self.began = self.box.work()
 
 
-def test_drain_or_work_never_both() -> None:
-    """Whoever comes first decides, and no action ever runs on a dead server."""
+async def _drains(lifecycle: Lifecycle, server: Server) -> bool:
+    """As every caller does it; whether it says that the server is gone."""
+    context = lifecycle.context
+    refusal = await removal.drain(context, lifecycle.guard, server, min_idle_s=0, reason="race")
+    return refusal is None
+
+
+async def _downs(lifecycle: Lifecycle, server: Server) -> bool:
+    down = await lifecycle.down()
+    assert {one.id for one in down.deleted} <= {server.id}
+    return bool(down.deleted)
+
+
+async def _reaps(lifecycle: Lifecycle, server: Server) -> bool:
+    report = await lifecycle.reap()
+    assert report.ok, report.failed
+    return server.id in {one.resource.id for one in report.done if one.kind is Kind.SERVER}
+
+
+RACES = 1000
+
+
+@pytest.mark.parametrize("who", [_drains, _downs, _reaps])
+def test_deletion_or_work_never_both(
+    who: Callable[[Lifecycle, Server], Coroutine[Any, Any, bool]],
+) -> None:
+    """Raced at each request in turn: whoever comes first decides, and no action ever runs on a
+    server that is deleted."""
     machine = fresh()
     up(machine)
     box = box_of(machine)
-    machine.account.world.pass_time(30)
-    for round_ in range(1000 if EVERYTHING else 100):
+    worked = ended = 0
+    points = 9
+    for round_ in range(RACES):
         server = the_server(machine)
+        # It works until the 51st minute of its paid hour, and then looks idle since long.
+        box.running = 1
+        age_s = machine.account.world.now_s - server.created_s
+        machine.account.world.pass_time((3060 - age_s) % HOUR_S)
+        box.running = 0
+        box.active_s = machine.account.world.now_s - 1200
         lifecycle, _ = machine.start()
-        client = _Client(box, round_ % 9)
+        client = _Client(box, round_ % (points + 1))
         machine.hook = client
-        refusal = run(
-            removal.drain(lifecycle.context, lifecycle.guard, server, min_idle_s=0, reason="race")
-        )
+        says_gone = run(who(lifecycle, server))
         machine.hook = lambda _name: None
+        points = max(points, client.count)
         gone = server.id not in machine.account.held[Kind.SERVER]
+        assert gone == says_gone
+        assert gone != client.began, f"round {round_}: point {client.at} of {client.count}"
         if client.began:
-            assert isinstance(refusal, Refusal)
-            assert not gone
-            box.running = 0
-            box.active_s = 0
+            worked += 1
+            assert box.running == 1
+            run(machine.lifecycle.extend(hard_end_in_s=12 * HOUR_S))
         else:
-            assert refusal is None
-            assert gone
+            ended += 1
             up(machine)
             box = box_of(machine)
-            machine.account.world.pass_time(30)
+    print(f"{who.__name__}: {RACES} races, {worked} won by the action, {ended} by the deletion")
+    assert worked > RACES // 20
+    assert ended > RACES // 20
 
 
 def test_no_ground_no_deletion() -> None:

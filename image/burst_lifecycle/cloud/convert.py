@@ -45,7 +45,8 @@ def read(convert: Callable[[Any], T], value: Any) -> T:
     try:
         return convert(value)
     except (LookupError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
-        raise Unexpected(f"{convert.__name__}: {type(error).__name__} {error}") from error
+        kind = "it lacks" if isinstance(error, LookupError) else f"{type(error).__name__}:"
+        raise Unexpected(f"{kind} {error}") from error
 
 
 def time_s(text: str) -> float:

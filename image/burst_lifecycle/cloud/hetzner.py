@@ -141,6 +141,9 @@ class _Client(hcloud.Client):
             unsent = any(isinstance(cause, _UNSENT) for cause in _causes(error))
             return Failure(Where.UNSENT if unsent else Where.LOST, text=_words(error))
         except Exception as error:  # an envelope that is none, or a second send
+            status = self._status()
+            if status is not None and status >= 400:
+                return Failure(Where.ANSWERED, status=status)
             return Failure(Where.LOST, text=_words(error))
         status = self._status()
         if status is None or status >= 300:

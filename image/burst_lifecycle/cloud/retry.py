@@ -62,6 +62,11 @@ class Safety(enum.Enum):
     """A second thing that costs money."""
 
 
+_ANSWERED_BY_OTHERS: Final = (
+    "the API is in trouble, or something before it answers (a proxy, a hotel's network): try later"
+)
+
+
 class Where(enum.Enum):
     """How far a request came."""
 
@@ -112,7 +117,7 @@ class Failure:
 
 def to_error(failure: Failure, what: str, safety: Safety) -> CloudProblem:
     """`facts` hold `api_code`, `fields`, `limits` and `correlation` for who decides on them."""
-    return _class_of(failure, safety)(
+    error = _class_of(failure, safety)(
         failure.detail,
         what=what,
         api_code=failure.code,
@@ -120,6 +125,9 @@ def to_error(failure: Failure, what: str, safety: Safety) -> CloudProblem:
         limits=failure.limits,
         correlation=failure.correlation,
     )
+    if isinstance(error, CloudUnreachable) and failure.where is Where.ANSWERED:
+        error.hint = _ANSWERED_BY_OTHERS  # type: ignore[misc]  # it is no question of being online
+    return error
 
 
 def _class_of(failure: Failure, safety: Safety) -> type[CloudProblem]:
@@ -137,7 +145,8 @@ def _class_of(failure: Failure, safety: Safety) -> type[CloudProblem]:
             return NameTaken
         if code == "not_found":
             return NotFound
-        if code in NO_ACCESS or failure.status in {401, 403}:
+        # A 403 without a code is a proxy's or a hotel's: it says nothing about the token.
+        if code in NO_ACCESS or failure.status == 401:
             return Unauthorized
     if failure.uncertain:
         return CloudUnreachable if safety is Safety.READ else Ambiguous

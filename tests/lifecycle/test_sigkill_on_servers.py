@@ -1,0 +1,264 @@
+"""Real clients are killed (SIGKILL) between the API's answers and the commands on real servers.
+
+Servers are containers with cloud-init, sshd, volumes, our agent. `make test` kills at the points
+that tell most, `make test-all` at each one. Whatever was killed: either the next command carries
+on, and everything works; or nobody comes, time passes, and one reap finds nothing of ours too much.
+What is somebody else's stays as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bake_mirror import mirror
+from builds import machine
+from localcloud import Image, LocalCloud, Server, Volume
+from server_builds import admin, admin_json, configure, ready_servers
+from space import Space
+from tiers import EVERYTHING, thorough
+from trixie import Unavailable
+
+pytest_plugins = ("cloud_fixtures",)
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+KILLED = Path(__file__).resolve().parents[1] / "support" / "killed.py"
+_DAY_S = 86_400
+_PATIENCE_S = 300
+_MOST = 200
+"""No command has more points; a run that reaches its end has been at all of them."""
+_NEVER = "never"
+ALL = tuple(str(number) for number in range(1, _MOST + 1))
+
+
+@contextmanager
+def stage(cloud: LocalCloud, **settings: object) -> Iterator[Space]:
+    """A developer with a project and `[hetzner]`."""
+    with machine(CARGO_INCREMENTAL="0") as space:
+        space.write(
+            {
+                "Cargo.toml": '[package]\nname = "app"\nversion = "0.1.0"\nedition = "2021"\n',
+                "Cargo.lock": 'version = 4\n\n[[package]]\nname = "app"\nversion = "0.1.0"\n',
+                "src/main.rs": "fn main() {}\n",
+            }
+        )
+        configure(space, cloud, **settings)
+        yield space
+
+
+def foreign(cloud: LocalCloud) -> dict[str, list[str]]:
+    """Somebody else's, with names and labels that look like ours."""
+    client = cloud.client()
+    marked: Any = {"burst": "1", "burst-role": "access"}  # the library says `str`
+    client.firewalls.create("burst-access-theirs", labels=marked)
+    client.ssh_keys.create(
+        "burst-theirs",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJTCnrF7jWLJRvVbfzBdV8aGQKS8TCSkhfGl1LbSJd1k",
+        labels={"burst": "1"},
+    )
+    return cloud.holdings()
+
+
+def killed(space: Space, at: str, *arguments: str, ahead_s: float = 0) -> tuple[bool, list[str]]:
+    """`burst-admin`, until that point; whether it came there, and where it was."""
+    log = space.folder / "points"
+    log.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, KILLED, at, log, "admin", *arguments],
+        cwd=space.project,
+        env={**space.env, "BURST_TEST_CLOCK": str(ahead_s)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_PATIENCE_S,
+        check=False,
+    )
+    struck = done.returncode == -signal.SIGKILL
+    assert struck or done.returncode == 0, done.stderr.decode()
+    return struck, log.read_text().splitlines()
+
+
+def expire(space: Space, cloud: LocalCloud, theirs: dict[str, list[str]]) -> None:
+    """Nobody comes: boot deadlines, hard ends and idle times pass, then a reaper comes by."""
+    for _ in range(4):
+        cloud.clock.advance(100 * _DAY_S)
+        killed(space, _NEVER, "reap", "--quiet", ahead_s=cloud.clock.now() - time.time())
+        if cloud.holdings() == theirs:
+            return
+    assert cloud.holdings() == theirs
+
+
+def carry_on(space: Space, cloud: LocalCloud) -> None:
+    """The next command finishes what was begun: one server, one volume, and it compiles there."""
+    admin(space, "up").check()
+    assert len(ready_servers(cloud)) == 1
+    (volume,) = cloud.all(Volume)
+    assert volume.labels["burst-fs"].startswith("ready-")
+    assert volume.server is not None
+    (server,) = [one for one in admin_json(space, "status")["resources"] if one["kind"] == "server"]
+    assert server["lease"] is not None
+    space.fresh_target()
+    space.cargo("build", "--offline").check()
+    space.stop()
+
+
+def everything_goes(space: Space, cloud: LocalCloud, theirs: dict[str, list[str]]) -> None:
+    admin(space, "down", "--everything", "--yes").check()
+    assert cloud.holdings() == theirs
+
+
+def at_each(
+    cloud: LocalCloud, space: Space, points: list[str], before: Callable[[], None], *command: str
+) -> None:
+    """Kill it at each of the points; by turns somebody or nobody comes afterwards."""
+    theirs = cloud.holdings()
+    tried = []
+    for number, at in enumerate(points):
+        before()
+        struck, names = killed(space, at, *command)
+        if not struck and at.isdigit():
+            everything_goes(space, cloud, theirs)
+            break
+        assert struck, f"{at} is none of {names}"
+        tried.append(names[-1])
+        if number % 2:
+            expire(space, cloud, theirs)
+        else:
+            carry_on(space, cloud)
+            everything_goes(space, cloud, theirs)
+    print(f"{' '.join(command)}: killed at {len(tried)} points: {tried}")
+    cloud.expect(**theirs)
+
+
+def test_up(real_cloud: LocalCloud) -> None:
+    """From nothing to a server that is ready."""
+    usual = [
+        "after POST /servers",
+        "before ssh burst-agent volume mount",
+        "after ssh burst-agent volume format",
+        "after ssh burst-agent hostkey rotate",
+    ]
+    foreign(real_cloud)
+    with stage(real_cloud) as space:
+        points = list(ALL) if EVERYTHING else usual
+        at_each(real_cloud, space, points, lambda: None, "up")
+
+
+def test_down(real_cloud: LocalCloud) -> None:
+    """In the middle of taking a server away in good order."""
+    usual = ["after ssh burst-agent lease drain", "after POST /volumes/{id}/actions/detach"]
+    foreign(real_cloud)
+    with stage(real_cloud) as space:
+        points = list(ALL) if EVERYTHING else usual
+        at_each(real_cloud, space, points, lambda: up(space), "down", "--yes")
+
+
+def up(space: Space) -> None:
+    admin(space, "up").check()
+
+
+def test_reap(real_cloud: LocalCloud) -> None:
+    """One that is idle at the edge of its paid hour."""
+    usual = ["after ssh burst-agent volume unmount", "after DELETE /servers/{id}"]
+    cloud = real_cloud
+    foreign(cloud)
+    with stage(cloud, keep_alive_s=1) as space:
+
+        def idle() -> None:
+            up(space)
+            cloud.clock.advance(3000)
+
+        points = list(ALL) if EVERYTHING else usual
+        at_each(cloud, space, points, idle, "reap")
+
+
+@contextmanager
+def killable_daemon(space: Space, at: str) -> Iterator[subprocess.Popen[str]]:
+    """The user's daemon, which ends at that point."""
+    log = space.folder / "points"
+    log.unlink(missing_ok=True)
+    with subprocess.Popen(
+        [sys.executable, KILLED, at, log, "daemon"],
+        env=space.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listening\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_build_that_boots(real_cloud: LocalCloud) -> None:
+    """The daemon dies while it boots a server: the build does not notice; the next one's carries
+    on, and compiles there."""
+    usual = ["after POST /volumes/{id}/actions/attach", "before ssh burst-agent hostkey"]
+    cloud = real_cloud
+    theirs = foreign(cloud)
+    with stage(cloud, boot_after_s=0) as space:
+        for number, at in enumerate(thorough(usual, ALL)):
+            space.forget_store()
+            space.fresh_target()
+            with killable_daemon(space, at) as daemon:
+                space.cargo("build", "--offline", BURST_REQUIRE_REMOTE="0").check()
+                cloud.wait_for(
+                    lambda: daemon.poll() is not None or ready_servers(cloud),
+                    "it ends",
+                )
+                struck = daemon.poll() is not None
+            assert struck or at.isdigit()
+            if number % 2:
+                expire(space, cloud, theirs)
+            else:
+                space.fresh_target()
+                space.cargo("build", "--offline", "--release").check()
+                (server,) = ready_servers(cloud)
+                assert {unit["executor"] for unit in space.units()} == {server}
+                space.stop()
+                everything_goes(space, cloud, theirs)
+            if not struck:
+                break
+        cloud.expect(**theirs)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(7200)
+def test_a_bake(real_cloud: LocalCloud) -> None:
+    """The next `image build` makes one image, and no server is left. (In the middle of the recipe:
+    `tests/cloud/test_bake.py`, in `make test`.)"""
+    cloud = real_cloud
+    cloud.quota().dedicated_cores = 50
+    try:
+        sources = str(mirror())
+    except Unavailable as error:
+        pytest.skip(str(error))
+    command = ("image", "build", "--mirror", sources)
+    theirs = foreign(cloud)
+    first = int(os.environ.get("BURST_TEST_BAKE_FROM", "1"))
+    with stage(cloud) as space:
+        for number in range(first, _MOST):
+            struck, names = killed(space, str(number), *command)
+            if number % 3 == 0:
+                _, names = killed(space, _NEVER, *command)
+                assert not cloud.all(Server), names[-1]
+                assert len(cloud.all(Image)) == 1
+                everything_goes(space, cloud, theirs)
+            else:
+                expire(space, cloud, theirs)
+            if not struck:
+                break
+        everything_goes(space, cloud, theirs)
+        cloud.expect(**theirs)

@@ -30,7 +30,7 @@ from burst_lifecycle.places import Places, cache_dir
 from burst_lifecycle.project import Project
 from burst_lifecycle.session import Lifecycle
 from burst_lifecycle.settings import Hetzner, Settings
-from burst_lifecycle.token import obtain
+from burst_lifecycle.token import Token, obtain
 
 if TYPE_CHECKING:
     from burst_lifecycle.cloud.model import Server
@@ -106,11 +106,24 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
             bake_lock=lambda: boot_lock(places.cloud, "bake.lock"),
             account=Account(token.endpoint, token.fingerprint(secret)),
         )
+        if hetzner.self_delete_token.configured:
+            context = attrs.evolve(context, self_delete=lambda: _self_delete(request))
         if request.step is not None:
             context = attrs.evolve(context, step=request.step)
         if address := _test_address(request.environ):
             context = attrs.evolve(context, address=address)
         yield Lifecycle(context)
+
+
+async def _self_delete(request: Request) -> Token:
+    """Asked for when a server is booted, no earlier."""
+    hetzner = request.hetzner
+    return await obtain(
+        hetzner.self_delete_token,
+        endpoint=hetzner.endpoint,
+        environ=request.environ,
+        daemon=request.daemon,
+    )
 
 
 def home_architecture() -> str:
@@ -138,6 +151,7 @@ def wishes(hetzner: Hetzner, owner: str, project: Project | None) -> Wishes:
         boot_deadline_s=hetzner.boot_deadline_s,
         budget_eur_per_month=hetzner.budget_eur_per_month,
         new_volume_elsewhere=hetzner.on_location_full == "new-volume",
+        orphan_s=hetzner.orphan_s,
     )
 
 

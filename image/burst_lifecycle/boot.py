@@ -31,6 +31,7 @@ from burst_lifecycle.errors import (
     Busy,
     NotFound,
     ServerProblem,
+    TokenProblem,
 )
 from burst_lifecycle.events import How, Ready
 from burst_lifecycle.guard import Ground, Guard, is_booting, is_ready
@@ -267,6 +268,7 @@ class Boot:
                     age_s=cloud.now_s() - server.created_s,
                     keep_alive_s=wishes.keep_alive_s,
                 )
+            await self._self_deletion(server, host)
         store = await volumes.mount_project(context, server, host, make=make_volume)
         host = await self._rotate(server.id, host)
         server = await cloud.server(server.id)
@@ -286,6 +288,22 @@ class Boot:
                 )
             )
         return Booted(server, attrs.evolve(host.login, user="burst"), store, agent, self.how)
+
+    async def _self_deletion(self, server: Server, host: Host) -> None:
+        """Where the user wants it. A server without it is as safe as any other."""
+        context = self.context
+        if context.self_delete is None:
+            return
+        try:
+            token = await context.self_delete()
+            with context.effect("let it delete itself"):
+                await host.may_delete_itself(token)
+        except (ServerProblem, TokenProblem) as error:
+            context.tell(
+                f"self-delete:{server.id}",
+                f"server {server.name} cannot delete itself: {error}; once off, it bills until "
+                "somebody comes by",
+            )
 
     def _boot_s(self) -> float | None:
         if self._maker is None or self._maker.asked_s is None:

@@ -7,7 +7,7 @@ ones, tests bring a cloud in memory whose time is virtual.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +21,7 @@ from burst_lifecycle.cloud.port import Cloud
 from burst_lifecycle.events import Event
 from burst_lifecycle.ledger import History
 from burst_lifecycle.notices import Level, Notice
+from burst_lifecycle.token import Token
 
 HOUR_S: Final = 3600
 MONTH_S: Final = 30 * 24 * HOUR_S
@@ -161,7 +162,8 @@ class Wishes:
     budget_eur_per_month: Decimal | None = None
     new_volume_elsewhere: bool = False
     """`on_location_full = "new-volume"`."""
-    wants_ipv4: bool = True
+    orphan_s: float = 120
+    """A run whose client is gone ends after that."""
 
 
 @attrs.frozen
@@ -207,6 +209,8 @@ class Context:
     address: Callable[[Server], tuple[str, int]] = _public_address
     account: Account = Account("", "")
     """Whose resources these are, for the ledger."""
+    self_delete: Callable[[], Awaitable[Token]] | None = None
+    """Opt-in: the token with which a server deletes itself when its dead man ends it."""
 
     @contextlib.contextmanager
     def effect(self, name: str) -> Iterator[None]:

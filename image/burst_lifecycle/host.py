@@ -18,6 +18,7 @@ from burst_lifecycle.context import Login, Ssh
 from burst_lifecycle.errors import ServerProblem
 from burst_lifecycle.guard import Granted
 from burst_lifecycle.hostkey import bare, blob
+from burst_lifecycle.token import Token
 
 AGENT: Final = "/usr/local/bin/burst-agent"
 _AUTHORIZE: Final = (
@@ -26,6 +27,9 @@ _AUTHORIZE: Final = (
     '[ -f "$f" ] || continue; for key in "$@"; do '
     'grep -qxF -- "$key" "$f" || printf \'\\n%s\\n\' "$key" >>"$f" || exit 1; done; done'
 )
+_SELF_DELETE: Final = "/run/burst-private/self-delete"
+"""In memory, and root's alone: `deadman.sh` reads it, builds cannot."""
+_PUT_PRIVATELY: Final = 'umask 077 && mkdir -p "${1%/*}" && cat >"$1.new" && mv -f "$1.new" "$1"'
 _QUICK_S: Final = 20.0
 _DISK_S: Final = 300.0
 """Making or checking a file system, writing back what is dirty."""
@@ -118,6 +122,26 @@ class Host:
         )
         if answer.status != 0:
             raise self._problem(f"keys cannot be added: it ended with {answer.status}")
+
+    async def may_delete_itself(self, token: Token) -> None:
+        """With that token: its dead man does it, after everything is safe, before it powers off.
+
+        It goes over stdin into the memory of that server, into no argument and on no disk.
+        """
+        value = token.value.replace("\\", "\\\\").replace('"', '\\"')  # curl(1), --config
+        config = (
+            f'url = "{token.endpoint}/servers/{self.server_id}"\n'
+            'request = "DELETE"\n'
+            f'header = "Authorization: Bearer {value}"\n'
+        )
+        answer = await self.ssh.run(
+            self.login,
+            ["sh", "-c", _PUT_PRIVATELY, "burst", _SELF_DELETE],
+            stdin=config.encode(),
+            timeout_s=_QUICK_S,
+        )
+        if answer.status != 0:
+            raise self._problem("the token for its own deletion cannot be put there")
 
     async def lease(self) -> Lease:
         """ServerProblem if its agent does not answer."""

@@ -152,7 +152,11 @@ class Maker:
                 keys=keys,
                 firewall_id=firewall_id,
                 boot_by_s=now_s + wishes.boot_deadline_s,
-                deadlines=userdata.Deadlines(int(wishes.keep_alive_s), int(wishes.hard_end_s)),
+                deadlines=userdata.Deadlines(
+                    int(wishes.keep_alive_s),
+                    int(wishes.hard_end_s),
+                    orphan_s=int(wishes.orphan_s),
+                ),
                 more={labels.RECIPE: wishes.recipe} if wishes.recipe else {},
             ),
         )

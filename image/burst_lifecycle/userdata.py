@@ -30,6 +30,7 @@ _PUT: Final = (
 )
 LIBRARY: Final = "/usr/local/lib/burst"
 DEADMAN_CONF: Final = "/etc/burst/deadman.conf"
+AGENT_CONF: Final = "/etc/burst/agent.conf"
 _UNITS: Final = "/etc/systemd/system"
 _DEADMAN: Final = ("deadman.sh", "burst-deadman.service", "burst-deadman.timer")
 _SETUP: Final = "setup.sh"
@@ -44,6 +45,8 @@ class Deadlines:
     """From its first boot on."""
     first_client_s: int = 15 * 60
     """Without any client until then it powers off."""
+    orphan_s: int = 120
+    """A run whose client is gone ends after that: the agent's service reads it."""
 
     def as_config(self) -> str:
         """As deadman.sh reads it."""
@@ -75,6 +78,7 @@ def render(
             ["systemctl", "daemon-reload"],
             ["systemctl", "enable", "--quiet", units[-1]],
             ["systemctl", "start", "--no-block", units[-1]],
+            ["sh", "-c", _PUT, "burst", AGENT_CONF, "644", f"ORPHAN_S={deadlines.orphan_s}\n"],
         ],
         "disable_root": False,
         "ssh_pwauth": False,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import attrs
+
 from burst_lifecycle import labels
 from burst_lifecycle.cloud.model import Kind, ServerState
+from burst_lifecycle.errors import TokenProblem
 from burst_lifecycle.events import How
 from burst_lifecycle.hostkey import pin
+from burst_lifecycle.token import Token
 from lifecycles import box_of, fresh
 
 
@@ -83,3 +87,34 @@ def test_power_on_within_the_hour() -> None:
     assert booted.server.id == box.server_id
     assert box.boots == 2
     assert box.mounted == {booted.store.volume_id}
+
+
+def test_a_server_that_may_delete_itself() -> None:
+    """Told once per boot, over stdin; without the token it is a server like any other."""
+    machine = fresh()
+    asked = []
+
+    async def token() -> Token:
+        asked.append(1)
+        if len(asked) > 1:
+            raise TokenProblem("it is gone")
+        return Token('s3"cret', "https://api.example/v1", "test")
+
+    def up() -> None:
+        lifecycle = machine.lifecycle
+        lifecycle.context = attrs.evolve(lifecycle.context, self_delete=token)
+        asyncio.run(lifecycle.up("test"))
+
+    up()
+    box = box_of(machine)
+    assert box.secret == (
+        f'url = "https://api.example/v1/servers/{box.server_id}"\n'
+        'request = "DELETE"\nheader = "Authorization: Bearer s3\\"cret"\n'
+    )
+    up()
+    assert asked == [1]
+    machine.account.world.pass_time(30)
+    asyncio.run(machine.lifecycle.down())
+    up()
+    assert box_of(machine).secret == ""
+    assert any(key.startswith("self-delete:") for key in machine.notices.keys)

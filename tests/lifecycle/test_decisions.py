@@ -267,7 +267,9 @@ def test_user_data_is_the_same_for_the_same() -> None:
         "/usr/local/lib/burst/deadman.sh",
         "/etc/systemd/system/burst-deadman.service",
         "/etc/systemd/system/burst-deadman.timer",
+        "/etc/burst/agent.conf",
     ]
+    assert config["bootcmd"][-1][-1] == "ORPHAN_S=120\n"
     assert config["bootcmd"][4] == ["/usr/local/lib/burst/deadman.sh", "arm"]
     assert "HARD_END_S=43200" in config["bootcmd"][0][6]
     assert text == GOLDEN.read_text()

@@ -99,6 +99,8 @@ class Box:
     draining: bool = False
     hard_end_s: float = 0.0
     keep_alive_s: float = 300.0
+    secret: str = ""
+    """With which it may delete itself."""
     created_s: float = 0.0
     mounted: set[int] = attrs.field(factory=set)
     in_use: set[int] = attrs.field(factory=set)
@@ -300,6 +302,9 @@ class MemorySsh:
             raise AuthenticationFailed("not known", host=login.host)
         if argv[0] == AGENT:
             answer = box.answer(argv[1:])
+        elif argv[-1] == "/run/burst-private/self-delete":
+            box.secret = stdin.decode()
+            answer = Answer(0, b"")
         elif argv[:2] == ["sh", "-c"]:
             keys = [word for word in argv[4:] if word.startswith("ssh-")]
             box.authorized = tuple(dict.fromkeys((*box.authorized, *keys)))

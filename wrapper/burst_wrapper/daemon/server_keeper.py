@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
+
+import attrs
 
 from burst_lifecycle.assembly import Request, open_lifecycle
 from burst_lifecycle.books import add_up
@@ -29,6 +32,8 @@ from burst_lifecycle.decision import (
     decide,
     words,
 )
+from burst_lifecycle.events import encode
+from burst_lifecycle.ledger import Ledger
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
 from burst_lifecycle.pricing import Amount, cost_of, total
@@ -56,6 +61,8 @@ _REAP_S: Final = 60.0
 _COME_BY_S: Final = 900.0
 """Builds that need no server look for one that bills for nothing this often at most."""
 _GRACE_S: Final = 5.0
+_APPEND: Final = 'cat >>"$1"'
+_APPEND_S: Final = 10.0
 
 _log: Final = logging.getLogger("burst")
 
@@ -109,6 +116,8 @@ class Keeper:
         self._closing = contextlib.AsyncExitStack()
         self._opening = asyncio.Lock()
         self._host: Host | None = None
+        self._booted: Booted | None = None
+        """What `_host` leads to."""
         self._equipped = False
         """Whether this project's volume is there, or cannot be."""
         self._joined_s: dict[bool, float] = {}
@@ -373,6 +382,7 @@ class Keeper:
         self._equipped = equipped or known
         if self._host is not None:
             self._former.append(self._host)
+        self._booted = booted
         self._host = Host(OwnServer(booted, ssh, installer), self._cache_dir, self._tools)
         self._host.on_notice = lambda text: _tell(config, text)
         self._records.attached(booted.server.id)
@@ -398,6 +408,35 @@ class Keeper:
         """A build is over: what `audit` knows of it."""
         self._records.ended(build)
 
+    async def _share_records(self) -> None:
+        """Onto the volume: other machines' `audit` finds them there, and ours if it lost its own.
+
+        As the builds' user, whose file it is: that might lead anywhere.
+        """
+        booted, lifecycle = self._booted, self._lifecycle
+        if booted is None or lifecycle is None or booted.store.volume_id is None:
+            return
+        events = self._records.take_unshared()
+        if not events:
+            return
+        ledger = lifecycle.context.ledger
+        by = ledger.by if isinstance(ledger, Ledger) else ""
+        lines = [json.dumps(encode(attrs.evolve(event, by=by))) for event in events]
+        path = f"{booted.store.folder}/ledger.jsonl"
+        try:
+            answer = await lifecycle.context.ssh.run(
+                booted.login,
+                ["sh", "-c", _APPEND, "burst", path],
+                stdin="".join(f"{line}\n" for line in lines).encode(),
+                timeout_s=_APPEND_S,
+            )
+        except BurstError as error:
+            _log.info("records are not on the volume yet: %s", error)
+        else:
+            if answer.status == 0:
+                return
+        self._records.give_back(events)
+
     # -- reaping -----------------------------------------------------------------------------
 
     @property
@@ -419,6 +458,7 @@ class Keeper:
         self._records.note()
         try:
             lifecycle = await self._open(config)
+            await self._share_records()
             async with self._rounds.turn(lifecycle):
                 servers = self._rounds.lately(lifecycle)
                 if servers is None:
@@ -445,6 +485,7 @@ class Keeper:
             return
         with contextlib.suppress(BurstError, OSError, TimeoutError):
             async with asyncio.timeout(_GRACE_S):
+                await self._share_records()
                 await self._lifecycle.down()
 
     # -- offers ------------------------------------------------------------------------------
@@ -464,6 +505,9 @@ class Keeper:
 
     async def close(self) -> None:
         self._sleep_watch.stop()
+        with contextlib.suppress(BurstError, TimeoutError):
+            async with asyncio.timeout(_GRACE_S):
+                await self._share_records()
         await self._records.close()
         tasks = (self._looking, self._booting, self._joining, self._reaping, self._offering)
         for task in tasks:

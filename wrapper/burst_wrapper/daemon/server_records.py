@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from burst_lifecycle.events import Command, Part, Session
@@ -15,6 +16,8 @@ from burst_lifecycle.session import Lifecycle
 from burst_wrapper.daemon.servers import Build
 
 _GRACE_S: Final = 5.0
+_KEPT: Final = 1000
+"""So many builds wait for a volume at most."""
 
 _log: Final = logging.getLogger("burst")
 
@@ -30,6 +33,8 @@ class Records:
         self._session = ""
         self._attached_s = 0.0
         self._writing: set[asyncio.Task[None]] = set()
+        self._unshared: list[Command] = []
+        """Not on the volume yet."""
 
     def attached(self, server_id: int) -> None:
         """From now on this server is used; nothing new if it was already."""
@@ -44,37 +49,53 @@ class Records:
 
     def note(self) -> None:
         """Written again and again while we are attached: of several lines the longest counts."""
-        if self._server_id is None:
-            return
+        if self._server_id is not None:
+            self._write(self._until_now(self._server_id))
+
+    def _until_now(self, server_id: int) -> Session:
         now_s = time.time() + self._offset_s
-        self._write(
-            Session(
-                at_s=now_s,
-                session=self._session,
-                id=self._server_id,
-                start_s=self._attached_s,
-                end_s=now_s,
-                project=self._project.key,
-            )
+        return Session(
+            at_s=now_s,
+            session=self._session,
+            id=server_id,
+            start_s=self._attached_s,
+            end_s=now_s,
+            project=self._project.key,
         )
+
+    def take_unshared(self) -> list[Command | Session]:
+        """What the ledger on the volume lacks: builds there since the last time, and the session
+        until now. Nothing while nothing was built."""
+        taken: list[Command | Session] = [*self._unshared]
+        self._unshared.clear()
+        if taken and self._server_id is not None:
+            taken.append(self._until_now(self._server_id))
+        return taken
+
+    def give_back(self, events: Sequence[Command | Session]) -> None:
+        """They could not be written there."""
+        self._unshared[:0] = [one for one in events if isinstance(one, Command)]
+        del self._unshared[:-_KEPT]
 
     def ended(self, build: Build) -> None:
         """A build is over."""
         parts = ((Part.REMOTE, build.spent.remote_s), (Part.HOME, build.spent.home_s))
         offset_s = self._offset_s
-        self._write(
-            Command(
-                at_s=build.last_s + offset_s,
-                command=secrets.token_hex(8),
-                id=self._server_id if build.spent.remote_s else None,
-                verb=os.fsdecode(build.caller.verb) or "build",
-                start_s=build.began_s + offset_s,
-                end_s=build.last_s + offset_s,
-                ok=not build.failed,
-                split=tuple((part, round(spent_s, 3)) for part, spent_s in parts if spent_s),
-                project=self._project.key,
-            )
+        command = Command(
+            at_s=build.last_s + offset_s,
+            command=secrets.token_hex(8),
+            id=self._server_id if build.spent.remote_s else None,
+            verb=os.fsdecode(build.caller.verb) or "build",
+            start_s=build.began_s + offset_s,
+            end_s=build.last_s + offset_s,
+            ok=not build.failed,
+            split=tuple((part, round(spent_s, 3)) for part, spent_s in parts if spent_s),
+            project=self._project.key,
         )
+        self._write(command)
+        if command.id is not None:
+            self._unshared.append(command)
+            del self._unshared[:-_KEPT]
 
     async def close(self) -> None:
         """Until all of it is written, five seconds at most."""

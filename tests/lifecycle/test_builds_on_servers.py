@@ -136,9 +136,19 @@ def test_another_project_uses_the_server_that_is_there(real_cloud: LocalCloud) -
         assert projects == {find(str(one.project)).key for one in (space, builds)}
         builds.fresh_target()
         builds.cargo("build", "--offline", "--release").check()
+        space.stop()
+
+        # What this machine knew is lost: of its builds the volume still tells.
+        records = space.state / "cloud" / "ledger.jsonl"
+        kept = records.read_bytes()
+        records.unlink()
+        audit = admin_json(space, "audit")
+        assert audit["sessions"]["count"] >= 1, audit
+        assert {one["verb"] for one in audit["verbs"]} == {"build"}, audit
+        records.write_bytes(kept)
+
         status = admin_json(space, "status")
         assert [one["name"] for one in status["resources"] if one["kind"] == "server"] == [server]
-        space.stop()
         admin(space, "down", "--yes", "--everything").check()
         audit = admin_json(space, "audit")
         assert Decimal(audit["total"]["eur"]).quantize(Decimal("0.01")) == cloud.bill().cents

@@ -199,6 +199,11 @@ class Host:
         """Mount it if it holds the file system that its label names."""
         return await self._volume("mounted", "mount", str(volume_id), "--label", label)
 
+    async def grow(self, volume_id: int) -> str:
+        """Its file system takes what the volume was enlarged by. Why not, or nothing."""
+        mount = await self._volume("grown", "grow", str(volume_id))
+        return "" if mount.mounted else f"{mount.why}: {mount.detail}"
+
     async def unmount(self, volume_id: int) -> bool:
         """Unmount and sync it. False if something still uses it."""
         return (await self._volume("unmounted", "unmount", str(volume_id))).mounted

@@ -41,6 +41,8 @@ BOOT_BY: Final = "burst-boot-by"
 up; raised only together with taking `burst-ready` away, for a power-on."""
 CLIENT: Final = "burst-client"
 """Which machine of the owner made it (16 hex digits of its key): it may carry on at once."""
+GROWING: Final = "burst-growing"
+"""Of volumes: `1` from before one is enlarged until its file system is."""
 USED: Final = "burst-used"
 """Of volumes: epoch seconds of the API's clock when its project last asked for a server."""
 

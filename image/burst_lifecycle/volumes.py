@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid as uuids
 from collections.abc import Sequence
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
@@ -26,6 +27,7 @@ from burst_lifecycle.errors import (
     NotOurs,
     ServerProblem,
 )
+from burst_lifecycle.events import Resized
 from burst_lifecycle.host import Host, Mount
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.pricing import Rate
@@ -139,6 +141,8 @@ async def mount_project(
             state = "is damaged" if file_system else f"has no label {labels.FILESYSTEM}"
             return _local(context, f"volume {volume.name} {state}; nothing on it is touched")
         volume = await _attach(context, server, host, volume)
+        if file_system.content is Content.READY:
+            await _grow(context, host, volume)
         return await _mount(context, host, volume, file_system)
     except (CloudProblem, EnvironmentProblem) as error:
         return _local(context, str(error))
@@ -304,6 +308,48 @@ async def rest(context: Context, volume_id: int) -> None:
                 await cloud.detach(volume_id)
     except NotFound:
         pass
+
+
+async def _grow(context: Context, host: Host, volume: Volume) -> None:
+    """To the size of the configuration, if it is smaller; volumes never shrink. What does not work
+    is told, and the volume is used as it is."""
+    cloud, wanted_gb = context.cloud, context.wishes.volume_gb
+    growing = labels.GROWING in volume.labels
+    if volume.size_gb >= wanted_gb and not growing:
+        return
+    try:
+        if not growing:
+            await _label(context, volume, **{labels.GROWING: "1"})
+        if volume.size_gb < wanted_gb:
+            with context.effect("enlarge the volume"):
+                await cloud.resize_volume(volume.id, wanted_gb)
+            await context.ledger.record(
+                Resized(
+                    at_s=cloud.now_s(),
+                    id=volume.id,
+                    size_gb=Decimal(wanted_gb),
+                    endpoint=context.account.endpoint,
+                )
+            )
+        with context.effect("grow the file system"):
+            why = await host.grow(volume.id)
+        if why:
+            raise ServerProblem(why, what=host.login.host)
+        await _label(context, volume, **{labels.GROWING: None})
+    except (CloudProblem, ServerProblem) as error:
+        context.tell(
+            f"grow:{volume.id}",
+            f"volume {volume.name} is not enlarged from {volume.size_gb} to {wanted_gb} GB, and is "
+            f"used as it is: {error}",
+        )
+
+
+async def _label(context: Context, volume: Volume, **changes: str | None) -> None:
+    fresh = await context.cloud.volume(volume.id)
+    with context.effect("label the volume"):
+        await context.cloud.set_labels(
+            Kind.VOLUME, volume.id, labels.merged(fresh.labels, **changes)
+        )
 
 
 async def _mount(context: Context, host: Host, volume: Volume, file_system: FileSystem) -> Store:

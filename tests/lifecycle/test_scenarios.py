@@ -27,6 +27,7 @@ from burst_lifecycle.errors import (
     OverBudget,
     ServerProblem,
 )
+from burst_lifecycle.events import Resized
 from burst_lifecycle.guard import Granted, Ground, VolumeGround
 from burst_lifecycle.host import Host
 from burst_lifecycle.reaper import Deed
@@ -355,6 +356,54 @@ def test_a_new_volume_that_is_not_blank() -> None:
 
 def _full() -> Any:
     return Disk(uuid=None, data="somebody's")
+
+
+def test_a_volume_that_shall_be_larger() -> None:
+    """Enlarged with its file system, once; what is refused, or was stopped in the middle, is told
+    or carried on, and the volume is used in any case."""
+    machine = fresh()
+    account = machine.account
+    volume_id = up(machine).store.volume_id
+    disk = account.disks[volume_id]
+
+    def boot_with(volume_gb: int) -> Any:
+        run(machine.lifecycle.down())
+        machine.wishes = attrs.evolve(machine.wishes, volume_gb=volume_gb)
+        return up(machine)
+
+    def volume() -> Any:
+        return account.held[Kind.VOLUME][volume_id]
+
+    boot_with(150)
+    assert (volume().size_gb, disk.grown) == (150, 1)
+    assert labels.GROWING not in volume().labels
+    sizes = [event.size_gb for event in machine.ledger.events if isinstance(event, Resized)]
+    assert sizes == [150]
+    boot_with(120)
+    assert (volume().size_gb, disk.grown) == (150, 1)
+
+    account.most_gb = 160
+    booted = boot_with(200)
+    assert booted.store.volume_id == volume_id
+    assert volume().size_gb == 150
+    assert machine.notices.keys[-1] == f"grow:{volume_id}"
+
+    # Killed right after the cloud had done it: the file system is not forgotten.
+    account.most_gb = 10_000
+    run(machine.lifecycle.down())
+
+    def stop(name: str) -> None:
+        if name == "after resize_volume":
+            raise KeyboardInterrupt
+
+    machine.hook = stop
+    with pytest.raises(KeyboardInterrupt):
+        up(machine)
+    machine.hook = lambda _name: None
+    assert (volume().size_gb, disk.grown) == (200, 1)
+    up(machine)
+    assert disk.grown == 2
+    assert labels.GROWING not in volume().labels
 
 
 def test_a_device_that_comes_late() -> None:

@@ -123,6 +123,7 @@ class Account:
     """The state a server will have from then on."""
     most_servers: dict[str, int] = attrs.field(factory=dict)
     """By owner: how many were there at once, at most."""
+    most_gb: int = 10_000
     boot_s: float = 8.0
     never_ssh: bool = False
     wrong_key: bool = False
@@ -567,7 +568,13 @@ class MemoryCloud:
         self._answer("detach")
 
     async def resize_volume(self, volume_id: int, size_gb: int) -> None:
-        raise NotImplementedError
+        self._ask("resize_volume")
+        if size_gb > self.account.most_gb:
+            raise QuotaExceeded("resource_limit_exceeded", what=f"volume {volume_id}")
+        assert size_gb > self.account.held[Kind.VOLUME][volume_id].size_gb
+        self._replace(Kind.VOLUME, volume_id, size_gb=size_gb)
+        self._acted()
+        self._answer("resize_volume")
 
     async def protect(self, kind: Kind, resource_id: int, *, delete: bool) -> None:
         name = f"protect {kind.value}" if delete else f"unprotect {kind.value}"

@@ -60,6 +60,7 @@ class Disk:
     """Of its file system; None: blank."""
     data: str = ""
     formatted: int = 0
+    grown: int = 0
     damaged: bool = False
 
 
@@ -208,6 +209,10 @@ class Box:
                     return _json({"why": "busy", "detail": "1 rustc"}, 1)
                 self.mounted.discard(int(number))
                 return _json({"unmounted": True})
+            case ["volume", "grow", number]:
+                disk = self.account.disks[int(number)]
+                disk.grown += 1
+                return _json({"grown": True})
             case ["volume", "list"]:
                 return _json({"volumes": [{"id": one} for one in sorted(self.mounted)]})
             case ["hostkey", "rotate"]:

@@ -34,6 +34,12 @@ class Accounts:
     def begin(self, request: m.Execute) -> None:
         pass
 
+    def claim(self, run: Run) -> Run:
+        return run
+
+    def give(self, run: Run) -> None:
+        pass
+
     def end(self, request: m.Execute) -> None:
         pass
 

@@ -133,7 +133,7 @@ class Slots:
     def _held_for_all(self) -> bool:
         """Gives everything to who wants all of it, or keeps it for that."""
         while self._for_all and self._for_all[0].done():
-            self._for_all.popleft()
+            _ = self._for_all.popleft()
         if self._for_all and not self._held and not self.running:
             self._held = True
             self._for_all.popleft().set_result(None)

@@ -632,8 +632,8 @@ def test_programs_count_as_runs(start: Start) -> None:
             client = await server.connect()
             program = await ProgramRun.start(client, program_shell("echo up; read x"))
             await program.until(b"up")
-            status = await server.status(running=1)
-            assert [action["crate"] for action in status["actions"]] == ["sh"]
+            actions: Any = (await server.status(running=1))["actions"]
+            assert [action["crate"] for action in actions] == ["sh"]
             assert server.lease.drain(0, "test")["granted"] is False
             await program.write(b"\n")
             await program.finish()

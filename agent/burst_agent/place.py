@@ -340,13 +340,12 @@ class Place:
         deadline_s = time.monotonic() + _PATIENCE_S
         elsewhere = False
         while (other := self._accounts.claim(run)) is not run or not self._locks.take(run.key):
-            if other is not run:
-                elsewhere = True
-                if not other.ended:
-                    deadline_s = time.monotonic() + _NEIGHBOUR_PATIENCE_S
-            elif self._locks.held(running):
+            elsewhere = elsewhere or other is not run
+            if other is not run and not other.ended:
+                deadline_s = time.monotonic() + _NEIGHBOUR_PATIENCE_S
+            elif other is run and self._locks.held(running):
                 deadline_s = time.monotonic() + _PATIENCE_S
-            if time.monotonic() > deadline_s:
+            elif time.monotonic() > deadline_s:
                 break
             await asyncio.sleep(_POLL_S)
         else:

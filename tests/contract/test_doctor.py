@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from networks import needs
+
 pytestmark = pytest.mark.usefixtures("built_before")
 
 
-def doctor(**env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "burst_wrapper.cli.cargo_burst", "doctor", "--json"]
+def doctor(*before: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, "-m", "burst_wrapper.cli.cargo_burst", "doctor", "--json"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environ = {**os.environ, "PATH": path, **env}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environ, cwd=cwd
+    )
 
 
 def failures(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -49,3 +53,24 @@ def test_folders_that_cannot_be_made(tmp_path: Path, variable: str) -> None:
     done = doctor(**{variable: str(tmp_path / "file")})
     assert failures(done) == {"folders": f"{tmp_path}/file/burst: Not a directory"}
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.root
+def test_services_of_the_project(tmp_path: Path) -> None:
+    """Each is started once; what is not installed is named with its package."""
+    needs("redis-server")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/lib.rs").write_text("")
+    (tmp_path / "Cargo.toml").write_text('[package]\nname = "app"\n')
+    (tmp_path / ".config").mkdir()
+    (tmp_path / ".config/burst.toml").write_text('services = ["redis", "mariadb"]\n')
+    hide = (
+        "for p in /usr/sbin/mariadbd /usr/sbin/mysqld; do"
+        ' [ ! -e $p ] || mount --bind /dev/null $p; done; exec "$@"'
+    )
+    done = doctor("unshare", "--mount", "sh", "-c", hide, "sh", cwd=tmp_path)
+    lacking = "mysql: MySQL or MariaDB is not installed there (Debian package mariadb-server)"
+    assert failures(done) == {"service mysql": lacking}
+    checks = {c["what"]: c["result"] for c in json.loads(done.stdout)["checks"]}
+    assert checks["service redis"] == "starts, and answers at redis://127.0.0.1:6379"
+    assert checks["network of programs"].startswith("a network of its own for each project")

@@ -16,7 +16,7 @@ import attrs
 
 from burst_protocol.errors import BurstError, ConfigError
 from burst_wrapper import paths
-from burst_wrapper.config import Config, config_path, load
+from burst_wrapper.config import Config, config_path, load, load_for
 from burst_wrapper.daemon.agent_process import Place
 from burst_wrapper.daemon.embedded import Embedded
 from burst_wrapper.daemon.tools import Tools
@@ -67,7 +67,7 @@ def _checks() -> Iterator[Check]:
     environ = dict(os.environb)
     config = Config()
     try:
-        config = load(config_path(environ))
+        config = _config(environ)
         yield Check("configuration", ok=True, result=os.fsdecode(config_path(environ)))
     except ConfigError as error:
         yield Check("configuration", ok=False, result=str(error), hint=error.hint)
@@ -80,8 +80,10 @@ def _checks() -> Iterator[Check]:
         yield Check("toolchain", ok=False, result=str(error), hint=error.hint)
     yield _wrapper()
     yield _folders(environ)
-    yield from asyncio.run(_agent(paths.cache_dir(environ)))
     host = os.environ.get("BURST_HOST") or config.host
+    elsewhere = bool(host) or config.hetzner is not None
+    services = None if elsewhere else config.services
+    yield from asyncio.run(_agent(paths.cache_dir(environ), services))
     if host:
         yield asyncio.run(_host(host, config))
     else:
@@ -94,7 +96,7 @@ def _checks() -> Iterator[Check]:
 def _servers() -> Iterator[Check]:
     """What `burst-admin doctor` looks at."""
     from burst_lifecycle.admin import doctor as servers  # noqa: PLC0415 - for who has servers
-    from burst_lifecycle.admin.desk import Desk  # noqa: PLC0415
+    from burst_lifecycle.admin.desk import Desk  # noqa: PLC0415 - likewise
 
     for check in asyncio.run(servers.look(Desk())):
         yield Check(f"servers: {check.what}", check.ok, check.result, check.hint)
@@ -137,8 +139,19 @@ def _folders(environ: dict[bytes, bytes]) -> Check:
     return Check("folders", ok=True, result=os.fsdecode(paths.cache_dir(environ)))
 
 
-async def _agent(cache_dir: bytes) -> Sequence[Check]:
-    """Start an embedded agent on an empty store and hear how it runs things."""
+def _config(environ: dict[bytes, bytes]) -> Config:
+    """With this project's own, in one. ConfigError."""
+    from burst_lifecycle.admin.desk import Desk  # noqa: PLC0415 - loads all that admins need
+    from burst_lifecycle.admin.here import workspace_here  # noqa: PLC0415 - likewise
+
+    root = workspace_here(Desk())
+    path = config_path(environ)
+    return load(path) if root is None else load_for(path, os.fsencode(root), environ)
+
+
+async def _agent(cache_dir: bytes, services: tuple[str, ...] | None) -> Sequence[Check]:
+    """Start an embedded agent on an empty store and hear how it runs things. `services` are
+    started, too; None if programs run elsewhere."""
     tools = Tools(cache_dir)
     built = await tools.get()
     checks = [
@@ -153,7 +166,8 @@ async def _agent(cache_dir: bytes) -> Sequence[Check]:
         root = os.fsencode(folder)
         embedded = Embedded(Place.of(root, root), tools)
         try:
-            ready = (await embedded.get()).link.ready
+            link = (await embedded.get()).link
+            ready = link.ready
             assert ready is not None
             isolated = ready.launcher not in ("", "none")
             checks.append(
@@ -172,6 +186,10 @@ async def _agent(cache_dir: bytes) -> Sequence[Check]:
                     hint="units whose macros are not known to read nothing run uncached",
                 )
             )
+            if services is not None:
+                from burst_wrapper.cli import doctor_programs  # noqa: PLC0415 - they know Check
+
+                checks.extend(await doctor_programs.look(link, services))
         except BurstError as error:
             checks.append(Check("agent", ok=False, result=str(error), hint=error.hint))
         finally:

@@ -15,7 +15,12 @@ from networks import needs
 pytestmark = pytest.mark.usefixtures("built_before")
 
 
-def doctor(*before: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+def doctor(**env: str) -> subprocess.CompletedProcess[str]:
+    return doctor_in(Path.cwd(), **env)
+
+
+def doctor_in(cwd: Path, *before: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`before`: a command in front of it."""
     command = [*before, sys.executable, "-m", "burst_wrapper.cli.cargo_burst", "doctor", "--json"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environ = {**os.environ, "PATH": path, **env}
@@ -68,7 +73,7 @@ def test_services_of_the_project(tmp_path: Path) -> None:
         "for p in /usr/sbin/mariadbd /usr/sbin/mysqld; do"
         ' [ ! -e $p ] || mount --bind /dev/null $p; done; exec "$@"'
     )
-    done = doctor("unshare", "--mount", "sh", "-c", hide, "sh", cwd=tmp_path)
+    done = doctor_in(tmp_path, "unshare", "--mount", "sh", "-c", hide, "sh")
     lacking = "mysql: MySQL or MariaDB is not installed there (Debian package mariadb-server)"
     assert failures(done) == {"service mysql": lacking}
     checks = {c["what"]: c["result"] for c in json.loads(done.stdout)["checks"]}

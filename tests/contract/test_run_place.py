@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -208,6 +210,59 @@ def test_what_is_left_behind_ends(agent: Start) -> None:
             assert (await left.finish()).code == 6
 
     asyncio.run(scenario())
+
+
+@pytest.mark.root
+def test_where_mounts_cannot_be_idmapped_owners_are_changed(tools: Tools, folder: Path) -> None:
+    """A ramfs, say: the mirror is the program's all the same."""
+    (folder / "ram").mkdir()
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", folder / "ram"], check=True)
+    os.chmod(folder / "ram", 0o755)
+
+    async def scenario() -> None:
+        store = folder / "ram" / "store"
+        async with await AgentClient.start_ready(tools, store, local=False) as client:
+            await sync(client, {TOP: {b"d/f": b"old\n"}})
+            script = "id -u; echo new >> d/f; cat d/f; echo > d/g; test -O d/f && echo mine"
+            assert await said(client, script) == "65534\nold\nnew\nmine\n"
+            files = store / "mirrors" / "project" / "files"
+            assert (files / TOP.decode()[1:] / "d" / "f").stat().st_uid == 65534
+            await sync(client, {TOP: {b"d/f": b"newer\n"}})
+            assert await said(client, "echo >> d/f; head -1 d/f") == "newer\n"
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        subprocess.run(["umount", "-l", folder / "ram"], check=True)
+
+
+def test_nothing_outlives_an_agent_that_is_killed(agent: Start) -> None:
+    """Not even what has left its session and ignores what it is asked."""
+
+    async def scenario() -> None:
+        client = await agent()
+        await sync(client, {TOP: {b"f": b""}})
+        script = "setsid sh -c 'trap \"\" HUP TERM; echo up; sleep 600' & sleep 600"
+        going = await Run.start(client, there(script))
+        await going.until(b"up")
+        inside = [pidfd for pid in below(client.process.pid) if (pidfd := os.pidfd_open(pid))]
+        assert len(inside) >= 4
+        client.process.kill()
+        for pidfd in inside:
+            assert await asyncio.to_thread(select.select, [pidfd], [], [], 20) != ([], [], [])
+            os.close(pidfd)
+        await client.close()
+
+    asyncio.run(scenario())
+
+
+def below(pid: int) -> list[int]:
+    """All processes under this one."""
+    found: list[int] = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        for word in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+            found += [int(word), *below(int(word))]
+    return found
 
 
 def test_a_folder_that_is_not_of_the_project(agent: Start) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -35,6 +36,7 @@ class Rooms:
     def __init__(self, root: StoreRoot) -> None:
         self._root = root
         self._rooms: dict[str, Room] = {}
+        self._mapped: bool | None = None
 
     def of(self, mirror: str) -> Room:
         """DiskFull."""
@@ -49,6 +51,18 @@ class Rooms:
                     os.chmod(path, mode)
             self._rooms[mirror] = room
         return room
+
+    def mapped(self, probe: Callable[[bytes], bool]) -> bool:
+        """What `probe` says of a folder here, asked once."""
+        if self._mapped is None:
+            folder = self._root.temp_path()
+            with diskfile.disk_errors("making a place for programs"):
+                os.mkdir(folder)
+                try:
+                    self._mapped = probe(folder)
+                finally:
+                    os.rmdir(folder)
+        return self._mapped
 
 
 def make_mount_point(top: bytes, relative: bytes, *, folder: bool) -> None:

@@ -9,8 +9,10 @@ idmapped mount shows the mirror as its own (mount_setattr(2)).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import subprocess
 from collections.abc import Iterable
 from typing import Final
 
@@ -23,6 +25,8 @@ NOBODY: Final = 65534
 HOME: Final = b"/home/burst"
 """For programs of an agent that is root."""
 DEFAULT_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
+_PROBE_S: Final = 20.0
+_NO_ARGUMENT: Final = 2
 # Not this machine's: made anew, private, or of no concern to a project.
 _NOT_SHOWN: Final = frozenset(
     {b"dev", b"home", b"lost+found", b"media", b"mnt", b"proc", b"root", b"run", b"tmp"}
@@ -68,6 +72,48 @@ class Wanted:
     hidden: tuple[bytes, ...]
     """Folders of ours: empty in there."""
     cwd: bytes
+    mapped: bool = True
+    """Whether the mount of what is writable can be idmapped; else its owner is changed."""
+
+
+def maps_owners(helper: bytes, folder: bytes) -> bool:
+    """Whether this kernel idmaps mounts of the file system that this folder is on. Blocking: runs
+    the helper once, which as a program ends with 2 for want of an argument."""
+    lines: list[tuple[bytes, ...]] = [
+        (b"user", b"%d" % NOBODY, b"%d" % NOBODY),
+        (b"bind", helper, b"/probe"),
+        (b"idbind", folder, b"/folder"),
+        (b"exec", b"/probe"),
+        (b"arg", b"/probe"),
+    ]
+    spec = os.memfd_create("burst-probe")
+    try:
+        os.write(spec, b"".join(token + b"\0" for line in lines for token in line))
+        os.lseek(spec, 0, os.SEEK_SET)
+        done = subprocess.run(
+            [helper, b"%d" % spec],
+            env={},
+            pass_fds=(spec,),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    finally:
+        os.close(spec)
+    return done.returncode == _NO_ARGUMENT
+
+
+def give(folder: bytes, person: Person) -> None:
+    """All of it becomes that person's. Blocking: a look at every file. Links are not followed."""
+    for _, folders, files, at in os.fwalk(folder, follow_symlinks=False):
+        for name in [b".", *folders, *files]:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=at, follow_symlinks=False)
+                if (status.st_uid, status.st_gid) != (person.uid, person.gid):
+                    os.chown(name, person.uid, person.gid, dir_fd=at, follow_symlinks=False)
 
 
 def tokens(wanted: Wanted) -> tuple[tuple[bytes, ...], ...]:
@@ -78,11 +124,16 @@ def tokens(wanted: Wanted) -> tuple[tuple[bytes, ...], ...]:
     operations = plan(_mounts(wanted))
     _make_mount_points(operations)
     person = wanted.person
+    if not wanted.mapped:
+        for operation in operations:
+            if operation.how is How.WRITE:
+                give(operation.source, person)
     lines: list[tuple[bytes, ...]] = [
         (b"userns",),
         (b"user", b"%d" % person.uid, b"%d" % person.gid),
     ]
-    lines.extend(_token(operation) for operation in operations)
+    write = b"idbind" if wanted.mapped else b"rwbind"
+    lines.extend(_token(operation, write) for operation in operations)
     lines.append((b"pts", b"/dev/pts"))
     return tuple(lines)
 
@@ -154,13 +205,13 @@ def _make_mount_points(operations: tuple[Operation, ...]) -> None:
             make_mount_point(outer.source, operation.target[len(outer.target) :], folder=folder)
 
 
-def _token(operation: Operation) -> tuple[bytes, ...]:
+def _token(operation: Operation, write: bytes) -> tuple[bytes, ...]:
     target, source = operation.target, operation.source
     match operation.how:
         case How.READ | How.TREE:
             return (b"bind", source, target)
         case How.WRITE:
-            return (b"idbind", source, target)
+            return (write, source, target)
         case How.TMPFS:
             return (b"tmpfs", target, b"%d" % operation.size_bytes)
         case How.DIRECTORY:

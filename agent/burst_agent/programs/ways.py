@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from typing import Final
 
 import attrs
@@ -100,6 +101,9 @@ def prepare(
 def _in_place(
     request: p.StartProgram, ground: Ground, entry: Entry | None, stack: contextlib.ExitStack
 ) -> Way:
+    helper = ground.shop.helper
+    if helper is None:
+        raise ProgramNotStarted("there is no helper to make its place")
     person = Person.here()
     env = _with_defaults(request.env, person)
     home = dict(env)[b"HOME"]
@@ -113,6 +117,7 @@ def _in_place(
         files=_files(entry, ground, stack),
         hidden=ground.hidden,
         cwd=request.cwd,
+        mapped=os.geteuid() != 0 or ground.rooms.mapped(partial(runplace.maps_owners, helper)),
     )
     view = _View(wanted)
     program = view.program(request, env)
@@ -127,7 +132,7 @@ def _in_place(
             *notes,
             f"{os.fsdecode(request.cwd)} is no folder of the project: it is empty here",
         )
-    command = Command(program, request.argv, env, request.cwd, ground.shop.helper, head, fds)
+    command = Command(program, request.argv, env, request.cwd, helper, head, fds)
     return Way(command, notes)
 
 

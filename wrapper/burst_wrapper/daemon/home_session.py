@@ -66,6 +66,8 @@ class HomeSession:
         self._began_s = time.time()
         self._patient_until_s = 0.0
         self._libraries = Sources()
+        self._lacked: dict[str, Digest] = {}
+        """What programs of this session were given: the next one is not asked what it lacks."""
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -300,7 +302,7 @@ class HomeSession:
             rows=program.rows,
             columns=program.columns,
             trees=(),
-            libraries=(),
+            libraries=tuple(sorted(self._lacked.items())),
             services=request.services,
             memory_bytes=0,
             wall_s=0,
@@ -329,6 +331,7 @@ class HomeSession:
         path = dict(start.env).get(b"LD_LIBRARY_PATH", b"")
         folders = [folder for folder in path.split(b":") if folder.startswith(b"/")]
         known |= await asyncio.to_thread(self._find_libraries, lacking.libraries, folders)
+        self._lacked |= known
         return attrs.evolve(start, libraries=tuple(sorted(known.items())))
 
     def _find_libraries(self, names: tuple[str, ...], folders: list[bytes]) -> dict[str, Digest]:

@@ -6,6 +6,7 @@ The same way as to another machine, but for the mirror: nothing is copied.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import alive, until
+from faults import MANIFEST, alive, until
 from screens import Screen
 from space import Space
 from verbs_by_hand import APP, hooks, run, session_of
@@ -120,6 +121,34 @@ def test_the_daemons_end_is_not_a_pass(space: Space) -> None:
             error, hint = process.stderr.read().decode().splitlines()
         assert error.startswith("error: ")
         assert hint.startswith("hint: ")
+
+
+def test_a_detached_program_goes_on(space: Space) -> None:
+    """cargo ends at once and well; the program is there after the session, too."""
+    verb = run(space, "run", "-q", "--", "wait", alone=True, detach=True)
+    assert verb.done.check().stdout == ""
+    assert "goes on without us" in verb.summary.notes[0]
+    (program,) = until(lambda: _programs(space), "the program")
+    os.kill(program, signal.SIGKILL)
+    assert until(lambda: not alive(program), "its end")
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_a_service_is_there_for_doctests_too(space: Space) -> None:
+    """In the network of the project's own, where the runner has them started."""
+    other = Space(space.folder, space.home, space.folder / "doc", space.env)
+    other.project.mkdir()
+    ping = 'std::net::TcpStream::connect("127.0.0.1:6379").unwrap();'
+    other.write(
+        {
+            "Cargo.toml": MANIFEST.format(name="doc"),
+            "src/lib.rs": f"/// ```\n/// {ping}\n/// ```\npub fn f() {{}}\n"
+            f"#[test]\nfn unit() {{ {ping} }}\n",
+        }
+    )
+    verb = run(other, "test", services=("redis",))
+    assert verb.done.check().stdout.count("test result: ok. 1 passed") == 2
+    assert verb.summary.programs == 2
 
 
 def test_at_a_terminal(space: Space) -> None:

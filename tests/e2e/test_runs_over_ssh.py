@@ -309,6 +309,20 @@ def test_a_server_is_reached_by_a_forward(space: Space) -> None:
             assert process.wait(60) == -signal.SIGTERM
 
 
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_a_service_there_is_there_for_doctests_too(space: Space) -> None:
+    """Doctests are linked at home; with services they are brought where those are."""
+    ping = 'std::net::TcpStream::connect("127.0.0.1:6379").unwrap();'
+    files = {
+        "Cargo.toml": MANIFEST.format(name="doc"),
+        "src/lib.rs": f"/// ```\n/// {ping}\n/// ```\npub fn f() {{}}\n"
+        f"#[test]\nfn unit() {{ {ping} }}\n",
+    }
+    verb = run(with_files(space, "doc", files), "test", services=("redis",))
+    assert verb.done.check().stdout.count("test result: ok. 1 passed") == 2
+    assert verb.summary.programs == 2
+
+
 # --- libraries ---
 
 MACRO = {

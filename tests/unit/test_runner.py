@@ -429,5 +429,27 @@ def test_rustdoc_is_the_users(tmp_path: Path, home: object) -> None:
     assert call(launcher, *arguments, BURST_RUSTDOC=str(own)).stdout == done.stdout
 
 
+@pytest.mark.parametrize("answer", [b"K", b"L"])
+def test_rustdoc_keeps_the_run_tool_where_it_is_needed(
+    tmp_path: Path, programs: FakePrograms, answer: bytes
+) -> None:
+    """A session with services says so; and only tests are asked about."""
+    launcher = tmp_path / "burst-rustdoc"
+    text = launcher_text(os.fsencode(sys.executable), bytes(MODULE), "burst-rustdoc")
+    launcher.write_bytes(text)
+    launcher.chmod(0o755)
+    own = tmp_path / "rustdoc"
+    own.write_text('#!/bin/sh\necho "$*"\n')
+    own.chmod(0o755)
+    programs.play = lambda peer: peer.tell(w.frame(b"H"), w.frame(answer))
+    arguments = ["--test", "--test-runtool", "burst-runner"]
+    done = call(launcher, *arguments, BURST_RUSTDOC=str(own), **IN)
+    kept = arguments if answer == b"K" else ["--test"]
+    assert done.stdout.decode() == " ".join(kept) + "\n"
+    assert programs.seen[0].fields == [b"rustdoc", b"1", IN["BURST_SESSION"].encode()]
+    call(launcher, "src/lib.rs", BURST_RUSTDOC=str(own), **IN)
+    assert len(programs.seen) == 1
+
+
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -6,6 +6,7 @@ An opening is `MAGIC`, u32 length of what follows, then fields of u32 length and
 ========== ========================================================================================
 `session`  a `SessionRequest`, packed. Kept open for as long as the session is.
 `program`  see `runner`: a program that shall run where the session's programs run
+`rustdoc`  a version and a session: `K` if tests of documentation need the runner, else `L`
 ========== ========================================================================================
 
 Then frames go both ways: a kind (1 byte), u32 length, payload. All numbers are little endian.

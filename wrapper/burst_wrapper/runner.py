@@ -119,14 +119,39 @@ def rustdoc_from_script() -> "NoReturn":
 
 def rustdoc(argv: list[bytes], environ: dict[bytes, bytes]) -> "NoReturn":
     """Become the real one. cargo's tests of documentation are linked here, and run here: a runner
-    of ours would only bring each of them to another machine.
+    of ours would bring each of them to another machine. Only a session with services has them
+    started by it, in the network where those are.
 
     BURST_RUSTDOC names the user's own, if there is one.
     """
     program = environ.get(b"BURST_RUSTDOC") or b"rustdoc"
     if hot._name(program) == b"burst-rustdoc":
         program = b"rustdoc"
-    hot.execute([program, *without_runner(argv)], environ)
+    tests = b"--test" in argv
+    if not (tests and environ.get(SESSION) and _keeps_runner(environ)):
+        argv = without_runner(argv)
+    hot.execute([program, *argv], environ)
+
+
+def _keeps_runner(environ: dict[bytes, bytes]) -> bool:
+    """Whether the daemon wants tests of documentation to be started by the runner (`K`)."""
+    connection = _connected(environ)
+    if connection is None:
+        return False
+    try:
+        connection.settimeout(SILENCE_S)
+        connection.sendall(_opening(b"rustdoc", VERSION, environ[SESSION]))
+        received = bytearray()
+        while data := connection.recv(4096):
+            received += data
+            for tag, _ in hot._frames(received):
+                if tag != b"H":
+                    return tag == b"K"
+    except (OSError, hot._Unavailable):
+        pass
+    finally:
+        connection.close()
+    return False
 
 
 def without_runner(argv: list[bytes]) -> list[bytes]:
@@ -195,6 +220,11 @@ def _connected(environ: dict[bytes, bytes]) -> "_socket.socket | None":
         return None
 
 
+def _opening(*fields: bytes) -> bytes:
+    body = b"".join([len(one).to_bytes(4, "little") + one for one in fields])
+    return MAGIC + len(body).to_bytes(4, "little") + body
+
+
 class _Stand:
     """Stands in for a program that runs elsewhere."""
 
@@ -238,7 +268,7 @@ class _Stand:
         terminals = sum(1 << fd for fd in (0, 1, 2) if _isatty(fd))
         self.tty_out = 1 if terminals & 2 else 2 if terminals & 4 else 0
         rows, columns = _size(terminals)
-        fields = (
+        opening = _opening(
             b"program",
             VERSION,
             session,
@@ -249,9 +279,8 @@ class _Stand:
             b"%d" % rows,
             b"%d" % columns,
         )
-        body = b"".join([len(one).to_bytes(4, "little") + one for one in fields])
         self.connection.settimeout(SILENCE_S)
-        self.connection.sendall(MAGIC + len(body).to_bytes(4, "little") + body)
+        self.connection.sendall(opening)
         self.terminals = terminals
 
     def _loop(self) -> "NoReturn":

@@ -17,6 +17,7 @@ from burst_protocol import messages as m
 from burst_protocol import programs as p
 from burst_protocol.digest import EMPTY, Digest
 from burst_protocol.errors import BurstError, LinkLost, ProgramNotStarted, RemoteRequired
+from burst_protocol.tree import TreeBuilder
 from burst_wrapper import home_wire as w
 from burst_wrapper import stubs
 from burst_wrapper.argv import RustcCall
@@ -65,7 +66,7 @@ class HomeSession:
         self._synced: tuple[Executor, int] | None = None
         self._began_s = time.time()
         self._patient_until_s = 0.0
-        self._libraries = Sources()
+        self._more_sources = Sources()
         self._lacked: dict[str, Digest] = {}
         """What programs of this session were given: the next one is not asked what it lacks."""
 
@@ -102,7 +103,7 @@ class HomeSession:
                 if self._required:
                     raise RemoteRequired(str(error)) from error
                 self._away = False
-                self._executor = None
+                self._executor = self._mirror = None
                 self.note(f"{error}; programs run on this machine", error.hint)
             else:
                 return
@@ -289,8 +290,13 @@ class HomeSession:
             self._executor = executor
         return executor
 
+    @property
+    def brings_doctests(self) -> bool:
+        """They are linked at home, and only need to run elsewhere if services are there."""
+        return bool(self.request.services) and self._mirror is not None
+
     def start_program(self, identity: int, program: ProgramRequest) -> p.StartProgram:
-        """But for its environment."""
+        """But for its environment. Blocking: it may hash the program."""
         request = self.request
         return p.StartProgram(
             id=identity,
@@ -301,7 +307,7 @@ class HomeSession:
             terminals=program.terminals,
             rows=program.rows,
             columns=program.columns,
-            trees=(),
+            trees=self._alone_in_its_folder(program),
             libraries=tuple(sorted(self._lacked.items())),
             services=request.services,
             memory_bytes=0,
@@ -319,9 +325,25 @@ class HomeSession:
             return ()
         return ((os.path.normpath(self.request.target_dir), self._mirror.name),)
 
+    def _alone_in_its_folder(self, program: ProgramRequest) -> tuple[tuple[bytes, Digest], ...]:
+        """For a program that no root of the mirror has: rustdoc links its tests below /tmp."""
+        path = program.argv[0]
+        roots = (self.request.workspace_root, self.target_dir, *self.request.roots)
+        inside = any(path.startswith(root.rstrip(b"/") + b"/") for root in roots)
+        temporary = (program.environ.get(b"TMPDIR") or b"/tmp").rstrip(b"/") + b"/"
+        if not self._away or inside or not path.startswith(temporary):
+            return ()
+        state = self._services.stats.digest(path)
+        if state is None:
+            return ()
+        builder = TreeBuilder()
+        builder.file(os.path.basename(path), state.digest, executable=True)
+        self._more_sources.files[state.digest] = path
+        return ((os.path.dirname(path), builder.build(self._more_sources.blobs)),)
+
     def sources(self) -> list[Sources]:
         """Where the bytes of what a program needs besides the mirror are at home."""
-        return [self._libraries]
+        return [self._more_sources]
 
     async def with_libraries(self, start: p.StartProgram, lacking: p.Lacking) -> p.StartProgram:
         """The same with what of home's libraries that machine lacks. ProgramNotStarted."""
@@ -342,7 +364,7 @@ class HomeSession:
                 found[library.name] = EMPTY
             else:
                 found[library.name] = state.digest
-                self._libraries.files[state.digest] = library.path
+                self._more_sources.files[state.digest] = library.path
         return found
 
     # -- end -------------------------------------------------------------------------------------

@@ -127,7 +127,9 @@ class Program:
         listening: asyncio.Task[None] | None = None
         ended = False
         try:
-            start = self._session.start_program(self._identity, self._request)
+            start = await asyncio.to_thread(
+                self._session.start_program, self._identity, self._request
+            )
             start = attrs.evolve(start, env=self._environ())
             asked: Counter[Digest] = Counter()
             link.send(start)
@@ -219,6 +221,7 @@ class Program:
         self._credit(p.WINDOW_BYTES)
         if self._session.request.detach:
             self._detached = True
+            self._session.note(f"`{self._shown}` goes on without us, and its output is dropped")
             self._peer.send(DETACHED)
 
     def _credit(self, size: int) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from burst_wrapper.daemon.services import Services
 
 VARIABLE: Final = b"BURST_SESSION"
+_TOLD_AFTER_S: Final = 1.0
 _log: Final = logging.getLogger("burst")
 
 
@@ -41,6 +42,10 @@ class Sessions:
             match fields:
                 case [b"session", packed]:
                     await self._session(peer, w.decode(w.SessionRequest, packed))
+                case [b"rustdoc", _, name]:
+                    session = self._open.get(name)
+                    keeps = session is not None and session.brings_doctests
+                    peer.send(b"K" if keeps else HERE)
                 case [b"program", *rest]:
                     await self._program(peer, ProgramRequest.parse(rest))
                 case _:
@@ -57,14 +62,13 @@ class Sessions:
         session = HomeSession(self._services, request)
         name = session.id.encode()
 
-        def note(text: str) -> None:
-            peer.send(w.NOTE, text.encode())
-
+        note = _Steps(peer)
         try:
             opening = asyncio.ensure_future(session.open(note))
             if not await _done_first(opening, peer):
                 return
             info = opening.result()
+            note.done()
             self._open[name] = session
             peer.send(w.INFO, w.encode(info))
             while (said := await peer.frames.get()) is not None:
@@ -75,11 +79,14 @@ class Sessions:
                         kept = await session.fetch_kept(w.decode(w.KeptRequest, payload))
                         peer.send(w.KEPT, w.encode(kept))
                     case (w.CLOSE, _):
-                        peer.send(w.SUMMARY, w.encode(await session.close(note)))
+                        summary = await session.close(note)
+                        note.done()
+                        peer.send(w.SUMMARY, w.encode(summary))
                         return
                     case _:
                         pass
         finally:
+            note.done()
             self._open.pop(name, None)
             await session.leave()
 
@@ -89,6 +96,25 @@ class Sessions:
             peer.send(HERE, b"its session has ended")
             return
         await Program(session, peer, request).run()
+
+
+class _Steps:
+    """What a user is told to be waiting for: only what takes a while."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, text: str) -> None:
+        """The step that begins now; the one before is over."""
+        self.done()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_TOLD_AFTER_S, self._peer.send, w.NOTE, text.encode())
+
+    def done(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 async def _done_first(work: asyncio.Future[w.SessionInfo], peer: Peer) -> bool:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from burst_protocol.errors import SourceUnreadable, TooMuch
+from burst_wrapper.index import Index
 from burst_wrapper.mirror import weight
+from burst_wrapper.mirror.snapshot import Project, Snapshots
+from burst_wrapper.statcache import StatCache
 from mirror_home import Workspace, put, without_folders, workspace
 from mirrors import L, Tree, X
+from sshd import PLAIN_UID
 
 TREE: Tree = {
     b"Cargo.toml": b'[package]\nname = "ws"\n',
@@ -262,22 +267,51 @@ def test_fetch_goes_through_no_link(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
+def as_somebody_else(work: Callable[[], str]) -> str:
+    """What it returns in a process that is not root's: root reads everything."""
+    if os.geteuid() != 0:
+        return work()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgid(PLAIN_UID)
+            os.setuid(PLAIN_UID)
+            os.write(writing, work().encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.parametrize("name", ["locked", "locked-folder"])
+def test_what_cannot_be_read(name: str) -> None:
     """A clear error that names it, with a hint; excluded, it is no matter."""
-    if os.geteuid() == 0:
-        pytest.skip("root reads everything")
+    # Not tmp_path: its parents are closed to other users.
+    with tempfile.TemporaryDirectory(prefix="burst-locked-") as base:
+        top = Path(base, "ws")
+        put(top, {b"Cargo.toml": b"", b"locked": b"", b"locked-folder/x": b""})
+        Path(base).chmod(0o755)
+        (top / name).chmod(0)
 
-    async def scenario(ws: Workspace) -> None:
-        ws.write({**TREE, b"locked": b""})
-        (ws.top / "locked").chmod(0)
-        with pytest.raises(SourceUnreadable) as caught:
-            await ws.sync()
-        assert str(ws.top / "locked") in str(caught.value)
-        assert "exclude" in caught.value.hint
-        ws.changes = {"exclude": ("/locked",)}
-        await ws.sync()
+        def look(*exclude: str) -> str:
+            root = os.fsencode(top)
+            project = Project(root, root + b"/target", exclude=exclude)
+            snapshots = Snapshots(StatCache(Index(b"/dev/null/index")))
+            try:
+                return str(len(snapshots.take(project).paths))
+            except SourceUnreadable as error:
+                return f"{error}|{error.hint}"
 
-    run(tmp_path, scenario)
+        error, _, hint = as_somebody_else(look).partition("|")
+        rest = as_somebody_else(lambda: look("/locked*"))
+        (top / name).chmod(0o700)
+    assert error == f"cannot read {top / name}: Permission denied"
+    assert "exclude" in hint
+    assert rest == "1"
 
 
 def test_too_much(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 Match = Callable[[str], object]
 
-_MARK: Final = "?P<ps_d>"
-_END: Final = re.compile(r"\$(\)?)$")
+_FOLDER: Final = "(?P<ps_d>/)"
+_OR_BELOW: Final = f"(?:{_FOLDER}|$)"
+_ALL_BELOW: Final = re.compile(r"[^/*]/\*\*/ *$")
 
 
 @attrs.frozen
@@ -49,15 +50,21 @@ class Patterns:
         sources: list[str] = []
         folder_sources: list[str] = []
         for line in lines:
+            only_folders = line.rstrip(" ").endswith("/")
+            if _ALL_BELOW.search(line):
+                # Folders below it, not itself; the library's expression matches that, too.
+                line = line.rstrip(" ") + "*/"  # noqa: PLW2901
             try:
                 source, ignores = GitIgnoreSpecPattern.pattern_to_regex(line)
             except GitIgnorePatternError:
                 continue
             if source is None or ignores is None:
                 continue
-            # `$` would match before a newline at a name's end.
-            source = _END.sub(r"\\Z\1", source.replace(_MARK, ""))
-            only_folders = line.rstrip(" ").endswith("/")
+            # The path itself: what lies below an ignored folder is never asked for. And `$` would
+            # match before a newline at a name's end.
+            if source == _FOLDER:
+                source = ".+" + _FOLDER  # `*/`
+            source = source.replace(_OR_BELOW, r"\Z").replace(_FOLDER, r"/\Z")
             pattern = _Pattern(re.compile(source, re.DOTALL).match, ignores)
             every.append((pattern, only_folders))
             if only_folders:

@@ -13,6 +13,7 @@ from burst_lifecycle.setting_keys import BUILT_IN_EXCLUDES, SECRET_EXCLUDES
 from burst_wrapper.mirror.ignore import Level, Patterns, ignored_by
 
 _TARGET: Final = "target/"
+_GIT: Final = ".git"
 _TAG: Final = b"CACHEDIR.TAG"
 
 
@@ -52,7 +53,10 @@ class Wishes:
         return cls(
             secrets=Patterns.of(entry for entry in rest if entry in SECRET_EXCLUDES),
             built_in=Patterns.of(
-                entry for entry in rest if entry not in SECRET_EXCLUDES and entry != _TARGET
+                # A worktree's is a file.
+                _GIT if entry == _GIT + "/" else entry
+                for entry in rest
+                if entry not in SECRET_EXCLUDES and entry != _TARGET
             ),
             exclude=Patterns.of(exclude),
             unexclude=Patterns.of(unexclude),

@@ -7,6 +7,7 @@ must not silently mean nothing. The wrapper's `Config` is made from the same lay
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
 import tomllib
@@ -257,7 +258,9 @@ def _all_inner() -> list[str]:
 
 
 def _strange_unexcludes(entries: Iterable[str]) -> Iterable[str]:
-    known = {entry.rstrip("/") for entry in BUILT_IN_EXCLUDES}
+    """Nearly built-in patterns. Others may name what `.gitignore` ignores: not known here."""
+    known = {entry.rstrip("/"): entry for entry in BUILT_IN_EXCLUDES}
     for entry in entries:
         if entry.rstrip("/") not in known:
-            yield f"`unexclude`: {entry!r} is not excluded anyway"
+            for close in difflib.get_close_matches(entry.rstrip("/"), known, 1, 0.8):
+                yield f"`unexclude`: {entry!r} is not built in; did you mean `{known[close]}`?"

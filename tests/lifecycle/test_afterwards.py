@@ -130,7 +130,7 @@ def test_what_has_no_effect_is_named(home: Path) -> None:
     """By every command, once: in the user's file and in the project's."""
     config = Path(Places.of().config_file)
     config.parent.mkdir(parents=True)
-    config.write_text('unexclude = ["nope"]\n')
+    config.write_text('unexclude = ["taget"]\n')
     project = home / "app"
     (project / "src").mkdir(parents=True)
     (project / ".config").mkdir()
@@ -139,7 +139,7 @@ def test_what_has_no_effect_is_named(home: Path) -> None:
     said = cargo_burst("stop", cwd=project / "src")
     assert said.out == "no daemon is running\n"
     assert said.err == (
-        "warning: configuration: `unexclude`: 'nope' is not excluded anyway\n"
+        "warning: configuration: `unexclude`: 'taget' is not built in; did you mean `target/`?\n"
         f"warning: {project}/.config/burst.toml is not trusted: `key_env` has no effect\n"
         "hint: read it, then `cargo burst enable --trust` in that project\n"
     )

@@ -246,13 +246,13 @@ def test_scopes_of_what_is_dangerous() -> None:
     assert free == {"exclude", "services", "test_runner", "hetzner.wait"}
 
 
-def test_unexclude_of_what_is_not_excluded_warns(
+def test_unexclude_of_what_is_nearly_built_in_warns(
     places: Places, write: Callable[[str], None]
 ) -> None:
     """With or without a slash; the rest holds."""
-    write('unexclude = ["node_modules", ".env", "taget"]\nexclude = ["big/", ".git/"]')
+    write('unexclude = ["node_modules", ".env", "taget", "gen/"]\nexclude = ["big/", ".git/"]')
     got = load(places)
-    assert got.warnings == ("`unexclude`: 'taget' is not excluded anyway",)
+    assert got.warnings == ("`unexclude`: 'taget' is not built in; did you mean `target/`?",)
     assert "node_modules/" not in got.excludes
     assert ".env" not in got.excludes
     assert ".env.*" in got.excludes

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, cast
 
 from burst_lifecycle.machine import machine_key
 from burst_lifecycle.places import Places
+from burst_protocol.packing import pack, unpack
+from burst_wrapper.index import Index
 from burst_wrapper.mirror.mirror import Mirror, mirror_name
 from burst_wrapper.statcache import StatCache
 
+_FACT: Final = "read by units"
 _OBSERVED_LIMIT: Final = 20_000
 
 
 class Mirrors:
     """Each lives as long as the daemon: what it saw makes the next look cheap."""
 
-    def __init__(self, stats: StatCache) -> None:
+    def __init__(self, stats: StatCache, index: Index) -> None:
         self._stats = stats
+        self._index = index
         self._mirrors: dict[bytes, Mirror] = {}
         self._observed: dict[bytes, dict[bytes, None]] = {}
         self._machine = b""
@@ -30,13 +34,27 @@ class Mirrors:
         if found is None:
             if not self._machine:
                 self._machine = machine_key(Places.of().cloud)
-            observed = self._observed.setdefault(root, {})
+            observed = self._seen(root)
             found = Mirror(mirror_name(root, self._machine), self._stats, lambda: tuple(observed))
             self._mirrors[root] = found
         return found
 
     def saw(self, workspace_root: bytes, paths: Iterable[bytes]) -> None:
         """Units of this workspace read these files: they go there, whatever `.gitignore` says."""
-        observed = self._observed.setdefault(os.path.normpath(workspace_root), {})
-        if len(observed) < _OBSERVED_LIMIT:
+        root = os.path.normpath(workspace_root)
+        observed = self._seen(root)
+        before = len(observed)
+        if before < _OBSERVED_LIMIT:
             observed.update(dict.fromkeys(paths))
+        if len(observed) > before:
+            self._index.put_fact(_FACT, root, pack(list(observed)))
+
+    def _seen(self, root: bytes) -> dict[bytes, None]:
+        """Of earlier daemons, too: a unit that cargo finds fresh tells nobody what it reads."""
+        observed = self._observed.get(root)
+        if observed is None:
+            observed = self._observed[root] = {}
+            kept = self._index.fact(_FACT, root)
+            if kept is not None:
+                observed.update(dict.fromkeys(cast("list[bytes]", unpack(kept))))
+        return observed

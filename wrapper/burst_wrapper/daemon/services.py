@@ -79,7 +79,7 @@ class Services:
         if self._mirrors is None:
             from burst_wrapper.daemon.mirrors import Mirrors  # noqa: PLC0415 - see above
 
-            self._mirrors = Mirrors(self.stats)
+            self._mirrors = Mirrors(self.stats, self.index)
         return self._mirrors
 
     @classmethod

@@ -39,11 +39,20 @@ class Repository:
     tracked: frozenset[bytes] = frozenset()
     """Absolute paths of files below it that are tracked and ignored."""
     watched: tuple[tuple[bytes, Stamp], ...] = ()
-    """While these are what they were, so is all of this."""
+    """While these are what they were, so are the patterns."""
+    index: tuple[bytes, Stamp] = (b"", _NOTHING)
+    """While git's index is what it was, so is what is tracked."""
 
-    @property
-    def fresh(self) -> bool:
-        return all(stamp(path) == known for path, known in self.watched)
+
+def look_again(known: Repository, folder: bytes, environ: Mapping[bytes, bytes]) -> Repository:
+    """The same one, if nothing has changed; with the same patterns, if only the index has."""
+    if any(stamp(path) != was for path, was in known.watched):
+        return look_up(folder, environ)
+    path, was = known.index
+    now = stamp(path) if path else was
+    if now == was:
+        return known
+    return attrs.evolve(known, tracked=_tracked(folder, environ), index=(path, now))
 
 
 def look_up(folder: bytes, environ: Mapping[bytes, bytes]) -> Repository:
@@ -70,8 +79,8 @@ def look_up(folder: bytes, environ: Mapping[bytes, bytes]) -> Repository:
             prefix = os.fsdecode(base).rstrip("/") + "/"
             levels.append(Level(prefix, patterns, os.fsdecode(path)))
     index = os.path.join(_own(top), b"index")
-    watched.append((index, stamp(index)))
-    return Repository(tuple(levels), _tracked(folder, environ), tuple(watched))
+    now = stamp(index)
+    return Repository(tuple(levels), _tracked(folder, environ), tuple(watched), (index, now))
 
 
 def read_patterns(path: bytes) -> Patterns:

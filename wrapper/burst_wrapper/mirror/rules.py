@@ -116,7 +116,10 @@ class Rules:
         if wishes.unexclude and wishes.unexclude.verdict(name, folder=folder):
             return _GOES
         if wishes.secrets.verdict(name, folder=folder):
-            return Verdict(Why.SECRET)
+            # Worth a word only if it would have gone otherwise.
+            level = ignored_by(levels, os.fsdecode(path), folder=folder) if levels else None
+            why = Why.SECRET if level is None and not only_named else Why.IGNORED
+            return Verdict(why, origin="" if level is None else level.origin)
         inside = folder and (path in self.forced_above or name in wishes.named)
         if path in self.forced:
             return _GOES

@@ -22,7 +22,7 @@ from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.mirror import weight
 from burst_wrapper.mirror.ignore import Patterns
 from burst_wrapper.mirror.part import Part
-from burst_wrapper.mirror.repository import look_up
+from burst_wrapper.mirror.repository import Repository, look_again, look_up
 from burst_wrapper.mirror.roots import Manifests, configurations, readable
 from burst_wrapper.mirror.rules import Rules, Why, Wishes
 from burst_wrapper.mirror.scan import Scan
@@ -79,6 +79,9 @@ class Snapshots:
         self._project: Project | None = None
         self._scans: dict[bytes, Scan] = {}
         self._scanned: Part | None = None
+        self._seen: tuple[bytes, ...] = ()
+        self._outside: tuple[bytes, ...] = ()
+        """Of `_seen`, what lies in no root."""
         self._manifests = Manifests()
 
     def take(self, project: Project, allowance: weight.Allowance = weight.USUAL) -> Snapshot:
@@ -103,10 +106,15 @@ class Snapshots:
         changed = self._prepare(project)
         for scan in self._scans.values():
             changed |= scan.look()
-        if self._force():
-            changed = True
-            for scan in self._scans.values():
-                scan.look()
+        observed = tuple(self._observed())
+        if changed or observed != self._seen:
+            if self._force(observed):
+                changed = True
+                for scan in self._scans.values():
+                    scan.look()
+            self._seen = observed
+            readings = readable(observed, project.target_dir, project.environ)
+            self._outside = tuple(path for path in readings if self._scan_of(path) is None)
         if changed:
             weight.check(self._scans.values(), allowance)
         if changed or self._scanned is None:
@@ -138,23 +146,26 @@ class Snapshots:
         scans: dict[bytes, Scan] = {}
         for root in found:
             known = self._scans.get(root)
-            if known is not None and same and known.inner == inner and known.repository.fresh:
-                scans[root] = known
-                continue
-            self._stats.warm(root)
-            repository = look_up(root, project.environ)
-            forced = repository.tracked
-            rules = Rules.of(root, wishes, forced, outputs)
+            if known is None:
+                self._stats.warm(root)
+                repository = look_up(root, project.environ)
+            else:
+                repository = look_again(known.repository, root, project.environ)
+                if same and known.inner == inner and _alike(repository, known.repository):
+                    known.repository = repository
+                    scans[root] = known
+                    continue
+            rules = Rules.of(root, wishes, repository.tracked, outputs)
             scans[root] = Scan(rules, repository, self._stats, inner)
         changed = scans != self._scans
         self._scans = scans
         self._project = project
         return changed
 
-    def _force(self) -> bool:
+    def _force(self, observed: Iterable[bytes]) -> bool:
         """What units read goes, though it is ignored; whether that changed any rules."""
         wanted: dict[bytes, set[bytes]] = {}
-        for path in self._observed():
+        for path in observed:
             scan = self._scan_of(path)
             if scan is not None and scan.file(path) is None and not _inside(path, scan):
                 wanted.setdefault(scan.rules.root, set()).add(path)
@@ -183,9 +194,7 @@ class Snapshots:
         """Files outside all roots: cargo's configurations above the workspace, and what units
         read there."""
         found: dict[bytes, Digest] = {}
-        wanted = [*configurations(project.workspace_root)]
-        wanted += readable(self._observed(), project.target_dir, project.environ)
-        for path in wanted:
+        for path in (*configurations(project.workspace_root), *self._outside):
             if path in found or self._scan_of(path) is not None or _is_secret(path):
                 continue
             state = self._stats.digest(path)
@@ -224,6 +233,11 @@ def _single_trees(single: Mapping[bytes, Digest]) -> Part:
         sources.files[digest] = path
     roots = tuple((path, builder.build(sources.blobs)) for path, builder in builders.items())
     return Part(roots, sources, dict(single), sum(d.size_bytes for d in single.values()))
+
+
+def _alike(one: Repository, other: Repository) -> bool:
+    """Whether what a scan has judged by the one is right by the other."""
+    return one.levels is other.levels and one.tracked == other.tracked
 
 
 def _inside(path: bytes, scan: Scan) -> bool:

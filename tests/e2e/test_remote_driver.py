@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from builds import with_env
-from faults import MANIFEST
+from faults import MANIFEST, configure, until
 from space import CARGO_BURST, Done, Space
-from sshd import SSHD, Sshd
+from sshd import SSHD, Sshd, keygen
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -25,6 +25,14 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("three") => std::process::exit(3),
         Some("die") => { let p: *const u8 = std::ptr::null(); unsafe { p.read_volatile(); } }
+        Some("keys") => {
+            std::process::Command::new("ssh-add").arg("-l").status().unwrap();
+        }
+        Some("variables") => {
+            for (name, value) in std::env::vars_os() {
+                println!("{}={}", name.to_string_lossy(), value.to_string_lossy());
+            }
+        }
         Some("read") => {
             let mut text = String::new();
             std::io::stdin().read_line(&mut text).unwrap();
@@ -174,3 +182,45 @@ def test_outside_of_any_project(home: Space, tmp_path: Path) -> None:
     assert "error: could not find `Cargo.toml` in" in done.stderr
     version = home.run(CARGO_BURST, "--driver", "remote", "--list", cwd=home.home).check()
     assert "build" in version.stdout
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[str]:
+    """A real ssh agent with one key; its socket."""
+    keygen(tmp_path / "key")
+    sock = f"/tmp/burst-test-agent-{os.getpid()}"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", sock], stdout=-3) as process:
+        until(lambda: os.path.exists(sock), "the agent's socket")
+        added = ["ssh-add", "-q", str(tmp_path / "key")]
+        subprocess.run(added, env={**os.environ, "SSH_AUTH_SOCK": sock}, check=True)
+        yield sock
+        process.kill()
+    Path(sock).unlink(missing_ok=True)
+
+
+def test_what_goes_there_and_what_is_lent(home: Space, agent: str) -> None:
+    """Nothing of the environment but what cargo is configured by and what is named; the ssh agent
+    and tokens only for who says so, and a token's value is in no log."""
+    secret = "s3cr3t-token"
+    mine = {
+        "SSH_AUTH_SOCK": agent,
+        "CARGO_REGISTRIES_MINE_TOKEN": secret,
+        "CARGO_PROFILE_DEV_OPT_LEVEL": "1",
+        "MY_OWN": "1",
+    }
+    refused = burst(home, "run", "-q", "--", "keys", **mine)
+    assert "ED25519" not in refused.stdout
+    seen = burst(home, "run", "-q", "-e", "GIVEN=2", "--", "variables", **mine).check().stdout
+    assert "CARGO_PROFILE_DEV_OPT_LEVEL=1\n" in seen
+    assert "GIVEN=2\n" in seen
+    assert secret not in seen
+    assert "MY_OWN" not in seen
+    configure(home, 'driver_tokens = ["CARGO_REGISTRIES_MINE_TOKEN"]\ndriver_ssh_agent = true\n')
+    try:
+        given = burst(home, "run", "-q", "--", "variables", **mine).check().stdout
+        assert f"CARGO_REGISTRIES_MINE_TOKEN={secret}\n" in given
+        keys = burst(home, "run", "-q", "--", "keys", **mine).check().stdout
+        assert "ED25519" in keys
+    finally:
+        configure(home, "")
+    assert secret not in home.log()

@@ -6,8 +6,9 @@ a folder which that machine keeps; what a person wants of it comes back.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -22,7 +23,7 @@ from burst_wrapper.driver.errors import NotElsewhere
 from burst_wrapper.driver.kept_names import pattern
 from burst_wrapper.driver.manifests import NoManifest, Workspace
 from burst_wrapper.driver.missing import named_folders
-from burst_wrapper.driver.there import There
+from burst_wrapper.driver.there import SYSTEM_PATH, There
 from burst_wrapper.session_client import KeptRequest, SessionRequest, open_session
 from burst_wrapper.verbs import kinds
 from burst_wrapper.verbs.cargo_settings import CargoSettings
@@ -173,7 +174,8 @@ def _round(drive: Drive) -> tuple[int, tuple[bytes, ...]]:
         toolchain = there.toolchain(asked)
         variables = _variables(drive, there, toolchain)
         program = os.fsencode(f"{toolchain}/bin/cargo")
-        ended, found = _cargo(drive, there, program, variables)
+        with _agent(drive, there, variables):
+            ended, found = _cargo(drive, there, program, variables)
         more: tuple[bytes, ...] = ()
         if ended.good:
             _fetch(drive, there, found)
@@ -199,6 +201,21 @@ def _variables(drive: Drive, there: There, toolchain: str) -> dict[bytes, bytes]
         target_dir=drive.target_dir,
         session=there.session.info.id,
     )
+
+
+@contextlib.contextmanager
+def _agent(drive: Drive, there: There, variables: dict[bytes, bytes]) -> Iterator[None]:
+    """Lends the user's ssh agent, if they want that and have one."""
+    auth_sock = drive.environ.get(b"SSH_AUTH_SOCK")
+    if not drive.settings.driver_ssh_agent or not auth_sock:
+        yield
+        return
+    from burst_wrapper.driver.ssh_agent import lent  # noqa: PLC0415 - for who asks for it
+
+    path = f"/tmp/agent-{there.session.info.id}.sock".encode()  # noqa: S108 - the project's own
+    with lent(auth_sock, path, there.for_runner({b"PATH": SYSTEM_PATH}), there.name):
+        variables[b"SSH_AUTH_SOCK"] = path
+        yield
 
 
 def _cargo(

@@ -23,7 +23,7 @@ from burst_wrapper.verbs.child import Ended
 from burst_wrapper.verbs.summary import Voice
 
 _SHELL: Final = b"/bin/sh"
-_SYSTEM_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
+SYSTEM_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
 _PROBE_S: Final = 60
 _PIECE_BYTES: Final = 65536
 
@@ -52,7 +52,7 @@ class There:
             words = (_SHELL, b"-c", toolchains.PROBE.encode(), b"sh", os.fsencode(rustup_home))
             # A value that names one of the shared folders has it shown.
             env = {
-                b"PATH": _SYSTEM_PATH,
+                b"PATH": SYSTEM_PATH,
                 b"RUSTUP_HOME": os.fsencode(rustup_home),
                 b"CARGO_HOME": os.fsencode(surroundings.kept(self.store_root, "cargo")),
             }
@@ -79,7 +79,7 @@ class There:
     ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [os.fsencode(hook_path("burst-runner")), *argv],
-            env=self._for_runner(variables),
+            env=self.for_runner(variables),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_PROBE_S,
@@ -97,7 +97,7 @@ class There:
         """A program with our terminal; `hear` takes its stdout instead of ours. `online`: in that
         machine's own network, where registries are reached. CannotStart."""
         words = [os.fsencode(hook_path("burst-runner")), *argv]
-        environ = self._for_runner(variables, online=online)
+        environ = self.for_runner(variables, online=online)
         if hear is None:
             return child.run(words, environ)
         with _Ear(hear) as ear:
@@ -136,9 +136,10 @@ class There:
                 f"rustup on {self.name} could not install `{asked.channel or 'stable'}`"
             )
 
-    def _for_runner(
+    def for_runner(
         self, variables: Mapping[bytes, bytes], *, online: bool = True
     ) -> dict[bytes, bytes]:
+        """The environment of a runner whose program gets these variables."""
         return {
             **self.environ,
             **surroundings.for_runner(variables),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -49,9 +51,31 @@ PROJECT = {
     "ws/.gitignore": "target\n",
     "ws/app/Cargo.toml": MANIFEST.format(name="app") + '[dependencies]\nfar.path = "../../far"\n',
     "ws/app/src/main.rs": MAIN,
-    "far/Cargo.toml": MANIFEST.format(name="far"),
-    "far/src/lib.rs": 'pub fn far() -> &\'static str { "afar" }\n',
+    "far/Cargo.toml": MANIFEST.format(name="far") + '[dependencies]\nvendored = "0.1"\n',
+    "far/src/lib.rs": "pub fn far() -> &'static str { vendored::far() }\n",
+    # Above the workspace, with packages beside it.
+    ".cargo/config.toml": '[source.crates-io]\nreplace-with = "beside"\n'
+    '[source.beside]\ndirectory = "packages"\n[build]\nrustc-wrapper = "/nowhere/of-home"\n',
+    "packages/vendored/Cargo.toml": MANIFEST.format(name="vendored"),
+    "packages/vendored/src/lib.rs": 'pub fn far() -> &\'static str { "afar" }\n',
+    "packages/vendored/.cargo-checksum.json": '{"files": {}, "package": "' + "0" * 64 + '"}',
+    "other/vendored/Cargo.toml": MANIFEST.format(name="vendored"),
+    "other/vendored/src/lib.rs": 'pub fn far() -> &\'static str { "elsewhere" }\n',
 }
+SCCACHE = """\
+#!/bin/sh
+echo "$@" >>"$SCCACHE_DIR/log"
+exec "$@"
+"""
+"""Stands for the real one: that it is asked, and where it may keep things."""
+RUSTUP = """\
+#!/bin/sh
+[ "$1 $2 $4 $5 $6" = "toolchain install --no-self-update --profile minimal" ] || exit 2
+echo "info: installing $3" >&2
+mkdir -p "$RUSTUP_HOME/toolchains"
+ln -s "$HOME"/.rustup/toolchains/1.95-* "$RUSTUP_HOME/toolchains/$3-$(uname -m)-unknown-linux-gnu"
+"""
+"""Stands for the real one, whose downloads come from elsewhere."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +93,17 @@ def server() -> Iterator[Sshd]:
         place = toolchains / f"1.95-{os.uname().machine}-unknown-linux-gnu"
         if subprocess.run(["cp", "-al", sysroot, place], check=False, stderr=-3).returncode:
             subprocess.run(["cp", "-a", sysroot, place], check=True)
+        program(sshd, "sccache", SCCACHE)
         yield sshd
+
+
+def program(server: Sshd, name: str, text: str) -> Path:
+    """Of the account over there."""
+    path = server.remote_home / ".cargo" / "bin" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +126,9 @@ def burst(space: Space, *words: str, **more: str) -> Done:
     return done
 
 
-def test_build_brings_a_program_that_runs(home: Space) -> None:
-    """Cargo's own words on stderr, nothing on stdout; its lock file comes, too."""
+def test_build_brings_a_program_that_runs(home: Space, server: Sshd) -> None:
+    """Cargo's own words on stderr, nothing on stdout; its lock file comes, too. sccache there is
+    used, a wrapper that home's configuration names is not."""
     done = burst(home, "build").check()
     assert done.stdout == ""
     assert f"   Compiling far v0.1.0 ({home.project.parent}/far)" in done.stderr
@@ -102,6 +137,8 @@ def test_build_brings_a_program_that_runs(home: Space) -> None:
     assert home.run("target/debug/app").check().stdout == "hello from afar with app\n"
     assert 'name = "far"' in (home.project / "Cargo.lock").read_text()
     assert sorted(path.name for path in (home.project / "target").iterdir()) == ["debug"]
+    log = server.remote_cache / "burst/store/driver/sccache/log"
+    assert "--crate-name vendored" in log.read_text()
     again = burst(home, "b").check()
     assert "Compiling" not in again.stderr
     assert "Fetched" not in again.stderr
@@ -224,3 +261,57 @@ def test_what_goes_there_and_what_is_lent(home: Space, agent: str) -> None:
     finally:
         configure(home, "")
     assert secret not in home.log()
+
+
+def test_rustup_there_gets_a_toolchain(home: Space, server: Sshd) -> None:
+    """The one that the project names, on the way; another one on demand. Both stay."""
+    rustup = program(server, "rustup", RUSTUP)
+    named = home.project / "rust-toolchain.toml"
+    try:
+        named.write_text('[toolchain]\nchannel = "1.94"\n')
+        done = burst(home, "build").check()
+        assert "info: installing 1.94" in done.stderr
+        burst(home, "toolchain", "install", "nightly").check()
+    finally:
+        named.unlink()
+        rustup.unlink()
+    listed = burst(home, "toolchain", "list").check().stdout
+    assert "1.94-" in listed
+    assert "nightly-" in listed
+    assert "Finished" in burst(home, "+nightly", "build").check().stderr
+    without = burst(home, "toolchain", "install", "beta")
+    assert without.status == 127
+    assert "error: there is no rustup on" in without.stderr
+
+
+def test_what_no_manifest_names_is_brought_when_cargo_asks(home: Space) -> None:
+    """A patch on the command line: cargo there names what it lacks."""
+    patch = f'patch.crates-io.vendored.path="{home.project.parent}/other/vendored"'
+    done = burst(home, "run", "--config", patch).check()
+    assert "other/vendored, too: once more with it" in done.stderr
+    assert done.stdout == "hello from elsewhere with app\n"
+
+
+def test_at_a_terminal(home: Space) -> None:
+    """Cargo there has a terminal, too: colours, and a program that reads what is typed."""
+    ours, theirs = pty.openpty()
+    argv = [str(CARGO_BURST), "run", "--", "read"]
+    process = subprocess.Popen(
+        argv,
+        cwd=home.project,
+        env={**home.env, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    os.write(ours, b"typed\n")
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: it has ended
+        while data := os.read(ours, 65536):
+            seen += data
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"read typed" in seen
+    assert b"\x1b[1m\x1b[92m" in seen or b"\x1b[1m\x1b[32m" in seen

@@ -93,6 +93,7 @@ def test_files_by_name_and_by_pattern(keeps: Keeps, tmp_path: Path) -> None:
     top = target(keeps, "one-1", used_s=NOW_S, units={})
     (top / "debug/app").chmod(0o755)
     (top / "debug/[odd]").write_text("odd")
+    (top / "debug/back\\slash").write_text("odd")
     (top / "debug/out").symlink_to("/etc")
     (tmp_path / "secret").write_text("x")
 
@@ -102,6 +103,7 @@ def test_files_by_name_and_by_pattern(keeps: Keeps, tmp_path: Path) -> None:
 
     assert ask("/debug/app", "/debug/none", "/debug/out/passwd") == {b"/debug/app": True}
     assert ask("/debug/\\[odd\\]") == {b"/debug/[odd]": False}
+    assert ask("/debug/back\\\\slash") == {b"/debug/back\\slash": False}
     assert ask("/../../secret", "/debug/../../x") == {}
     assert ask("/debug/a*") == {b"/debug/app": True}
     with pytest.raises(RemoteProtocolError):

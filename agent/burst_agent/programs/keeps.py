@@ -34,6 +34,7 @@ _TAG: Final = b"CACHEDIR.TAG"
 _FINGERPRINTS: Final = b".fingerprint"
 _INCREMENTAL: Final = b"incremental"
 _HASHED: Final = re.compile(rb".*-([0-9a-f]{16})(?:\..*)?", re.DOTALL)
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _MAGIC: Final = re.compile(r"(?<!\\)[*?\[]")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -77,7 +78,7 @@ class Keeps:
             if any(_MAGIC.search(pattern) for pattern in message.patterns):
                 found = find_changes(top, Record(), (b"/",), message.patterns, self._store)
             else:  # a target directory has many files, of which few are wanted
-                names = (pattern.replace("\\", "") for pattern in message.patterns)
+                names = (_ESCAPED.sub(r"\1", pattern) for pattern in message.patterns)
                 files = (self._one(top, os.fsencode(name)) for name in names)
                 found = [file for file in files if file is not None]
         return Changes(message.id, tuple(found))

@@ -337,6 +337,7 @@ def _missing(
     named = drive.command.manifest_path
     argv = [program, b"metadata", b"--format-version", b"1"]
     argv += [b"--manifest-path", os.fsencode(named)] if named else []
+    argv += [os.fsencode(f"--config={value}") for value in drive.line.values("--config")]
     said = there.complaint(argv, variables)
     known = (drive.root, *drive.roots)
     return tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,6 +319,22 @@ def test_no_way_out_is_said(start: Starter) -> None:
             "said"
         ]
         assert said == "Network is unreachable\n"
+
+
+@pytest.mark.root
+def test_a_volume_can_leave(start: Starter, tmp_path: Path) -> None:
+    """What the machine unmounts is not held by a network, which would keep its disk in use."""
+    needs("redis-server")
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mounted = f'mount --make-rshared /; mount -t tmpfs burst-volume {volume}; exec "$@"'
+    with start("unshare", "--mount", "sh", "-c", mounted, "sh") as driver:
+        driver("enter", "proj", ["redis"])
+        mounts = [Path(f"/proc/{it.pid}/mounts") for it in below(driver.pid)]
+        assert len(mounts) >= 3
+        assert any("burst-volume" in it.read_text() for it in mounts)
+        subprocess.run(["nsenter", "-m", f"--target={driver.pid}", "umount", volume], check=True)
+        assert not any("burst-volume" in it.read_text() for it in mounts)
 
 
 @pytest.mark.root

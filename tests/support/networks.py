@@ -147,11 +147,12 @@ def as_we_are(folder: Path) -> Starter:
 
 
 def as_plain_user(folder: Path, bundle: Path) -> Starter:
-    """With the Python and the agent that a host is sent, as a user who has nothing else there."""
+    """With the Python and the agent that a host is sent, as a user who has nothing else there and
+    may become nobody else (as systemd's NoNewPrivileges has it on servers)."""
     os.chown(folder, PLAIN_UID, PLAIN_UID)
     words = (bundle / "COMMAND").read_text().replace("{dir}", str(bundle)).splitlines()
     user = f"--reuid={PLAIN_UID}"
-    become = ("setpriv", user, f"--regid={PLAIN_UID}", "--clear-groups", "--")
+    become = ("setpriv", user, f"--regid={PLAIN_UID}", "--clear-groups", "--no-new-privs", "--")
     return Starter(tuple(words[: words.index("-c")]), folder, become)
 
 

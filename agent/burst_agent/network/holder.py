@@ -65,7 +65,7 @@ _NEW_USER: Final = 0x10000000
 _NEW_PID: Final = 0x20000000
 _NEW_NET: Final = 0x40000000
 _CLONE: Final = {"x86_64": 56, "aarch64": 220}
-_NOSUID, _NODEV, _BIND, _REC, _PRIVATE = 2, 4, 4096, 16384, 1 << 18
+_NOSUID, _NODEV, _BIND, _REC, _SLAVE = 2, 4, 4096, 16384, 1 << 19
 _PDEATHSIG, _AMBIENT, _AMBIENT_RAISE = 1, 47, 2
 _CAPABILITIES_3: Final = 0x20080522
 _CAPABILITIES: Final = 64
@@ -123,10 +123,13 @@ def _bind(source: str, target: str) -> None:
 
 def _build_view(folder: str, files: dict[str, str], programs: dict[str, str]) -> None:
     """The machine's files, with a /tmp of our own, the data in it, and users that services find."""
-    _mount("", "/", "", _REC | _PRIVATE, "")
+    # What is unmounted on the machine goes here, too: a volume can leave while we are at work.
+    _mount("", "/", "", _REC | _SLAVE, "")
     # Opened before /tmp is covered: it may lie there.
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=1777")  # noqa: S108 - see DATA
+    with contextlib.suppress(OSError):  # what a killed database leaves there goes with us
+        _mount("tmpfs", "/dev/shm", "tmpfs", _NOSUID | _NODEV, "mode=1777")  # noqa: S108
     os.mkdir(DATA)
     _mount(f"/proc/self/fd/{fd}", DATA, "", _BIND, "")
     os.close(fd)

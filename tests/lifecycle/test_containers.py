@@ -50,7 +50,11 @@ class Home:
         self.key = access.load_or_make(folder / "ssh" / "ed25519", new_key_pair)
         self.ledger = Ledger(str(folder / "cloud"), "home")
         self.notices = MemoryNotices()
-        self.changes: dict[str, Any] = {"stock_image": "debian-13", "volume_gb": 10}
+        self.changes: dict[str, Any] = {
+            "stock_image": "debian-13",
+            "volume_gb": 10,
+            "orphan_s": 77,
+        }
 
     def run(self, work: Callable[[Lifecycle], Awaitable[Any]]) -> Any:
         async def main() -> Any:
@@ -89,6 +93,9 @@ def test_a_life(real_cloud: LocalCloud, tmp_path: Path) -> None:
     (volume,) = real_cloud.all(Volume)
     assert volume.labels[labels.FILESYSTEM].startswith("ready-")
 
+    machine = real_cloud.machine(server.name)
+    command = "tr '\\0' ' ' </proc/$(systemctl show -p MainPID --value burst-agent)/cmdline"
+    assert "--orphan 77 " in machine.run(["sh", "-c", command]).stdout
     current = home.run(lambda life: life.current())
     assert current.store == booted.store
     status = home.run(lambda life: life.status())
@@ -100,8 +107,13 @@ def test_a_life(real_cloud: LocalCloud, tmp_path: Path) -> None:
     down = home.run(lambda life: life.down())
     assert down.refused == ()
     assert real_cloud.all(Server) == []
+    home.changes["volume_gb"] = 12
     again = home.run(lambda life: life.up("test"))
     assert again.store.volume_id == booted.store.volume_id, home.notices.notices
+    assert home.notices.notices == []
+    machine = real_cloud.machine(again.server.name)
+    size = machine.run(["df", "--output=size", "-B1", again.store.folder]).stdout.split()[-1]
+    assert int(size) > 11 * 10**9
     down = home.run(lambda life: life.down(with_volumes=True))
     assert down.refused == ()
     real_cloud.clock.advance(200 * 86400)

@@ -208,3 +208,24 @@ def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
     with pytest.raises(RemoteProtocolError):
         lab.sync({})
     lab.close()
+
+
+def test_a_mirror_that_nobody_used_for_a_month_goes(tmp_path: Path) -> None:
+    """Not one that was synced since, nor one whose programs run."""
+    labs = [Lab(tmp_path / "store", name) for name in ("old", "used", "running")]
+    for lab in labs:
+        lab.sync(TREE)
+    month_ns = 31 * 24 * 3600 * 10**9
+    for lab in labs:
+        info = os.stat(lab.beside / "lock")
+        os.utime(lab.beside / "lock", ns=(info.st_atime_ns, info.st_mtime_ns - month_ns))
+    labs[1].sync({})
+    with labs[2].mirrors.using("running"):
+        assert labs[0].mirrors.sweep() == ["old"]
+    assert not labs[0].beside.exists()
+    assert labs[1].tree() == {}
+    assert labs[2].tree() == with_folders(TREE)
+    labs[0].sync(TREE)
+    assert labs[0].tree() == with_folders(TREE)
+    for lab in labs:
+        lab.close()

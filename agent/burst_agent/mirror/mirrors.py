@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
@@ -25,12 +27,16 @@ from burst_agent.mirror.record import Memory
 from burst_agent.mirror.syncing import Bring, Paths, Sync
 from burst_agent.store import BlobStore
 from burst_protocol import messages as m
-from burst_protocol.errors import EnvironmentProblem, RemoteProtocolError
+from burst_protocol.errors import BurstError, EnvironmentProblem, RemoteProtocolError
 from burst_protocol.programs import AskChanges, Changes, Fetched, Mirrored, SyncMirror
 from burst_protocol.tree import FileNode
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 _MAX_ROOTS: Final = 1000
+_UNUSED_NS: Final = 30 * 24 * 3600 * 10**9
+_SWEEP_EVERY_S: Final = 24 * 3600.0
+
+_log = logging.getLogger("burst.agent")
 
 T = TypeVar("T")
 
@@ -53,6 +59,8 @@ class Mirrors:
         self._bring = bring
         self._local = local
         self._known: dict[str, _Mirror] = {}
+        self._next_sweep_s = 0.0
+        self._sweeping: asyncio.Task[None] | None = None
 
     def _of(self, name: str) -> _Mirror:
         if not _NAME.fullmatch(name):
@@ -89,10 +97,8 @@ class Mirrors:
             yield
             return
         paths = self._of(mirror).paths
-        os.makedirs(paths.folder, mode=0o700, exist_ok=True)
-        fd = _open_users(paths)
+        fd = _locked(paths, b"/users", fcntl.LOCK_SH)  # a sync holds it for an instant only
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH)  # a sync holds it for an instant only
             os.utime(fd)
             yield
             os.utime(fd)
@@ -103,6 +109,46 @@ class Mirrors:
         """Something may have been written to it: the next sync looks at every file."""
         if not self._local:
             self._of(mirror).quiet_since_ns = -1
+
+    def sweep(self) -> list[str]:
+        """Takes away mirrors that nobody has synced for a month; their names. Blocking.
+
+        They lie on a volume that costs by its size, and hold copies of what home has.
+        """
+        top = self._store.root.join(b"mirrors")
+        gone = []
+        for name in os.listdir(top) if os.path.isdir(top) else ():
+            text = os.fsdecode(name)
+            if _NAME.fullmatch(text) and self._retire(top + b"/" + name):
+                self._known.pop(text, None)
+                gone.append(text)
+        return gone
+
+    def _retire(self, folder: bytes) -> bool:
+        """If it was not used for long, and nobody uses it now."""
+        paths = Paths(folder)
+        try:
+            lock = os.open(folder + b"/lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            age_ns = self._store.root.now_ns() - os.fstat(lock).st_mtime_ns
+            if age_ns < _UNUSED_NS or not _unused(lock):
+                return False
+            users = _open_users(paths)
+            try:
+                if not _unused(users):
+                    return False
+                away = self._store.root.temp_path()
+                os.rename(folder, away)
+            finally:
+                os.close(users)
+        except OSError:
+            return False
+        finally:
+            os.close(lock)
+        diskfile.remove_tree(away)
+        return True
 
     # For home
 
@@ -121,7 +167,19 @@ class Mirrors:
         answer = await _in_thread(lambda: self._sync(known, message))
         if isinstance(answer, Mirrored):
             known.roots = roots
+            if time.monotonic() >= self._next_sweep_s:
+                self._next_sweep_s = time.monotonic() + _SWEEP_EVERY_S
+                self._sweeping = asyncio.create_task(asyncio.to_thread(self._sweep_quietly))
         return answer
+
+    def _sweep_quietly(self) -> None:
+        try:
+            gone = self.sweep()
+        except (BurstError, OSError) as error:
+            _log.warning("sweeping mirrors: %s", error)
+            return
+        if gone:
+            _log.info("not used for a month, removed: %s", ", ".join(gone))
 
     def _sync(self, known: _Mirror, message: SyncMirror) -> m.Missing | Mirrored:
         with _disk_trouble(), _alone(known.paths):
@@ -190,13 +248,32 @@ def _check_roots(roots: tuple[bytes, ...]) -> None:
 @contextlib.contextmanager
 def _alone(paths: Paths) -> Iterator[None]:
     """Nobody else changes this mirror meanwhile, in this process or another one."""
-    os.makedirs(paths.folder, mode=0o700, exist_ok=True)
-    fd = os.open(paths.folder + b"/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _locked(paths, b"/lock", fcntl.LOCK_EX)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.utime(fd)  # the last use
         yield
     finally:
         os.close(fd)
+
+
+def _locked(paths: Paths, name: bytes, kind: int) -> int:
+    """An open file of the mirror's folder with this lock; both are made if need be."""
+    while True:
+        os.makedirs(paths.folder, mode=0o700, exist_ok=True)
+        try:
+            fd = os.open(paths.folder + name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, kind)
+            if os.stat(paths.folder + name).st_ino == os.fstat(fd).st_ino:
+                return fd
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # the mirror was swept away while we waited
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ _TABLES: Final = ("dependencies", "dev-dependencies", "build-dependencies")
 _TABLES_OLD: Final = ("dev_dependencies", "build_dependencies")
 _MAX_MANIFESTS: Final = 10_000
 _MAGIC: Final = re.compile(rb"[*?[]")
-_SYSTEM: Final = (b"/usr/", b"/lib", b"/etc/", b"/bin/", b"/sbin/", b"/proc/", b"/sys/", b"/dev/")
 
 
 @attrs.frozen
@@ -111,19 +110,28 @@ def configurations(workspace_root: bytes) -> list[bytes]:
 
 
 def readable(
-    paths: Iterable[bytes], target_dir: bytes, environ: Mapping[bytes, bytes]
+    paths: Iterable[bytes],
+    workspace_root: bytes,
+    target_dir: bytes,
+    environ: Mapping[bytes, bytes],
 ) -> Iterator[bytes]:
-    """Of files that units read, those that could belong to a project: no toolchain's, no registry's
-    and no system's."""
-    home = environ.get(b"HOME", b"/nonexistent")
+    """Of files that units read, those that could belong to a project: beside its workspace, or in
+    the user's home, but no toolchain's and no registry's.
+
+    The folder of such a file is shown to programs in place of what lies there on their machine, so
+    it must be no folder of the system.
+    """
+    home = environ.get(b"HOME", b"/nonexistent").rstrip(b"/")
+    beside = os.path.dirname(os.path.normpath(workspace_root)).rstrip(b"/")
     kept_out = [
         environ.get(b"CARGO_HOME") or os.path.join(home, b".cargo"),
         environ.get(b"RUSTUP_HOME") or os.path.join(home, b".rustup"),
         target_dir,
     ]
-    prefixes = (*_SYSTEM, *(folder.rstrip(b"/") + b"/" for folder in kept_out if folder))
+    inside = tuple(folder + b"/" for folder in (home, beside) if folder)
+    outside = tuple(folder.rstrip(b"/") + b"/" for folder in kept_out if folder)
     for path in paths:
-        if path[:1] == b"/" and not path.startswith(prefixes):
+        if path.startswith(inside) and not path.startswith(outside):
             yield path
 
 

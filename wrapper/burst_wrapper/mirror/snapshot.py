@@ -113,7 +113,9 @@ class Snapshots:
                 for scan in self._scans.values():
                     scan.look()
             self._seen = observed
-            readings = readable(observed, project.target_dir, project.environ)
+            readings = readable(
+                observed, project.workspace_root, project.target_dir, project.environ
+            )
             self._outside = tuple(path for path in readings if self._scan_of(path) is None)
         if changed:
             weight.check(self._scans.values(), allowance)

@@ -121,6 +121,8 @@ _TABLE: Final = (
     Key("unexclude", Form.WORDS, (), Scope.TRUSTED, adds=True),
     Key("services", Form.CHOICES, (), Scope.PROJECT, SERVICES),
     Key("test_runner", Form.CHOICE, "auto", Scope.PROJECT, TEST_RUNNERS),
+    Key("program_memory_gb", Form.NUMBER, 0.0, Scope.PROJECT),
+    Key("program_wall_s", Form.NUMBER, 0.0, Scope.PROJECT),
     Key("driver_tokens", Form.NAMES, ()),
     Key("driver_ssh_agent", Form.FLAG, False),
     Key("notify", Form.WORDS, ()),

@@ -66,6 +66,8 @@ class Settings:
     unexclude: tuple[str, ...] = default("unexclude")
     services: tuple[str, ...] = default("services")
     test_runner: str = default("test_runner")
+    program_memory_gb: float = default("program_memory_gb")
+    program_wall_s: float = default("program_wall_s")
     driver_tokens: tuple[bytes, ...] = default("driver_tokens")
     """Variables with secrets that a cargo on another machine is given."""
     driver_ssh_agent: bool = default("driver_ssh_agent")

@@ -123,6 +123,21 @@ def test_the_daemons_end_is_not_a_pass(space: Space) -> None:
         assert hint.startswith("hint: ")
 
 
+def test_a_program_that_runs_for_too_long_is_ended(space: Space) -> None:
+    """Not a pass, and it says why."""
+    settings = space.project / ".config" / "burst.toml"
+    settings.parent.mkdir()
+    settings.write_text("program_wall_s = 1\n")
+    try:
+        verb = run(space, "run", "-q", "--", "wait", alone=True)
+    finally:
+        shutil.rmtree(settings.parent)
+    assert verb.done.status == 125
+    assert verb.done.stdout == "waits\n"
+    assert "it ran for too long" in verb.done.stderr
+    assert not _programs(space)
+
+
 def test_a_detached_program_goes_on(space: Space) -> None:
     """cargo ends at once and well; the program is there after the session, too."""
     verb = run(space, "run", "-q", "--", "wait", alone=True, detach=True)

@@ -245,13 +245,18 @@ fn writes() {
     std::fs::create_dir_all("tests/snapshots").unwrap();
     std::fs::write("tests/snapshots/one.snap.new", "new").unwrap();
     std::fs::write("other.txt", "other").unwrap();
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap();
+    let report = std::path::Path::new(&target).join("criterion");
+    std::fs::create_dir_all(&report).unwrap();
+    std::fs::write(report.join("index.html"), "<html>").unwrap();
 }
 """,
 }
 
 
 def test_what_programs_write_comes_back(space: Space) -> None:
-    """Snapshots by themselves, other files when asked for, nothing with `--no-fetch`."""
+    """Snapshots and reports by themselves, where they would be written at home; other files when
+    asked for; nothing with `--no-fetch`."""
     other = with_files(space, "writes", WRITES)
     none = run(other, "test", no_fetch=True)
     assert none.done.check().status == 0
@@ -259,8 +264,10 @@ def test_what_programs_write_comes_back(space: Space) -> None:
     assert not (other.project / "tests" / "snapshots").exists()
     usual = run(other, "test").summary
     snapshot = other.project / "tests" / "snapshots" / "one.snap.new"
-    assert usual.fetched == (bytes(snapshot),)
+    report = other.project / "target" / "criterion" / "index.html"
+    assert set(usual.fetched) == {bytes(snapshot), bytes(report)}
     assert snapshot.read_text() == "new"
+    assert report.read_text() == "<html>"
     assert not (other.project / "other.txt").exists()
     asked = run(other, "test", fetch=("/other.txt",)).summary
     assert bytes(other.project / "other.txt") in asked.fetched

@@ -243,7 +243,8 @@ def test_what_no_project_may_set(places: Places, project: Path, text: str) -> No
 def test_scopes_of_what_is_dangerous() -> None:
     """A list by hand: who adds a key thinks about it."""
     free = {name for name, key in KEYS.items() if key.scope is Scope.PROJECT}
-    assert free == {"exclude", "services", "test_runner", "hetzner.wait"}
+    limits = {"program_memory_gb", "program_wall_s"}
+    assert free == {"exclude", "services", "test_runner", "hetzner.wait", *limits}
 
 
 def test_unexclude_of_what_is_nearly_built_in_warns(

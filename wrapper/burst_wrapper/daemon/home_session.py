@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import secrets
 import time
@@ -310,8 +311,8 @@ class HomeSession:
             trees=self._alone_in_its_folder(program),
             libraries=tuple(sorted(self._lacked.items())),
             services=request.services,
-            memory_bytes=0,
-            wall_s=0,
+            memory_bytes=0 if request.drives else int(self._config.program_memory_gb * 1e9),
+            wall_s=0 if request.drives else math.ceil(self._config.program_wall_s),
             alone=request.alone,
             shares_network=request.drives and program.environ.get(ONLINE) == b"1",
             prolongs=True,

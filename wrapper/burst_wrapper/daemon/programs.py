@@ -241,7 +241,7 @@ class Program:
         if message.reason:
             limit = {"wall": "it ran for too long", "memory": "it used too much memory"}
             what = limit.get(message.reason, message.reason)
-            raise LimitExceeded(f"{self._shown} was ended: {what}")
+            raise LimitExceeded(what)
         status = -message.signal if message.signal else message.code
         self._peer.send(EXIT, status.to_bytes(4, "little", signed=True))
 
@@ -269,6 +269,10 @@ class Program:
         if ran:
             _log.warning("program %s: %s", self._shown, error)
         what = f"`{self._shown}` was not run to its end: {error}" if ran else str(error)
-        hint = "nothing is known of how it would have ended; run it again" if ran else error.hint
+        hint = error.hint
+        if isinstance(error, LimitExceeded):
+            hint = "`program_wall_s` and `program_memory_gb` set the limits"
+        elif ran:
+            hint = "nothing is known of how it would have ended; run it again"
         text = f"error: {what}\nhint: {hint}\n"
         self._peer.send(FAILURE, text.encode("utf-8", "surrogateescape"))

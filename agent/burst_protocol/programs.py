@@ -114,7 +114,7 @@ class StartProgram:
     services: tuple[str, ...] = field(many(TEXT))
     """`postgresql`, `mysql`, `redis`: started before it, in its network namespace."""
     memory_bytes: int = field(INT)
-    """A limit for it and all its children; 0: none."""
+    """A limit for it and all its children; 0: what protects the machine, if it is not home."""
     wall_s: int = field(INT)
     """It is ended after so long; 0: never."""
     alone: bool = field(BOOL)

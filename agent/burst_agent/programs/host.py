@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -28,6 +29,9 @@ from burst_protocol.errors import BurstError, Cancelled, RemoteProtocolError
 
 _FAREWELL_S: Final = 1.0
 """Between hanging up and killing."""
+
+_SHARE_PERCENT: Final = 90
+"""Of the machine's memory, for a program without a limit of its own."""
 
 _log = logging.getLogger("burst.agent")
 
@@ -61,7 +65,9 @@ class ProgramHost:
         if missing:
             self._client.send(m.Missing(request.id, tuple(missing)))
             return
-        program = Program(request, self._client.send)
+        # Better one program ends with a reason than whatever the kernel picks.
+        limit = 0 if self._house.settings.local else _physical_bytes() * _SHARE_PERCENT // 100
+        program = Program(request, self._client.send, memory_bytes=limit)
         self._house.begin(request)
         self._house.stay(self._place)
         task = asyncio.create_task(self._drive(program))
@@ -184,3 +190,7 @@ class ProgramHost:
         self._running.pop(program.request.id, None)
         self._house.end(program.request)
         self._house.leave(self._place)
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -21,14 +21,25 @@ _MERCY_S: Final = 2.0
 _LINGER_S: Final = 2.0
 """What was left behind may keep a pipe open for ever where we cannot end it: so long without a
 word is the end of the stream."""
-_MEMORY_LOOK_S: Final = 0.1
+_LOOK_S: Final = (0.1, 2.0)
+"""How often memory is looked at: at most, and at least."""
+_GROWTH_BYTES_PER_S: Final = 2 << 30
+"""Nothing fills memory much faster: what is far from its limit need not be looked at soon."""
 
 
 class Program:
     """`run` tells Running, ProgramOutput, Credit, Stopped and at the end ProgramEnded."""
 
-    def __init__(self, request: p.StartProgram, tell: Callable[[ProgramMessage], None]) -> None:
+    def __init__(
+        self,
+        request: p.StartProgram,
+        tell: Callable[[ProgramMessage], None],
+        *,
+        memory_bytes: int = 0,
+    ) -> None:
+        """`memory_bytes` holds where the request sets no limit; 0: none."""
         self.request = request
+        self._memory_bytes = request.memory_bytes or memory_bytes
         self._tell = tell
         self._child: Child | None = None
         self._inflow: Inflow | None = None
@@ -143,7 +154,7 @@ class Program:
 
     async def _until_end(self, child: Child) -> Ended:
         watching = None
-        if self.request.memory_bytes > 0:
+        if self._memory_bytes > 0:
             watching = asyncio.create_task(self._watch_memory(child))
         try:
             async with asyncio.timeout(self.request.wall_s or None):
@@ -169,11 +180,13 @@ class Program:
         """A look costs some tens of microseconds per process; what grows faster than that is for
         the kernel."""
         while True:
-            await asyncio.sleep(_MEMORY_LOOK_S)
-            if descendants_memory_bytes(child.pid) > self.request.memory_bytes:
+            left = self._memory_bytes - descendants_memory_bytes(child.pid)
+            if left < 0:
                 self._reason = "memory"
                 child.kill()
                 return
+            at_most, at_least = _LOOK_S
+            await asyncio.sleep(min(at_least, max(at_most, left / _GROWTH_BYTES_PER_S)))
 
     async def _drain(self) -> None:
         """What is still in the pipes, as fast as the client takes it."""

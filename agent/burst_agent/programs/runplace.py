@@ -25,6 +25,8 @@ NOBODY: Final = 65534
 HOME: Final = b"/home/burst"
 """For programs of an agent that is root."""
 DEFAULT_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
+_OOM_SCORE: Final = 500
+"""As that of compilers: the agent is the last to go."""
 _PROBE_S: Final = 20.0
 _NO_ARGUMENT: Final = 2
 # Not this machine's: made anew, private, or of no concern to a project.
@@ -131,6 +133,7 @@ def tokens(wanted: Wanted) -> tuple[tuple[bytes, ...], ...]:
     lines: list[tuple[bytes, ...]] = [
         (b"userns",),
         (b"user", b"%d" % person.uid, b"%d" % person.gid),
+        (b"oomadj", b"%d" % _OOM_SCORE),
     ]
     write = b"idbind" if wanted.mapped else b"rwbind"
     lines.extend(_token(operation, write) for operation in operations)

@@ -65,6 +65,14 @@ def test_a_daemon_that_goes_is_an_error(space: Space) -> None:
             session.progress()
 
 
+def test_a_daemon_that_answers_was_started_well(space: Space) -> None:
+    """However often it is stopped: only daemons that never answer are given up on."""
+    for _ in range(5):
+        with open_session(request_of(space)) as session:
+            assert session.info.executor == "home"
+        space.stop()
+
+
 def test_two_sessions_have_two_names(space: Space, tmp_path: Path) -> None:
     with open_session(request_of(space)) as one, open_session(request_of(space)) as two:
         assert one.info.id != two.info.id

@@ -65,8 +65,8 @@ class SessionRequest:
     reap: bool = field(BOOL, default=True)
     """False: `--no-reap`, the server is not ended for idleness by this session."""
     executes: bool = field(BOOL, default=False)
-    """Whether cargo will start programs through the runner (`test`, `bench`, `run`, `nextest run`,
-    `llvm-cov` …). Only then programs may stay on a remote executor; False means real files in the
+    """Whether cargo will start programs through the runner (`test`, `bench`, `run`, `nextest run`
+    …). Only then programs may stay on a remote executor; False means real files in the
     plain target directory (`build`, `check`, `--no-run`, `run-local`, JSON messages)."""
     fetch: tuple[str, ...] = field(many(TEXT), default=())
     """Patterns as in .gitignore, relative to each root: what comes back besides the usual."""

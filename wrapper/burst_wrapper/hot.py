@@ -839,6 +839,14 @@ def connect_or_start(environ: dict[bytes, bytes]) -> "_socket.socket":
     return connection
 
 
+def answered(environ: dict[bytes, bytes]) -> None:
+    """For who called `connect_or_start`, once answered: that daemon did not fail to start."""
+    try:
+        posix.truncate(socket_path(environ) + b".lock", 0)
+    except OSError:
+        pass  # nobody has ever started one
+
+
 def _connect_or_start(
     path: bytes, rustc: bytes, environ: dict[bytes, bytes], silence_s: float
 ) -> "_socket.socket":

@@ -149,10 +149,12 @@ def open_session(request: SessionRequest, on_note: Callable[[str], None] | None 
     brought up to date; `on_note` hears of it meanwhile. Where a host cannot be had the session is
     `home`, with a note, unless BURST_REQUIRE_REMOTE is set: then it is a BurstError.
     """
-    connection = _connect(dict(request.environ) or dict(os.environb))
+    environ = dict(request.environ) or dict(os.environb)
+    connection = _connect(environ)
     session = Session(connection)
     try:
         session._begin(request, on_note)
+        hot.answered(environ)
     except OSError as error:
         connection.close()
         raise _gone(error) from error

@@ -7,9 +7,10 @@ from typing import Final
 from burst_wrapper.verbs.command_line import CommandLine
 
 EXECUTES: Final = frozenset(
-    {"test", "bench", "run", "run-remote", "nextest run", "nextest bench", "llvm-cov", "hack"}
+    {"test", "bench", "run", "run-remote", "nextest run", "nextest bench", "hack"}
 )
-"""Verbs whose programs run where the session is; all others' are files here."""
+"""Verbs whose programs run where the session is; all others' are files here. Not `llvm-cov`'s: it
+reads what its programs wrote, and the programs themselves, before it ends."""
 COMPILES: Final = EXECUTES | {
     "build",
     "check",
@@ -17,6 +18,7 @@ COMPILES: Final = EXECUTES | {
     "doc",
     "fix",
     "install",
+    "llvm-cov",
     "nextest archive",
     "nextest list",
     "package",

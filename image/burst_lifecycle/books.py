@@ -118,6 +118,19 @@ def add_up(events: Iterable[Event]) -> Books:
                     reap = event
             case _:
                 pass
+    # Addresses are born with their server's operation, and go with it (`auto_delete`).
+    over = {
+        (key[0], one.operation)
+        for key, births in created.items()
+        if key[1] is Kind.SERVER and (key in ended or ("", *key[1:]) in ended)
+        for one in births
+        if one.operation
+    }
+    ended |= {
+        key
+        for key, births in created.items()
+        if key[1] is Kind.PRIMARY_IP and any((key[0], one.operation) in over for one in births)
+    }
     still = [
         _union(births, sizes.get(key, []))
         for key, births in created.items()

@@ -218,7 +218,7 @@ def test_doctor_looks_at_servers_where_there_are_any(
 ) -> None:
     """What `burst-admin doctor` checks, under the same words."""
 
-    async def none(_: object) -> list[Check]:
+    async def none(*_: object) -> list[Check]:
         return []
 
     monkeypatch.setattr(doctor, "_agent", none)

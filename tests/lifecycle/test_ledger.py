@@ -190,6 +190,15 @@ def test_what_is_open(ledger: Ledger) -> None:
     assert [(intent.kind, intent.operation) for intent in books.pending] == [(Kind.VOLUME, "op1")]
 
 
+def test_an_address_ends_with_its_server() -> None:
+    """Whoever deletes a server need not look for the address that went with it."""
+    server, other = born(1), born(3, Kind.PRIMARY_IP)
+    address = attrs.evolve(born(2, Kind.PRIMARY_IP), operation=server.operation)
+    end = Deleted(at_s=9.0, id=1, kind=Kind.SERVER, endpoint=server.endpoint, reason="off")
+    assert len(add_up([server, address, other]).billing()) == 3
+    assert add_up([server, address, other, end]).billing() == add_up([other]).billing()
+
+
 def test_what_bills_under_another_token() -> None:
     """Named until it is seen deleted; nothing of what is free."""
     mine, other = Account("https://a/v1", "t1"), Account("https://a/v1", "t2")

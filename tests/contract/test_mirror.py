@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from burst_protocol.errors import SourceUnreadable, TooMuch
+from burst_protocol.errors import DiskFull, SourceUnreadable, TooMuch
 from burst_wrapper.index import Index
 from burst_wrapper.mirror import weight
 from burst_wrapper.mirror.snapshot import Project, Snapshots
 from burst_wrapper.statcache import StatCache
+from faults import small_disk
 from mirror_home import Workspace, put, without_folders, workspace
 from mirrors import L, Tree, X
 from sshd import PLAIN_UID
@@ -327,3 +329,28 @@ def test_too_much(tmp_path: Path) -> None:
         await ws.sync()
 
     run(tmp_path, scenario)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+@pytest.mark.parametrize("megabytes", [3, 8])
+def test_a_full_disk_there(tmp_path: Path, megabytes: int) -> None:
+    """While blobs come in, or while they are laid out: DiskFull with a hint, and the mirror is what
+    it was; with less to send it goes on."""
+    (tmp_path / "agent").mkdir()
+    noise = {b"noise/%d" % number: os.urandom(500_000) for number in range(10)}
+
+    async def scenario(ws: Workspace) -> None:
+        ws.write(TREE)
+        await ws.sync()
+        ws.write({**noise, b"src/main.rs": b"// newer\n"})
+        with pytest.raises(DiskFull) as caught:
+            await ws.sync()
+        assert caught.value.hint
+        assert ws.tree() == without_folders(TREE)
+        shutil.rmtree(ws.top / "noise")
+        await ws.sync()
+        assert ws.tree() == without_folders({**TREE, b"src/main.rs": b"// newer\n"})
+
+    with small_disk(tmp_path / "agent", megabytes * 10**6):
+        run(tmp_path, scenario)

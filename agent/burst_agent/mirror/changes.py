@@ -36,28 +36,26 @@ def find_changes(
         spec = pathspec.GitIgnoreSpec.from_lines(patterns)
     except ValueError as error:
         raise RemoteProtocolError(f"a bad pattern: {error}") from error
-    found: dict[bytes, ChangedFile] = {}
+    found: list[ChangedFile] = []
     for root in roots:
-        for path, folder, name in _files(top, root, spec):
-            if path in found:
+        for path, folder, info in _unlike(top, root, frozenset(roots), record):
+            relative = path[len(root.rstrip(b"/")) + 1 :]
+            if not spec.match_file(os.fsdecode(relative)):
                 continue
-            changed = _changed(record, path, folder, name, store)
+            changed = _changed(record, path, folder, info, store)
             if changed is not None:
-                found[path] = changed
+                found.append(changed)
             if len(found) > _MAX_FILES:
                 raise LimitExceeded(f"the patterns match more than {_MAX_FILES} files")
-    return [found[path] for path in sorted(found)]
+    return sorted(found, key=lambda file: file.path)
 
 
 def _changed(
-    record: Record, path: bytes, folder: int, name: bytes, store: BlobStore
+    record: Record, path: bytes, folder: int, info: os.stat_result, store: BlobStore
 ) -> ChangedFile | None:
     try:
-        info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if not stat.S_ISREG(info.st_mode) or record.looks.get(path) == look(info):
-            return None
         # Through the open folder: a run may replace what is above it at any moment.
-        digest = store.put_file(b"/proc/self/fd/%d/%s" % (folder, name))
+        digest = store.put_file(b"/proc/self/fd/%d/%s" % (folder, os.path.basename(path)))
     except OSError:
         return None  # gone again, or not readable
     executable = bool(info.st_mode & 0o111)
@@ -67,34 +65,42 @@ def _changed(
     return ChangedFile(path, digest, executable)
 
 
-def _files(
-    top: bytes, root: bytes, spec: pathspec.GitIgnoreSpec
-) -> Iterator[tuple[bytes, int, bytes]]:
-    """Path at home, open folder and name of every file that matches."""
+def _unlike(
+    top: bytes, root: bytes, roots: frozenset[bytes], record: Record
+) -> Iterator[tuple[bytes, int, os.stat_result]]:
+    """Path at home, open folder and status of every regular file that does not look as it was laid
+    out: most do, and a look costs less than a pattern."""
     try:
         start = _descend(top, root)
     except OSError:
         return
-    yield from _walk(start, root, b"", spec, 0)
+    yield from _walk(start, root.rstrip(b"/"), roots, record, 0)
 
 
 def _walk(
-    fd: int, root: bytes, relative: bytes, spec: pathspec.GitIgnoreSpec, depth: int
-) -> Iterator[tuple[bytes, int, bytes]]:
+    fd: int, path: bytes, roots: frozenset[bytes], record: Record, depth: int
+) -> Iterator[tuple[bytes, int, os.stat_result]]:
     """Takes the descriptor over."""
+    looks = record.looks
+    folders = []
     try:
         if depth > _MAX_DEPTH:
             return
-        with os.scandir(fd) as entries:
-            names = sorted((os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries)
-        for name, is_folder in names:
-            below = relative + name
-            if is_folder:
+        for name in os.listdir(fd):
+            below = b"%s/%s" % (path, os.fsencode(name))
+            try:
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except OSError:
+                continue  # gone again
+            if stat.S_ISDIR(info.st_mode):
+                folders.append((name, below))
+            elif stat.S_ISREG(info.st_mode) and looks.get(below) != look(info):
+                yield below, fd, info
+        for name, below in folders:
+            if below not in roots:  # which is asked for by itself
                 with contextlib.suppress(OSError):
                     child = os.open(name, _FOLDER, dir_fd=fd)
-                    yield from _walk(child, root, below + b"/", spec, depth + 1)
-            elif spec.match_file(os.fsdecode(below)):
-                yield b"%s/%s" % (root.rstrip(b"/"), below), fd, name
+                    yield from _walk(child, below, roots, record, depth + 1)
     finally:
         os.close(fd)
 

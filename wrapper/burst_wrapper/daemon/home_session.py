@@ -424,7 +424,13 @@ class HomeSession:
             raise executor.link.gone or LinkLost("it ended", host=executor.name)
         back = await mirror.fetch(executor, self._project, self._patterns)
         self.tally.bytes_down += back.bytes_received
-        return back.files, tuple(conflict.path for conflict in back.conflicts)
+        for conflict in back.conflicts:
+            if conflict.kept:
+                self.note(f"what came instead lies in {os.fsdecode(back.conflicts_folder)}")
+            else:
+                name = weight.printable(os.fsdecode(conflict.path))
+                self.note(f"{name} was not taken: {conflict.reason}")
+        return back.files, tuple(conflict.path for conflict in back.conflicts if conflict.kept)
 
     @property
     def _patterns(self) -> tuple[str, ...]:

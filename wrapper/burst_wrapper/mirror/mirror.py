@@ -61,6 +61,8 @@ class FetchedBack:
     """Written at home, absolute."""
     conflicts: tuple[Conflict, ...]
     bytes_received: int
+    conflicts_folder: bytes = b""
+    """Where what came lies instead, by its whole path."""
 
 
 class Mirror:
@@ -218,7 +220,10 @@ class Mirror:
         if known:
             link.send(p.Fetched(self.name, known))
         return FetchedBack(
-            tuple(file.path for file in written), tuple(conflicts), link.received_bytes - received
+            tuple(file.path for file in written),
+            tuple(conflicts),
+            link.received_bytes - received,
+            folder,
         )
 
     async def _fetch_one(

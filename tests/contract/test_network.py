@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -12,13 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from burst_agent.network import users
+from burst_agent.network.namespace import Command, Namespace, Wish
 from burst_agent.network.outgoing import NO_PROGRAM
+from burst_agent.network.services.running import Running
+from burst_agent.network.services.service import Dial, Installed, Service
+from burst_protocol.errors import ServiceUnavailable
 from networks import (
     Refused,
     Starter,
     all_gone,
     as_plain_user,
     as_we_are,
+    begun_since,
     below,
     needs,
     unpacked_bundle,
@@ -226,11 +233,72 @@ def test_a_service_that_is_not_installed(tmp_path: Path, service: str, package: 
 
 
 def test_a_service_that_does_not_come_up_in_time(ours: Starter) -> None:
+    """It is refused, each time; the network is there all the same."""
     needs("mariadbd")
     with ours(deadline_s=0.05) as driver:
-        with pytest.raises(Refused, match=r"mysql: no answer within 0\.05 s"):
-            driver("enter", "proj", ["mysql"])
+        for _ in range(2):
+            with pytest.raises(Refused, match=r"mysql: no answer within 0\.05 s"):
+                driver("enter", "proj", ["mysql"])
         assert driver("enter", "proj", [])["own"]
+
+
+class NeverReady(Service):
+    """Starts, has a child of its own, and never answers."""
+
+    name = "redis"
+    title = "Never"
+    package = "never"
+
+    def find(self) -> Installed:
+        return Installed({"shell": "/bin/sh"})
+
+    def initialise(self, installed: Installed) -> list[Command]:
+        del installed
+        return []
+
+    def serve(self, installed: Installed) -> Command:
+        return Command((installed["shell"], "-c", "sleep 1000 & sleep 1000"), self.log)
+
+    async def ready(self, dial: Dial) -> bool:
+        del dial
+        return False
+
+
+@pytest.mark.parametrize("how", ["deadline", "cancelled"])
+def test_what_was_begun_is_ended(tmp_path: Path, how: str) -> None:
+    """Whoever asks next would take it for one that answers."""
+
+    tmp_path.chmod(0o711)
+
+    async def scenario() -> None:
+        lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+        folder = os.fsencode(tmp_path)
+        user = users.current()
+        wish = Wish(folder, user=user, files=users.files(user), programs={}, out=(), lock=lock)
+        namespace = await Namespace.open(wish)
+        try:
+            before = below(os.getpid())
+            running = Running(
+                NeverReady(),
+                namespace,
+                namespace.socket,
+                folder,
+                user,
+                0.5 if how == "deadline" else 60,
+            )
+            starting = asyncio.ensure_future(running.start())
+            begun = await asyncio.to_thread(begun_since, os.getpid(), before, 3)
+            if how == "cancelled":
+                starting.cancel()
+            with pytest.raises((ServiceUnavailable, asyncio.CancelledError)):
+                await starting
+            assert not running.alive
+            await asyncio.to_thread(all_gone, begun)
+        finally:
+            await namespace.close()
+            os.close(lock)
+
+    asyncio.run(scenario())
 
 
 MACHINE = """

@@ -74,6 +74,15 @@ def below(pid: int) -> list[Process]:
     return found
 
 
+def begun_since(pid: int, before: list[Process], number: int) -> list[Process]:
+    """What descends from it and did not then; waits until there are so many."""
+    end_s = time.monotonic() + WAIT_S
+    while len(begun := [it for it in below(pid) if it not in before]) < number:
+        assert time.monotonic() < end_s, begun
+        time.sleep(0.01)
+    return begun
+
+
 def all_gone(processes: list[Process]) -> None:
     """Waits for it: what is killed by the kernel needs a moment."""
     end_s = time.monotonic() + WAIT_S

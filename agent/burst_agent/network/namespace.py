@@ -99,8 +99,8 @@ class Namespace:
         answer, _ = await self._ask("start", **words)
         return self._child(answer["pid"])
 
-    async def signal(self, child: Child, number: int) -> None:
-        await self._ask("signal", pid=child.pid, number=number)
+    async def signal(self, child: Child, number: int, *, group: bool = False) -> None:
+        await self._ask("signal", pid=-child.pid if group else child.pid, number=number)
 
     async def socket(self, family: int) -> socket.socket:
         """A TCP socket of this network, not connected, non-blocking."""

@@ -23,3 +23,5 @@ fi
 out=$(runuser -u burst -- bwrap --unshare-user --unshare-pid --unshare-net --ro-bind / / --dev /dev \
     sh -c 'id -u; echo inside') || die 'bubblewrap does not work for user burst'
 case $out in *inside) say 'bubblewrap works' ;; *) die "bubblewrap says: $out" ;; esac
+# Programs of projects reach out through it, from networks of their own.
+command -v pasta >/dev/null || die 'pasta (package passt) is not installed'

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 from typing import Final
 
 import attrs
@@ -48,9 +49,11 @@ class Running:
     deadline_s: float = DEADLINE_S
     _child: Child | None = None
 
+    _ready: bool = False
+
     @property
     def alive(self) -> bool:
-        return self._child is not None and not self._child.ended.done()
+        return self._ready and self._child is not None and not self._child.ended.done()
 
     async def start(self) -> None:
         """Returns when it answers queries. ServiceUnavailable, DiskFull."""
@@ -79,8 +82,18 @@ class Running:
         except OSError as error:
             raise DiskFull(f"data of {service.name}: {error}") from error
         finally:
-            if not self.alive:
-                self._child = None
+            if not self._ready:
+                await self._abort()
+
+    async def _abort(self) -> None:
+        """Ends what was begun: at once, and for the next attempt as if it had never been."""
+        child, self._child = self._child, None
+        if child is not None and not child.ended.done():
+            with contextlib.suppress(ServiceUnavailable, TimeoutError):
+                # With all that it has started: it leads a session (`holder`).
+                await self.namespace.signal(child, signal.SIGKILL, group=True)
+                async with asyncio.timeout(_STOP_S):
+                    await asyncio.shield(child.ended)
 
     async def stop(self) -> None:
         """In good order, as far as it takes no longer than some seconds."""
@@ -145,7 +158,7 @@ class Running:
 
     async def _make(self, installed: Installed) -> None:
         for command in self.service.initialise(installed):
-            child = await self._start(command)
+            child = self._child = await self._start(command)
             status = await asyncio.shield(child.ended)
             if status:
                 name = os.path.basename(command.argv[0])
@@ -162,6 +175,7 @@ class Running:
         while True:
             with contextlib.suppress(OSError, EOFError):
                 if await self.service.ready(self.dial):
+                    self._ready = True
                     return
             wait_s = next(waits, wait_s)
             with contextlib.suppress(TimeoutError):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from builds import with_env
 from faults import MANIFEST, alive, until
 from screens import Screen
 from space import Space
@@ -48,6 +49,15 @@ def test_tests_benches_and_doctests(space: Space) -> None:
     assert verb.summary.programs == 3
     bench = run(space, "bench", "--bench", "b", alone=True)
     assert bench.done.check().stdout == "benched\n"
+
+
+def test_a_bench_has_this_machines_network(space: Space) -> None:
+    """Nothing is held back from a program that only runs alone."""
+    with session_of(space, "run", alone=True) as session:
+        runner = hooks(space, session)
+        command = next(value for name, value in runner.items() if name.endswith("_RUNNER"))
+        shown = with_env(space, runner).run(command, "/bin/readlink", "/proc/self/ns/net")
+    assert shown.check().stdout.strip() == os.readlink("/proc/self/ns/net")
 
 
 @pytest.mark.parametrize(("words", "status"), [(("exit", "3"), 3), (("abort",), -signal.SIGTERM)])

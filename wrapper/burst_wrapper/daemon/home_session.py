@@ -219,7 +219,7 @@ class HomeSession:
         )
 
     async def _forward(self) -> None:
-        if self._mirror is None:
+        if self._mirror is None or self._at_home:
             self._forwards = Forwards()
         else:
             self._forwards = Forwards(self._mirror.name, self._reached)
@@ -292,6 +292,11 @@ class HomeSession:
         return executor
 
     @property
+    def _at_home(self) -> bool:
+        """Programs are in this machine's own network: nothing but a bench that is alone here."""
+        return not self._away and not self.request.services
+
+    @property
     def brings_doctests(self) -> bool:
         """They are linked at home, and only need to run elsewhere if services are there."""
         return bool(self.request.services) and self._mirror is not None
@@ -314,7 +319,8 @@ class HomeSession:
             memory_bytes=0 if request.drives else int(self._config.program_memory_gb * 1e9),
             wall_s=0 if request.drives else math.ceil(self._config.program_wall_s),
             alone=request.alone,
-            shares_network=request.drives and program.environ.get(ONLINE) == b"1",
+            shares_network=self._at_home
+            or (request.drives and program.environ.get(ONLINE) == b"1"),
             prolongs=True,
             detached=request.detach,
             keeps=self._keeps,

@@ -76,9 +76,7 @@ class Request:
 async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
     """NotConfigured, TokenProblem, ConfigError (of the burst key), OSError."""
     hetzner, places = request.hetzner, request.places
-    token = await obtain(
-        hetzner.token, endpoint=hetzner.endpoint, environ=request.environ, daemon=request.daemon
-    )
+    token = await _token(request)
     secret = await asyncio.to_thread(machine.machine_key, places.cloud)
     key_path = Path(os.path.expanduser(hetzner.ssh_key_path or places.ssh_key))  # noqa: ASYNC240
     key = await asyncio.to_thread(access.load_or_make, key_path, new_key)
@@ -113,6 +111,31 @@ async def open_lifecycle(request: Request) -> AsyncIterator[Lifecycle]:
         if address := _test_address(request.environ):
             context = attrs.evolve(context, address=address)
         yield Lifecycle(context)
+
+
+async def renew_token(lifecycle: Lifecycle, request: Request) -> bool:
+    """After a token was refused: use the one that is there by now. False if it is the same one.
+
+    TokenProblem. What runs and who is connected stays as it is.
+    """
+    from burst_lifecycle.cloud.hetzner import HetznerCloud  # noqa: PLC0415 - as above
+
+    context = lifecycle.context
+    token = await _token(request)
+    secret = await asyncio.to_thread(machine.machine_key, request.places.cloud)
+    account = Account(token.endpoint, token.fingerprint(secret))
+    if account == context.account or not isinstance(context.cloud, HetznerCloud):
+        return False
+    context.cloud.use(token)
+    lifecycle.context = attrs.evolve(context, account=account)
+    return True
+
+
+async def _token(request: Request) -> Token:
+    hetzner = request.hetzner
+    return await obtain(
+        hetzner.token, endpoint=hetzner.endpoint, environ=request.environ, daemon=request.daemon
+    )
 
 
 async def _self_delete(request: Request) -> Token:

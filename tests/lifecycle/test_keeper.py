@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 from burst_lifecycle.cloud.model import Kind, ServerState
+from burst_lifecycle.events import Event, Reap
 from burst_lifecycle.project import find
 from burst_lifecycle.session import Lifecycle
+from burst_lifecycle.setting_keys import TokenSource
 from burst_lifecycle.settings import Hetzner
 from burst_wrapper.config import Config
 from burst_wrapper.daemon.server_keeper import Keeper, Rounds
 from burst_wrapper.daemon.tools import Tools
 from lifecycles import Machine, box_of, fresh
+from localcloud import LocalCloud
+
+pytest_plugins = ("cloud_fixtures",)
 
 
 @pytest.fixture
@@ -86,3 +91,32 @@ def test_a_server_of_two_projects_is_reaped_once_a_minute(machine: Machine, tmp_
     machine.account.change(box.server_id, ServerState.OFF)
     assert asyncio.run(main()) == [False, False]
     assert machine.account.held[Kind.SERVER] == {}
+
+
+def test_a_token_that_was_replaced_is_taken_up(
+    paper_cloud: LocalCloud, home: Path, tmp_path: Path
+) -> None:
+    """Revoked while servers run, with the new one in the same file: the daemon goes on reaping."""
+    cloud = paper_cloud
+    token = home / "token"
+    token.touch(0o600)
+    token.write_text(cloud.token)
+    source = TokenSource(file=str(token))
+    config = Config(hetzner=Hetzner(token=source, endpoint=cloud.endpoint, owner="me"))
+    keeper = Keeper(find(str(tmp_path)), bytes(tmp_path), Tools(bytes(tmp_path)), {}, lambda: None)
+
+    async def main() -> list[Event]:
+        await keeper._reap_once(config)
+        cloud.revoke(cloud.token)
+        keeper._rounds = Rounds()
+        await keeper._reap_once(config)  # refused, and nothing else is there
+        token.write_text(cloud.add_token().value)
+        await keeper._reap_once(config)  # refused
+        await keeper._reap_once(config)
+        assert keeper._lifecycle is not None
+        events = keeper._lifecycle.context.ledger.read().events
+        await keeper.close()
+        return list(events)
+
+    reaps = [event for event in asyncio.run(main()) if isinstance(event, Reap)]
+    assert [reap.ok for reap in reaps] == [True, True]

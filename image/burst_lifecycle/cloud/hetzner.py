@@ -61,6 +61,10 @@ class HetznerCloud(ProjectCloud):
     ) -> None:
         await self.aclose()
 
+    def use(self, token: Token) -> None:
+        """From the next request on: it was replaced where it is kept."""
+        self._clients.use(token)
+
     async def aclose(self) -> None:
         self._clients.close()
 
@@ -113,6 +117,7 @@ class _Client(hcloud.Client):
             application_version=BUILD,
             timeout=(timing.connect_s, timing.read_s),
         )
+        self.token = token
         self.session = _Session(direct=is_loopback(token.endpoint))
         self.used_s = 0.0
         self._client._session.close()
@@ -187,6 +192,10 @@ class _Clients:
         threading.Thread(target=work, name="burst-cloud", daemon=True).start()
         return await answered
 
+    def use(self, token: Token) -> None:
+        self.token = token
+        self._close_idle()
+
     def close(self) -> None:
         self._closed = True
         self._close_idle()
@@ -209,7 +218,10 @@ class _Clients:
             response = client.session.response
         finally:
             client.session.response = None
-            self._idle.append(client)
+            if client.token is self.token:
+                self._idle.append(client)
+            else:
+                client.close()
             if self._closed:
                 self._close_idle()
         headers: Mapping[str, str] = {} if response is None else response.headers

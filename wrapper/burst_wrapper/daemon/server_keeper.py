@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import attrs
 
-from burst_lifecycle.assembly import Request, open_lifecycle
+from burst_lifecycle.assembly import Request, open_lifecycle, renew_token
 from burst_lifecycle.books import add_up
 from burst_lifecycle.boot import Booted
 from burst_lifecycle.cloud.model import Kind, ServerState
@@ -32,6 +32,7 @@ from burst_lifecycle.decision import (
     decide,
     words,
 )
+from burst_lifecycle.errors import Unauthorized
 from burst_lifecycle.events import encode
 from burst_lifecycle.ledger import Ledger
 from burst_lifecycle.notices import Level, Notice, Notices
@@ -297,17 +298,30 @@ class Keeper:
     async def _open(self, config: Config) -> Lifecycle:
         async with self._opening:
             if self._lifecycle is None:
-                request = Request(
-                    settings=config,
-                    places=Places.of(),
-                    environ=dict(os.environ),
-                    daemon=True,
-                    project=self._project,
-                )
+                request = self._request(config)
                 lifecycle = await self._closing.enter_async_context(open_lifecycle(request))
                 lifecycle.watched = True
                 self._lifecycle = self._records.lifecycle = lifecycle
             return self._lifecycle
+
+    def _request(self, config: Config) -> Request:
+        return Request(
+            settings=config,
+            places=Places.of(),
+            environ=dict(os.environ),
+            daemon=True,
+            project=self._project,
+        )
+
+    async def _refused(self, config: Config, error: Exception) -> None:
+        """Our token was: somebody may have put another one in its place. The next try uses it."""
+        if not isinstance(error, Unauthorized) or self._lifecycle is None:
+            return
+        try:
+            if await renew_token(self._lifecycle, self._request(config)):
+                _log.info("another token is used from now on")
+        except (BurstError, OSError) as problem:
+            _log.warning("no other token: %s", problem)
 
     def _look_around(self, config: Config) -> None:
         if self._looking is not None or self._booting is not None:
@@ -328,6 +342,7 @@ class Keeper:
                 await self._come_by(lifecycle)
         except (BurstError, OSError) as error:
             self._failed(error)
+            await self._refused(config, error)
         finally:
             self._looking = None
 
@@ -367,6 +382,7 @@ class Keeper:
             self._found(config, await (await self._open(config)).up(reason))
         except (BurstError, OSError) as error:
             self._failed(error)
+            await self._refused(config, error)
         finally:
             self._booting = None
 
@@ -465,6 +481,7 @@ class Keeper:
                     servers = await self._round(lifecycle)
         except (BurstError, OSError) as error:
             _log.warning("not reaped: %s", error)
+            await self._refused(config, error)
             return
         self._exists = servers or self._booting is not None
         if not servers and self._host is not None:

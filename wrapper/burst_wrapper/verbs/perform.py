@@ -115,7 +115,8 @@ def _close(job: Job, stage: Stage) -> None:
     """What it used and saved. A user who presses Ctrl-C now waits no longer."""
     if stage.session is not None:
         try:
-            summary = stage.session.close(job.voice.note)
+            with job.voice.waiting() as on_note:
+                summary = stage.session.close(on_note)
         except KeyboardInterrupt:
             job.voice.warning("interrupted: what programs wrote may not have come back")
         except BurstError as error:

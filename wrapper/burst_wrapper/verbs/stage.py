@@ -110,7 +110,9 @@ def _alone(job: Job) -> bool:
 def _open(job: Job, *, executes: bool, everything: bool) -> Session:
     from burst_wrapper.session_client import open_session  # noqa: PLC0415 - not for `fmt`
 
-    return open_session(_request(job, executes=executes, everything=everything), job.voice.note)
+    request = _request(job, executes=executes, everything=everything)
+    with job.voice.waiting() as note:
+        return open_session(request, note)
 
 
 def _request(job: Job, *, executes: bool, everything: bool) -> SessionRequest:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 _COLUMN: Final = 12
 """cargo's words of status end here."""
 _LISTED: Final = 8
+WAIT_S: Final = 2.0
 
 
 def sentence(summary: Summary, executor: str) -> str:
@@ -94,6 +97,34 @@ class Voice:
         """What is being waited for: for whoever sits before a terminal and waits, too."""
         if os.isatty(2):
             self.note(text)
+
+    @contextmanager
+    def waiting(self) -> Iterator[Callable[[str], None]]:
+        """Gives a function for what is being waited for. It is said only if it takes a while."""
+        lock = threading.Lock()
+        due = False
+        latest = ""
+
+        def say() -> None:
+            nonlocal due
+            with lock:
+                due = True
+                self.status("Waiting", latest)
+
+        def note(text: str) -> None:
+            nonlocal latest
+            with lock:
+                latest = text
+                if due:
+                    self.status("Waiting", text)
+
+        timer = threading.Timer(WAIT_S, say)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield note
+        finally:
+            timer.cancel()
 
     def warning(self, text: str) -> None:
         self._write(f"{self._paint('1;33', 'warning:')} {text}")

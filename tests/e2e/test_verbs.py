@@ -120,6 +120,8 @@ def test_variables(machine: Space) -> None:
     done = machine.burst("run", "--env", "PATH=/nowhere", "--env", "NOT_SET", "variable").check()
     assert "warning: --env PATH: it is never forwarded" in done.stderr
     assert "warning: --env NOT_SET: it is not set here" in done.stderr
+    done = machine.burst("build", "-L", "80").check()
+    assert "warning: -L: nothing of this runs elsewhere, so no port is forwarded" in done.stderr
 
 
 def test_run_local_and_run_remote(machine: Space) -> None:
@@ -174,6 +176,49 @@ def test_test_by_nextest_then_by_cargo(machine: Space) -> None:
     done = machine.burst("test", "--no-doctests", "-p", "core-of-it", "doubles").check()
     assert "1 test run: 1 passed, 1 skipped" in done.stderr
     assert "Doc-tests" not in done.stderr
+
+
+@NEEDS_NEXTEST
+def test_test_in_a_members_folder(machine: Space) -> None:
+    """Only that member's, whatever harness others have."""
+    done = machine.burst("test", cwd=machine.project / "core").check()
+    assert "2 tests run: 2 passed" in done.stderr
+    assert "Doc-tests core_of_it" in done.stderr
+    assert "my own harness" not in done.stdout
+    done = machine.burst("test", cwd=machine.project / "tool").check()
+    assert done.stdout == "my own harness\n"
+    manifest = str(machine.project / "tool/Cargo.toml")
+    done = machine.burst("test", "--manifest-path", manifest, cwd="/").check()
+    assert done.stdout == "my own harness\n"
+
+
+@NEEDS_NEXTEST
+def test_ctrl_c_ends_a_verb_of_several_commands(machine: Space) -> None:
+    """nextest exits with a code of its own then: nothing follows, whatever `--no-fail-fast` says."""
+    test = machine.project / "core/src/lib.rs"
+    text = test.read_text()
+    waits = "#[test] fn waits() { loop { std::thread::park() } }\n"
+    words = [str(CARGO_BURST), "burst", "test", "--no-fail-fast", "waits", "--", "--nocapture"]
+    try:
+        test.write_text(text + waits.replace("loop", 'println!("waiting"); loop'))
+        with subprocess.Popen(
+            words,
+            cwd=machine.project,
+            env=machine.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as process:
+            assert process.stdout is not None
+            while b"waiting" not in (line := process.stdout.readline()):
+                assert line
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate()
+        assert process.returncode == 101, err
+        assert b"my own harness" not in out
+        assert b"Doc-tests" not in err
+    finally:
+        test.write_text(text)
 
 
 @NEEDS_NEXTEST

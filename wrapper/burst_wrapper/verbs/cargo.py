@@ -154,7 +154,8 @@ class Project:
     target_dir: str
     packages: tuple[Package, ...]
     defaults: tuple[str, ...]
-    """Ids of the packages that are meant where nothing else is said in its root."""
+    """Ids of the packages that are meant where nothing else is said: in a member's folder that
+    one, else what cargo calls the default members."""
 
 
 @attrs.frozen
@@ -179,10 +180,33 @@ def project(cargo: Cargo, line: CommandLine) -> Project | NoProject:
         found = _project(document)
     except (ValueError, KeyError, TypeError) as error:
         return NoProject(f"error: cargo's metadata cannot be read: {error}\n".encode(), 101)
+    member = _member(found, cargo.cwd, line)
+    if member is not None:
+        found = attrs.evolve(found, defaults=(member.id,))
     given = line.values("--target-dir")
     if given:
         found = attrs.evolve(found, target_dir=os.path.join(os.fsdecode(cargo.cwd), given[-1]))
     return found
+
+
+def _member(found: Project, cwd: bytes, line: CommandLine) -> Package | None:
+    """Whose manifest this command line is about; None for a workspace without a package."""
+    given = line.values("--manifest-path")
+    folder = os.path.realpath(cwd)
+    if given:
+        wanted = os.path.realpath(os.path.join(folder, os.fsencode(given[-1])))
+    else:
+        while not os.path.exists(wanted := os.path.join(folder, b"Cargo.toml")):
+            if folder == os.path.dirname(folder):
+                return None
+            folder = os.path.dirname(folder)
+    members = (
+        one for one in found.packages if os.path.realpath(os.fsencode(one.manifest)) == wanted
+    )
+    package = next(members, None)
+    # In the root itself, `default-members` may name others.
+    is_root = os.path.dirname(wanted) == os.path.realpath(os.fsencode(found.root))
+    return None if is_root else package
 
 
 def _project(document: Any) -> Project:

@@ -40,12 +40,14 @@ class Ended:
 
     code: int
     signal_number: int = 0
+    asked: bool = False
+    """Somebody wanted it to end: what handles that signal exits as it likes (nextest: 100)."""
 
     @classmethod
-    def of(cls, status: int) -> Ended:
+    def of(cls, status: int, *, asked: bool = False) -> Ended:
         """From a wait status."""
         code = os.waitstatus_to_exitcode(status)
-        return cls(0, -code) if code < 0 else cls(code)
+        return cls(0, -code, asked) if code < 0 else cls(code, 0, asked)
 
     @property
     def good(self) -> bool:
@@ -54,22 +56,7 @@ class Ended:
     @property
     def interrupted(self) -> bool:
         """The user wanted it to end: nothing more is begun."""
-        return self.signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) or (
-            self.code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        )
-
-    def follow(self) -> int:
-        """The exit code; does not come back if a signal is to be died of."""
-        if self.signal_number:
-            die_of(self.signal_number)
-        return self.code
-
-
-@attrs.define
-class Terminated:
-    """Whether somebody wanted us to end while nothing was running."""
-
-    signal_number: int = 0
+        return self.asked or self.signal_number in _HANDED_ON
 
 
 def run(
@@ -94,15 +81,17 @@ def run(
 
 
 def _wait(pid: int, wanted: set[signal.Signals]) -> Ended:
+    asked = False
     while True:
         # SIGCHLD may have come for a child of somebody else, and several of them count as one.
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            return Ended.of(status)
+            return Ended.of(status, asked=asked)
         came = signal.sigwaitinfo(wanted)
         number = came.si_signo
         if number == signal.SIGCHLD:
             continue
+        asked = True
         if number in _FROM_TERMINAL and came.si_code != _SI_USER:
             continue  # cargo has it already
         with contextlib.suppress(ProcessLookupError):

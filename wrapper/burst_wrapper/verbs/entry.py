@@ -35,7 +35,9 @@ class UnknownVerb(UsageError):
 class Misplaced(UsageError):
     """`cargo burst {verb}` takes its options behind its name"""
 
-    hint = "see `cargo burst {verb} --help`"
+    def __init__(self, verb: str) -> None:
+        super().__init__(verb=verb)
+        self.hint = f"see `cargo burst {verb} --help`"  # type: ignore[misc]  # per verb
 
 
 def run(words: Sequence[str], own_verbs: Sequence[str] = ()) -> int:
@@ -44,7 +46,7 @@ def run(words: Sequence[str], own_verbs: Sequence[str] = ()) -> int:
     settings = CargoSettings.read(os.getcwdb(), environ, list(_configured(words)))
     line = parse(words, settings.alias)
     if line.verb in own_verbs:
-        raise Misplaced(verb=line.verb)
+        raise Misplaced(line.verb)
     if line.wants_help and help_text.has(line.verb):
         print(help_text.of(line.verb), end="")  # noqa: T201 - what was asked for
         return 0

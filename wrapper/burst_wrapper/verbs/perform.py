@@ -7,6 +7,7 @@ without.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from burst_protocol.errors import BurstError
@@ -48,10 +49,22 @@ def perform(job: Job) -> int:
         from burst_wrapper.verbs import first_copy  # noqa: PLC0415 - of verbs that execute
 
         first_copy.ask(job)
-    for warning in job.forwarded.warnings:
+    for warning in (*job.forwarded.warnings, *_without_effect(job)):
         job.voice.warning(warning)
     with opened(job) as stage:
         return _outcome(job, stage)
+
+
+def _without_effect(job: Job) -> Iterator[str]:
+    """Options of ours that this verb can do nothing with."""
+    own = job.line.own
+    if not kinds.executes(job.line):
+        if own.forwards:
+            yield "-L: nothing of this runs elsewhere, so no port is forwarded"
+        if own.detach:
+            yield "--detach: nothing of this runs elsewhere"
+    if own.fetch_all:
+        yield "--fetch-all is for --driver remote: here all of target/ is at home anyway"
 
 
 def _settings(job: Job) -> Config:

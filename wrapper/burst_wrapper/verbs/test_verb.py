@@ -41,7 +41,7 @@ def run(job: Job, stage: Stage) -> Ended:
             job.notes.append("nextest would not run these: tests ran by `cargo test`")
             instead = wanted.instead
             return stage.start((*_before(job, instead), *instead.words))
-        if ended.signal_number:
+        if ended.signal_number or (ended.interrupted and ended.good):
             return ended
         if ended.code:
             result = ended if step.what == "cargo test" else Ended(EXIT_FAILED)

@@ -136,7 +136,10 @@ def test_build_brings_a_program_that_runs(home: Space, server: Sshd) -> None:
     assert "    Finished `dev` profile" in done.stderr
     assert home.run("target/debug/app").check().stdout == "hello from afar with app\n"
     assert 'name = "far"' in (home.project / "Cargo.lock").read_text()
-    assert sorted(path.name for path in (home.project / "target").iterdir()) == ["debug"]
+    assert sorted(path.name for path in (home.project / "target").iterdir()) == [
+        "CACHEDIR.TAG",
+        "debug",
+    ]
     log = server.remote_cache / "burst/store/driver/sccache/log"
     assert "--crate-name vendored" in log.read_text()
     again = burst(home, "b").check()
@@ -290,6 +293,40 @@ def test_what_no_manifest_names_is_brought_when_cargo_asks(home: Space) -> None:
     done = burst(home, "run", "--config", patch).check()
     assert "other/vendored, too: once more with it" in done.stderr
     assert done.stdout == "hello from elsewhere with app\n"
+
+
+def test_install_puts_a_program_into_cargos_folder_here(home: Space) -> None:
+    done = burst(home, "install", "--path", "app", "--debug").check()
+    assert "Installing" in done.stderr
+    ran = home.run(home.home / ".cargo/bin/app").check()
+    assert ran.stdout.startswith("hello from")
+    burst(home, "install", "--path", "app", "--debug", "--root", "here", "--force").check()
+    assert (home.project / "here/bin/app").exists()
+
+
+def test_what_cargo_writes_into_sources_comes_back(home: Space) -> None:
+    """The formatter's work; and nothing of it over a file that is another one here."""
+    source = home.project / "app/src/main.rs"
+    text = source.read_text()
+    try:
+        source.write_text(text + "fn  odd( ) { }\n")
+        burst(home, "fmt").check()
+        assert "fn odd() {}\n" in source.read_text()
+        source.write_text(text)
+        assert burst(home, "fmt", "--check").status in {0, 1}
+        assert source.read_text() == text
+    finally:
+        source.write_text(text)
+
+
+def test_clean_is_for_both_sides(home: Space) -> None:
+    burst(home, "build").check()
+    done = burst(home, "clean").check()
+    assert "Removed" in done.stderr
+    assert not (home.project / "target").exists()
+    again = burst(home, "build").check()
+    assert "Compiling app" in again.stderr
+    assert (home.project / "target/debug/app").exists()
 
 
 def test_at_a_terminal(home: Space) -> None:

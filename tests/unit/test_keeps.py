@@ -27,7 +27,6 @@ def keeps(tmp_path: Path) -> Iterator[Keeps]:
 def target(keeps: Keeps, name: str, *, used_s: float, units: dict[str, float]) -> Path:
     """A target directory as cargo lays it out, every file of 64 KiB."""
     top = Path(os.fsdecode(keeps.folder(name)))
-    (top / "CACHEDIR.TAG").write_text("")
     files = ["debug/incremental/app-1/state", "debug/app"]
     for unit in units:
         files += [
@@ -50,7 +49,8 @@ def test_what_nobody_used_for_long_goes(keeps: Keeps) -> None:
     old = target(keeps, "old-1", used_s=NOW_S - 40 * DAY_S, units={})
     held = target(keeps, "held-1", used_s=NOW_S - 40 * DAY_S, units={})
     young = target(keeps, "young-1", used_s=NOW_S - DAY_S, units={})
-    cargo_home = Path(os.fsdecode(keeps.folder("cargo")))
+    cargo_home = Path(os.fsdecode(keeps.top), "cargo")
+    cargo_home.mkdir()
     os.utime(cargo_home, (0, 0))
     with keeps.using("held-1"):
         os.utime(held, (0, 0))
@@ -66,7 +66,7 @@ def test_what_nobody_used_for_long_goes(keeps: Keeps) -> None:
 def test_too_large_loses_states_first_then_the_oldest_units(keeps: Keeps) -> None:
     units = {f"{name}-{n:016x}": NOW_S - n * DAY_S for n, name in enumerate(("a", "b", "c"))}
     top = target(keeps, "one-1", used_s=NOW_S, units=units)
-    whole = 3 * 4 * 65536 + 2 * 65536
+    whole = 3 * 4 * 65536 + 2 * 65536 + 4096
     Sweeper(keeps, max_bytes=whole - 1000).sweep(NOW_S)
     assert not (top / "debug/incremental").exists()
     assert len(list((top / "debug/deps").iterdir())) == 6

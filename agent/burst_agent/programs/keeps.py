@@ -1,8 +1,8 @@
 """Folders on the volume that programs keep between runs, `<store root>/driver/<name>`: the target
 directories of cargos that run here, and what these share (cargo home, sccache's files).
 
-Swept are target directories only, told by the tag that cargo puts into them; the others have limits
-of their own. Who uses one holds a lock on it: a sweep never takes what is in use.
+Swept are target directories only, which have the tag that cargo puts into its own; the others have
+limits of their own. Who uses one holds a lock on it: a sweep never takes what is in use.
 """
 
 from __future__ import annotations
@@ -31,6 +31,12 @@ MAX_BYTES: Final = 50 * 10**9
 SWEEP_EVERY_S: Final = 600.0
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 _TAG: Final = b"CACHEDIR.TAG"
+_TAG_CONTENT: Final = b"""\
+Signature: 8a477f597d28d172789f06886806bc55
+# This file is a cache directory tag created by cargo.
+# For information about cache directory tags see https://bford.info/cachedir/
+"""
+"""As cargo's own (https://bford.info/cachedir/)."""
 _FINGERPRINTS: Final = b".fingerprint"
 _INCREMENTAL: Final = b"incremental"
 _HASHED: Final = re.compile(rb".*-([0-9a-f]{16})(?:\..*)?", re.DOTALL)
@@ -53,6 +59,10 @@ class Keeps:
         path = os.path.join(self.top, name.encode())
         with diskfile.disk_errors("making a folder that programs keep"):
             os.makedirs(path, mode=0o755, exist_ok=True)
+            tag = os.path.join(path, _TAG)
+            if not os.path.exists(tag):  # cargo writes it only into a folder that it makes itself
+                with open(tag, "wb") as file:
+                    file.write(_TAG_CONTENT)
         return path
 
     @contextlib.contextmanager

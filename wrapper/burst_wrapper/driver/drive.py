@@ -17,7 +17,16 @@ from burst_lifecycle.places import Places
 from burst_lifecycle.settings import Settings, load
 from burst_protocol.errors import BurstError
 from burst_wrapper import paths
-from burst_wrapper.driver import artifacts, command, foreign, manifests, surroundings, toolchains
+from burst_wrapper.driver import (
+    artifacts,
+    cleaning,
+    command,
+    foreign,
+    manifests,
+    surroundings,
+    toolchains,
+)
+from burst_wrapper.driver.cleaning import CACHE_TAG
 from burst_wrapper.driver.command import Command, Fetch
 from burst_wrapper.driver.errors import NotElsewhere
 from burst_wrapper.driver.kept_names import pattern
@@ -222,6 +231,8 @@ def _cargo(
     drive: Drive, there: There, program: bytes, variables: dict[bytes, bytes]
 ) -> tuple[Ended, tuple[bytes, ...]]:
     """How it ended, and what it has made that is wanted."""
+    if drive.line.verb == "clean" and not drive.line.given(*cleaning.PARTS):
+        return cleaning.clean(there, drive.target_dir, drive.voice), ()
     asked, own = drive.command, drive.line.own
     fetches = not own.no_fetch
     argv = [program, *(os.fsencode(word) for word in _words(drive, fetches=fetches))]
@@ -316,6 +327,8 @@ def _patterns(drive: Drive, found: Iterable[bytes]) -> list[str]:
         kept = [f"/{profile}/**" for profile in asked.profiles]
         return [*kept, *(f"!/{profile}/incremental/**" for profile in asked.profiles)]
     patterns = [pattern(path) for path in artifacts.below(found, drive.target_dir)]
+    if patterns:
+        patterns.append(f"/{CACHE_TAG}")  # as in every target directory: no back-ups of it
     if asked.fetch is Fetch.DOCUMENTS:
         triples = drive.line.values("--target")
         patterns += [f"/{triple}/doc/**" for triple in triples] or ["/doc/**"]

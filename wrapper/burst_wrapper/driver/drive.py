@@ -307,7 +307,8 @@ def _fetch(drive: Drive, there: There, found: Iterable[bytes]) -> None:
         request = KeptRequest((f"{top}/*",), into, os.fsencode(top))
     if not request.patterns:
         return
-    written = there.session.fetch_kept(request)
+    came = there.session.fetch_kept(request)
+    written = [path for path in came if os.path.basename(path) != CACHE_TAG.encode()]
     where = os.path.dirname(request.into)
     if written:
         total = sum(os.path.getsize(path) for path in written)

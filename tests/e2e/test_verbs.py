@@ -194,7 +194,7 @@ def test_test_in_a_members_folder(machine: Space) -> None:
 
 @NEEDS_NEXTEST
 def test_ctrl_c_ends_a_verb_of_several_commands(machine: Space) -> None:
-    """nextest exits with a code of its own then: nothing follows, whatever `--no-fail-fast` says."""
+    """nextest exits with a code of its own then: nothing follows, even with `--no-fail-fast`."""
     test = machine.project / "core/src/lib.rs"
     text = test.read_text()
     waits = "#[test] fn waits() { loop { std::thread::park() } }\n"

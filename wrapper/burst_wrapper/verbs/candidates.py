@@ -31,6 +31,7 @@ _OF_OWN: Final[Mapping[str, tuple[str, ...]]] = {
     "doctor": ("--json", "--help"),
     "stop": ("--help",),
     "completion": ("bash", "zsh", "fish", "--help"),
+    "toolchain": ("list", "install", "--help"),
 }
 _VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "--driver": ("local", "remote"),

@@ -15,10 +15,12 @@ from pathlib import Path
 import attrs
 import pytest
 
+from bake_mirror import mirror
 from burst_lifecycle.cloud.hetzner import HetznerCloud
 from burst_lifecycle.cloud.model import Prices, ServerType
 from burst_lifecycle.token import Token
 from localcloud import LocalCloud, Server
+from trixie import Unavailable
 
 pytest_plugins = ("cloud_fixtures",)
 
@@ -133,6 +135,25 @@ def test_a_whole_life(real_cloud: LocalCloud, tmp_path: Path) -> None:
     assert cloud.bill().cents <= Decimal("0.10")
     assert cloud.token not in record.read_text() + done.stdout + done.stderr
     cloud.expect(ssh_keys=[theirs.name or ""])
+
+
+@pytest.mark.root
+@pytest.mark.thorough
+@pytest.mark.timeout(1800)
+def test_a_whole_life_with_a_bake(real_cloud: LocalCloud) -> None:
+    """`--bake`: an image, a server from it, and both gone afterwards."""
+    cloud = real_cloud
+    try:
+        sources = mirror()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    options = ["--base-image", "debian-13", "--bake", "--mirror", str(sources)]
+    done = smoke(*options, BURST_LIVE_MAX_EUR="0.40", **account(cloud))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a bake: " in done.stdout
+    assert "left:    nothing" in done.stdout
+    assert cloud.bill().cents <= Decimal("0.40")
+    assert cloud.holdings() == {}
 
 
 @pytest.mark.slow

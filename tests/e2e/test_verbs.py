@@ -296,6 +296,28 @@ def test_install_from_a_path(machine: Space, tmp_path: Path) -> None:
     assert subprocess.run([tmp_path / "bin/tool", "exit"], check=False).returncode == 3
 
 
+def test_install_from_a_repository(machine: Space, tmp_path: Path) -> None:
+    """From outside of any project."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    source = tmp_path / "source"
+    shutil.copytree(machine.project / "core", source / "core")
+    shutil.copytree(machine.project / "tool", source / "tool")
+    shutil.copy(machine.project / "Cargo.toml", source)
+    git = ("git", "-C", source, "-c", "user.name=a", "-c", "user.email=a@localhost")
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "all")):
+        subprocess.run([*git, *words], check=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    where = ("--git", f"file://{source}", "--root", str(tmp_path / "root"))
+    env = {"CARGO_HOME": str(tmp_path / "cargo")}
+    done = machine.burst("install", *where, "tool", cwd=elsewhere, **env).check()
+    assert "Installed package `tool v0.1.0" in done.stderr
+    assert "       Burst " in done.stderr
+    assert subprocess.run([tmp_path / "root/bin/tool", "exit"], check=False).returncode == 3
+    assert not any(elsewhere.iterdir())
+
+
 def test_another_target_and_a_toolchain(machine: Space) -> None:
     """`--target` and `+x` are cargo's and rustup's."""
     if shutil.which("rustup", path=machine.env["PATH"]) is None:

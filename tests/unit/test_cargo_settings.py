@@ -78,6 +78,7 @@ def test_runners(tree: Path) -> None:
     variable = runner_variable(triple).decode()
     assert variable == "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"
     assert settings(tree, **{variable: "r"}).has_runner(triple, ())
+    assert not settings(tree, **{variable: "/x/burst-runner"}).has_runner(triple, ())
 
 
 def test_wrappers(tree: Path) -> None:

@@ -163,8 +163,10 @@ def test_lines_without_a_verb() -> None:
     """Cargo may have an answer; a bare `--` has none."""
     assert line("--list").before == ("--list",)
     assert line("--list").verb == ""
-    with pytest.raises(NeedsVerb):
-        line("--locked -- build")
+    assert line("--list").words == ()
+    for typed in ("--locked -- build", "--host h", ""):
+        with pytest.raises(NeedsVerb):
+            line(typed)
 
 
 def test_an_alias_of_itself() -> None:

@@ -81,7 +81,8 @@ class CargoSettings:
     def has_runner(self, triple: str, facts: Sequence[str]) -> bool:
         """Whether programs for this target are started by one of the user's. `facts` are
         the lines of `rustc --print cfg` for it."""
-        if self.get("target", triple, "runner") is not None:
+        own = self.get("target", triple, "runner")
+        if own is not None and not _is_ours(own):
             return True
         return any(
             expression.startswith("cfg(") and cfg_expression.holds(expression[4:-1], facts)
@@ -115,6 +116,12 @@ class CargoSettings:
 def runner_variable(triple: str) -> bytes:
     """`CARGO_TARGET_<TRIPLE>_RUNNER`."""
     return f"CARGO_TARGET_{triple.upper().replace('-', '_').replace('.', '_')}_RUNNER".encode()
+
+
+def _is_ours(runner: Any) -> bool:
+    """Inherited from a `cargo burst` that this one was started by."""
+    words = runner if isinstance(runner, list) else str(runner).split()
+    return [os.path.basename(str(word)) for word in words] == ["burst-runner"]
 
 
 def _tables(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:

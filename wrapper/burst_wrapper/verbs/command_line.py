@@ -63,7 +63,7 @@ class CommandLine:
     def words(self) -> tuple[str, ...]:
         """Verb and all behind it, for cargo."""
         tail = () if self.behind is None else ("--", *self.behind)
-        return (*self.verb.split(" "), *self.arguments, *tail)
+        return (*self.verb.split(), *self.arguments, *tail)
 
     def given(self, *wanted: str) -> bool:
         """Whether cargo's options hold one of these names, before or behind the verb."""
@@ -160,6 +160,8 @@ def parse(words: Sequence[str], alias: Alias = lambda _: None) -> CommandLine:
             before.append(rest.pop(0))
     if not rest:
         own = collector.options("")
+        if not (before or wants_help):
+            raise NeedsVerb
         return CommandLine(
             toolchain=toolchain, before=tuple(before), own=own, wants_help=wants_help
         )

@@ -29,7 +29,7 @@ _NO_MANIFEST: Final = b"could not find `Cargo.toml`"
 def perform(job: Job) -> int:
     """The exit code; -N if cargo, or what it started, was killed by signal N. BurstError."""
     line = job.line
-    if not kinds.compiles(line, external=job.external):
+    if line.wants_help or not kinds.compiles(line, external=job.external):
         return _only_cargo(job)
     found = None if line.verb in kinds.WITHOUT_PROJECT else project(job.cargo, line)
     if isinstance(found, NoProject):

@@ -187,7 +187,9 @@ class House:
         if self._network is None:
             from burst_agent.network.network import Network  # noqa: PLC0415 - most agents need none
 
-            self._network = Network(os.path.join(self.settings.root, b"services"))
+            root, volumes = self.settings.root, self.settings.volumes
+            hidden = (root,) if volumes is None else (root, volumes)
+            self._network = Network(os.path.join(root, b"services"), hidden=hidden)
         return self._network
 
     # Runs

@@ -151,6 +151,35 @@ def test_killed_with_all_its_processes(start: Starter) -> None:
         driver("enter", "proj", ["postgresql", "mysql", "redis"])
 
 
+def test_a_databases_superuser_sees_nothing_private(start: Starter) -> None:
+    """A program that is kept from the account's files could ask its database to look at them."""
+    needs("postgres")
+    secret = start.folder / "secret"
+    secret.write_text("mine")
+    secret.chmod(0o644)
+    with start() as driver:
+        driver("enter", "proj", ["postgresql"])
+
+        def ask(statement: str) -> list[str]:
+            answer: list[str] = driver("sql", "proj", "burst", "burst", statement)
+            return answer
+
+        for folder in ("/root", "/home", "/mnt", "/media", "/var/tmp"):
+            if os.path.isdir(folder):
+                assert ask(f"SELECT pg_ls_dir('{folder}')") == [], folder
+        assert ask(f"SELECT pg_read_file('{secret}')") == ["error 58P01"]
+        # No socket of the machine's; /run may hold the way to a name server.
+        assert set(ask("SELECT pg_ls_dir('/run')")) <= {"systemd"}
+        if os.geteuid() == 0:
+            with tempfile.TemporaryDirectory(dir="/opt") as writable:
+                Path(writable).chmod(0o777)
+                assert ask(f"SELECT pg_ls_dir('{writable}')") == []
+                ask(f"COPY (SELECT 1) TO PROGRAM 'touch {writable}/x || exit 0'")
+                assert os.listdir(writable) == []
+        # What it needs is there.
+        assert ask("SELECT pg_read_file('/etc/os-release') <> ''") == ["t"]
+
+
 def test_what_was_written_is_there_again(ours: Starter) -> None:
     """As with a database on one's own machine; also after a kill."""
     needs("postgres")

@@ -25,7 +25,12 @@ _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
 
 class Driver:
     def __init__(self, folder: str, linger_s: float, deadline_s: float) -> None:
-        self._network = Network(os.fsencode(folder), linger_s=linger_s, deadline_s=deadline_s)
+        self._network = Network(
+            os.fsencode(folder),
+            hidden=(os.fsencode(folder),),
+            linger_s=linger_s,
+            deadline_s=deadline_s,
+        )
         self._entries: dict[int, Entry] = {}
         self._numbers = 0
         self._started: list[subprocess.Popen[bytes]] = []

@@ -17,6 +17,7 @@ FD holds JSON:
     parent    the agent's pid
     user      user and group of services; 0: the agent's own
     folder    what services see as /tmp/data
+    hidden    folders that are empty for services
     files     {PATH: CONTENT}: what they see in place of /etc/passwd and the like
     programs  {NAME: PATH}: what is executed as /tmp/bin/NAME
     out       the argv that gives the network its way out. It runs in the agent's network, with
@@ -69,6 +70,8 @@ _NOSUID, _NODEV, _BIND, _REC, _SLAVE = 2, 4, 4096, 16384, 1 << 19
 _PDEATHSIG, _AMBIENT, _AMBIENT_RAISE = 1, 47, 2
 _CAPABILITIES_3: Final = 0x20080522
 _CAPABILITIES: Final = 64
+_RESOLV_CONF: Final = "/etc/resolv.conf"
+_MAYBE_HIDDEN: Final = "/run/"
 _FAILED: Final = 125
 _DESCRIPTORS: Final = 1000
 """More than we have ever open; below the usual soft limit of 1024."""
@@ -121,27 +124,62 @@ def _bind(source: str, target: str) -> None:
     _mount(source, target, "", _BIND, "")
 
 
-def _build_view(folder: str, files: dict[str, str], programs: dict[str, str]) -> None:
-    """The machine's files, with a /tmp of our own, the data in it, and users that services find."""
+def _set_read_only(target: str, *, read_only: bool) -> None:
+    """With all below it (mount_setattr(2), Linux 5.12). OSError."""
+    flags = (1, 0) if read_only else (0, 1)
+    attributes = (ctypes.c_uint64 * 4)(*flags, 0, 0)
+    at = (ctypes.c_long(442), ctypes.c_long(-100), target.encode(), ctypes.c_long(0x8000))
+    _call("syscall", *at, attributes, ctypes.c_long(ctypes.sizeof(attributes)))
+
+
+def _tmpfs(target: str, mode: str) -> None:
+    _mount("tmpfs", target, "tmpfs", _NOSUID | _NODEV, f"mode={mode}")
+
+
+def _hide(folder: str) -> None:
+    """Nothing is to be seen there; what cannot be reached need not be hidden."""
+    with contextlib.suppress(FileNotFoundError, PermissionError, NotADirectoryError):
+        _mount("tmpfs", folder, "tmpfs", _NOSUID | _NODEV, "mode=755,size=1m")
+
+
+def _build_view(settings: dict[str, Any]) -> None:
+    """The machine's files, read-only and without what is private; a /tmp of our own, with the data
+    in it, and users that services find."""
     # What is unmounted on the machine goes here, too: a volume can leave while we are at work.
     _mount("", "/", "", _REC | _SLAVE, "")
-    # Opened before /tmp is covered: it may lie there.
-    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=1777")  # noqa: S108 - see DATA
+    with contextlib.suppress(OSError):  # an older kernel: what is private is hidden all the same
+        _set_read_only("/", read_only=True)
+    with contextlib.suppress(OSError), open(_RESOLV_CONF, "rb") as file:
+        settings["files"][_RESOLV_CONF] = file.read().decode("utf-8", "surrogateescape")
+    # Opened before /tmp is covered: it may lie there. So may programs.
+    fd = os.open(settings["folder"], os.O_PATH | os.O_DIRECTORY)
+    found = {name: os.open(path, os.O_PATH) for name, path in settings["programs"].items()}
+    _tmpfs("/tmp", "1777")  # noqa: S108 - see DATA
     with contextlib.suppress(OSError):  # what a killed database leaves there goes with us
-        _mount("tmpfs", "/dev/shm", "tmpfs", _NOSUID | _NODEV, "mode=1777")  # noqa: S108
+        _tmpfs("/dev/shm", "1777")  # noqa: S108
     os.mkdir(DATA)
     _mount(f"/proc/self/fd/{fd}", DATA, "", _BIND, "")
+    with contextlib.suppress(OSError):
+        _set_read_only(DATA, read_only=False)
     os.close(fd)
     os.mkdir(BIN)
-    for name, program in programs.items():
-        _bind(program, f"{BIN}/{name}")
-    for target, content in files.items():
-        source = f"/tmp/{os.path.basename(target)}"  # noqa: S108 - see DATA
+    for name, program in found.items():
+        _bind(f"/proc/self/fd/{program}", f"{BIN}/{name}")
+        os.close(program)
+    for folder in settings["hidden"]:
+        _hide(folder)
+    with contextlib.suppress(OSError):
+        _tmpfs("/var/tmp", "1777")  # noqa: S108
+    for path, content in settings["files"].items():
+        source = f"/tmp/{os.path.basename(path)}"  # noqa: S108 - see DATA
         with open(source, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(content)
         os.chmod(source, 0o644)
+        target = os.path.realpath(path)
         with contextlib.suppress(OSError):  # a machine without that file
+            if target.startswith(_MAYBE_HIDDEN):  # systemd-resolved's resolv.conf
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.close(os.open(target, os.O_WRONLY | os.O_CREAT, 0o644))
             _mount(source, target, "", _BIND, "")
 
 
@@ -338,7 +376,7 @@ def _guard(settings: dict[str, Any], go: int) -> None:
             os.close(go)
             _call("prctl", _PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             os.setsid()
-            _build_view(settings["folder"], settings["files"], settings["programs"])
+            _build_view(settings)
             out = 0
             begin = -1
             if settings["out"]:

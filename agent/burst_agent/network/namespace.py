@@ -37,6 +37,8 @@ class Wish:
     programs: Mapping[str, str]
     out: tuple[str, ...]
     lock: int
+    hidden: tuple[bytes, ...] = ()
+    """Folders that nothing in it sees: a database's superuser runs programs, too."""
 
 
 @attrs.frozen
@@ -227,6 +229,7 @@ def _launch(wish: Wish) -> tuple[subprocess.Popen[bytes], socket.socket]:
         "files": dict(wish.files),
         "programs": dict(wish.programs),
         "out": list(wish.out),
+        "hidden": [os.fsdecode(folder) for folder in wish.hidden],
     }
     try:
         os.write(spec, json.dumps(settings).encode())

@@ -72,13 +72,15 @@ class Network:
         self,
         folder: bytes,
         *,
+        hidden: tuple[bytes, ...] = (),
         linger_s: float = LINGER_S,
         deadline_s: float = DEADLINE_S,
         way_out: Callable[[], outgoing.WayOut | None] = outgoing.find,
     ) -> None:
         """`folder`: where services keep their data, on a fast local disk. Made when needed.
-        `deadline_s`: of each service's start."""
+        `hidden`: folders of ours that services do not see. `deadline_s`: of a service's start."""
         self._folder = folder
+        self._hidden = hidden
         self._linger_s = linger_s
         self._deadline_s = deadline_s
         self._way_out = way_out
@@ -186,6 +188,7 @@ class Network:
             programs=programs,
             out=() if way_out is None else way_out.argv,
             lock=net.folder_lock,
+            hidden=(*users.private_folders(), *self._hidden),
         )
         try:
             namespace = await Namespace.open(wish)

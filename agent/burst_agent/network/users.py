@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from typing import Final
 
 USER: Final = 1_900_002_001
@@ -10,6 +11,8 @@ USER: Final = 1_900_002_001
 machine is its own."""
 _OTHERWISE: Final = 65_531
 """In a container that has no more than 65536."""
+_SYSTEM: Final = frozenset({b"usr", b"etc", b"bin", b"sbin", b"lib", b"dev", b"proc", b"sys"})
+"""Where some system users are at home, and where programs lie."""
 _NAME: Final = "burst"
 _USERS: Final = "/etc/passwd"
 _GROUPS: Final = "/etc/group"
@@ -39,6 +42,20 @@ def files(user: int) -> dict[str, str]:
         _USERS: f"{_NAME}:x:{uid}:{gid}:{_NAME}:/tmp:/bin/sh\n{_read(_USERS)}",
         _GROUPS: f"{_NAME}:x:{gid}:\n{_read(_GROUPS)}",
     }
+
+
+def private_folders() -> tuple[bytes, ...]:
+    """What services must not see of the machine: homes, sockets, other disks. A program that is
+    kept from them could have its database's superuser look (COPY … TO PROGRAM)."""
+    folders = [b"/home", b"/root", b"/run", b"/mnt", b"/media"]
+    try:
+        home = os.fsencode(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        home = os.environb.get(b"HOME", b"")
+    parts = home.split(b"/")
+    if home.startswith(b"/") and len(parts) > 2 and parts[1] not in _SYSTEM:
+        folders.append(home)
+    return tuple(folders)
 
 
 def _read(path: str) -> str:

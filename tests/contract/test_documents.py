@@ -26,6 +26,7 @@ VARIABLE = re.compile(r"\b(?:BURST|HCLOUD)_[A-Z]+(?:_[A-Z]+)*\b")
 INTERNAL = {
     "BURST_SESSION",
     "BURST_ONLINE",
+    "BURST_TOOLCHAIN",
     "BURST_SSH_KEY",  # of the CI recipe: secrets by their names there
     "BURST_KNOWN_HOSTS",
     "BURST_RUSTDOC",

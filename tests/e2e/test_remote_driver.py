@@ -201,6 +201,27 @@ def test_a_toolchain_that_is_not_there(home: Space) -> None:
     assert "1.95-" in listed.stdout
 
 
+@pytest.mark.thorough
+def test_homes_own_toolchain_goes_where_there_is_none(tmp_path: Path) -> None:
+    """A host without any Rust, driven by choice from a machine that has one."""
+    if SSHD is None:
+        pytest.skip("openssh-server is not installed")
+    with (
+        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
+        Sshd.start(Path(folder, "sshd"), plain_user=True) as bare,
+        Space.open(BURST_HOST=bare.address) as space,
+    ):
+        shutil.copytree(bare.client_home / ".ssh", space.home / ".ssh", dirs_exist_ok=True)
+        space.write({"Cargo.toml": MANIFEST.format(name="app"), "src/main.rs": "fn main() {}\n"})
+        done = burst(space, "build", "--driver", "remote", "-v").check()
+        sysroot = subprocess.check_output(["rustc", "--print", "sysroot"], text=True).strip()
+        assert "Compiling app" in done.stderr
+        space.run("target/debug/app").check()
+        said = space.run(CARGO_BURST, "--driver", "remote", "--version").check().stdout
+        assert said == space.run("cargo", "--version").check().stdout
+        assert not list((bare.remote_home).glob(".rustup")), sysroot
+
+
 def test_no_host(home: Space) -> None:
     """Neither cargo nor a machine that has one; or one that cannot be reached."""
     nobody = burst(home, "build", BURST_HOST="")

@@ -28,8 +28,9 @@ from burst_wrapper.daemon.forwards import Forwards
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.daemon.tally import Tally
 from burst_wrapper.driver.errors import NobodyDrives
+from burst_wrapper.driver.home_toolchain import Trees, trees
 from burst_wrapper.driver.kept import fetch_kept
-from burst_wrapper.driver.surroundings import ONLINE
+from burst_wrapper.driver.surroundings import ONLINE, TOOLCHAIN
 from burst_wrapper.home_libraries import find_libraries
 from burst_wrapper.mirror import answers, weight
 from burst_wrapper.mirror.mirror import DEFAULT_FETCH, Mirror
@@ -62,6 +63,8 @@ class HomeSession:
         self._host = ""
         self._mirror: Mirror | None = None
         self._forwards: Forwards | None = None
+        self._toolchain: tuple[bytes, Trees, Sources] | None = None
+        """Of a cargo there that has no other: home's folder, and what is shown of it."""
         self._lock = asyncio.Lock()
         self._generation = 1
         self._synced: tuple[Executor, int] | None = None
@@ -326,6 +329,18 @@ class HomeSession:
             keeps=self._keeps,
         )
 
+    async def with_toolchain(
+        self, start: p.StartProgram, program: ProgramRequest
+    ) -> p.StartProgram:
+        """With home's own toolchain, if the runner says so. ToolchainProblem."""
+        folder = program.environ.get(TOOLCHAIN) if self.request.drives else None
+        if not folder:
+            return start
+        if self._toolchain is None or self._toolchain[0] != folder:
+            found = await asyncio.to_thread(trees, folder, self._services.stats)
+            self._toolchain = (folder, *found)
+        return attrs.evolve(start, trees=(*start.trees, *self._toolchain[1]))
+
     @property
     def _keeps(self) -> tuple[tuple[bytes, str], ...]:
         if not self.request.drives or self._mirror is None:
@@ -350,7 +365,8 @@ class HomeSession:
 
     def sources(self) -> list[Sources]:
         """Where the bytes of what a program needs besides the mirror are at home."""
-        return [self._more_sources]
+        own = [] if self._toolchain is None else [self._toolchain[2]]
+        return [self._more_sources, *own]
 
     async def with_libraries(self, start: p.StartProgram, lacking: p.Lacking) -> p.StartProgram:
         """The same with what of home's libraries that machine lacks. ProgramNotStarted."""

@@ -131,6 +131,7 @@ class Program:
                 self._session.start_program, self._identity, self._request
             )
             start = attrs.evolve(start, env=self._environ())
+            start = await self._session.with_toolchain(start, self._request)
             asked: Counter[Digest] = Counter()
             link.send(start)
             while True:

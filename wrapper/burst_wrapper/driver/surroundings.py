@@ -30,6 +30,8 @@ _OTHERS: Final = re.compile(
 PREFIX: Final = b"BURST_DRIVE_"
 ONLINE: Final = b"BURST_ONLINE"
 """For the runner of a session that drives: `1`, in the machine's own network."""
+TOOLCHAIN: Final = b"BURST_TOOLCHAIN"
+"""Likewise: a sysroot of this machine that is shown there."""
 
 
 def kept(store_root: bytes, name: str) -> str:

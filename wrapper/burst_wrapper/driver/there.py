@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import attrs
 
-from burst_wrapper.driver import surroundings, toolchains
+from burst_wrapper.driver import home_toolchain, surroundings, toolchains
 from burst_wrapper.driver.errors import CannotProbe, NoRustupThere, NoToolchainThere
 from burst_wrapper.driver.toolchains import Machine, Wanted
 from burst_wrapper.session_client import Session, hook_path
@@ -35,6 +35,8 @@ class There:
     """This process's own."""
     voice: Voice
     _machine: Machine | None = None
+    _shown: str = ""
+    """The sysroot here that programs there see."""
 
     @property
     def name(self) -> str:
@@ -104,13 +106,24 @@ class There:
             return child.run(words, environ, started=ear.begin)
 
     def toolchain(self, asked: Wanted) -> str:
-        """The folder there of what was asked for; rustup gets it if it is not there.
+        """The folder there of what was asked for. What is not there is this machine's own, if it
+        has it; else rustup there gets it.
 
         NoToolchainThere, CannotProbe.
         """
-        found = toolchains.find(self.machine, asked)
+        lacks: NoToolchainThere | None = None
+        try:
+            found = toolchains.find(self.machine, asked)
+        except NoToolchainThere as error:
+            found, lacks = None, error
         if found is not None:
             return found
+        named = asked.channel if asked.by.startswith("+") else ""
+        self._shown = home_toolchain.sysroot(self.environ, os.getcwdb(), named)
+        if self._shown:
+            return self._shown
+        if lacks is not None:
+            raise lacks
         if not self.machine.rustup:
             detail = f"toolchain `{asked.channel}` ({asked.by}) is not on {self.name}"
             raise NoToolchainThere(f"{detail}, and neither is rustup")
@@ -145,6 +158,7 @@ class There:
             **surroundings.for_runner(variables),
             b"BURST_SESSION": self.session.info.id.encode(),
             surroundings.ONLINE: b"1" if online else b"0",
+            surroundings.TOOLCHAIN: os.fsencode(self._shown),
         }
 
 

@@ -157,15 +157,16 @@ class Record:
             if known.get(path) != look(info):
                 found.append(path)
         for path in self.folders:
-            # A folder that was moved, with a link left in its place, would look right inside.
             try:
-                right = stat.S_ISDIR(os.lstat(base + path).st_mode)
+                mode = os.lstat(base + path).st_mode
             except OSError:
-                right = False
-            if not right:
                 found.append(path)
+                continue
+            if not stat.S_ISDIR(mode):
+                # It was moved, perhaps, with a link left in its place: all below looks right.
                 below = path + b"/"
                 found += [p for p in (*self.files, *self.links) if p.startswith(below)]
+                found.append(path)
         return found
 
 

@@ -83,6 +83,16 @@ def test_programs_stay_where_they_are_linked(space: Space) -> None:
         kept.rename(space.project / "target" / "burst")
 
 
+def test_a_build_says_what_its_host_is_doing(space: Space, server: Sshd) -> None:
+    """A verb that starts no programs waits for nobody; its row shows what is there."""
+    with session_of(space, "build", executes=False) as session:
+        assert session.info.executor == "home"
+        space.plain("build", **hooks(space, session), BURST_REQUIRE_REMOTE="1").check()
+        assert session.progress().server == "ready"
+    with session_of(space, "build", executes=False, host="nobody@127.0.0.1:1") as session:
+        assert session.progress().server == ""
+
+
 def test_a_stub_by_hand_says_what_it_is(space: Space) -> None:
     run(space, "build").done.check()
     app = space.project / "target" / "burst" / "debug" / "app"

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -71,7 +72,7 @@ fn starts() {
 """A program of many habits, with a unit test, tests that read and start things, and a bench."""
 
 
-def request_of(space: Space, verb: str = "test", **more: object) -> SessionRequest:
+def request_of(space: Space, verb: str = "test", **more: Any) -> SessionRequest:
     """As the front end would ask in this project."""
     root = os.fsencode(space.project)
     return SessionRequest(
@@ -80,7 +81,7 @@ def request_of(space: Space, verb: str = "test", **more: object) -> SessionReque
         workspace_root=root,
         target_dir=root + b"/target",
         environ=tuple((os.fsencode(n), os.fsencode(v)) for n, v in space.env.items()),
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
@@ -104,8 +105,10 @@ class Verb:
 
 
 @contextmanager
-def session_of(space: Space, verb: str = "test", **more: object) -> Iterator[Session]:
-    with open_session(request_of(space, verb, executes=True, **more)) as session:
+def session_of(
+    space: Space, verb: str = "test", *, executes: bool = True, **more: Any
+) -> Iterator[Session]:
+    with open_session(request_of(space, verb, executes=executes, **more)) as session:
         yield session
 
 
@@ -115,7 +118,7 @@ def run(
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
     env_named: tuple[tuple[bytes, bytes], ...] = (),
-    **more: object,
+    **more: Any,
 ) -> Verb:
     """`cargo ARGUMENTS` in a session of its own. `env_named`: by `--env`."""
     with session_of(space, arguments[0], env=env_named, **more) as session:

@@ -397,9 +397,14 @@ class HomeSession:
 
     @property
     def _server_state(self) -> str:
-        if not self._away:
-            return ""
-        return "ready" if self._executor is not None and self._executor.usable else "lost"
+        if self._away:
+            usable = self._executor is not None and self._executor.usable
+            return "ready" if usable else "lost"
+        if self._host:
+            return self._services.remotes.state(self._host)
+        if self._config.hetzner is not None:
+            return self._services.servers.state(os.fsdecode(self.request.workspace_root))
+        return ""
 
     async def close(self, note: Note) -> w.Summary:
         """Fetch what programs wrote, and sum up. BurstError if that could not come back."""

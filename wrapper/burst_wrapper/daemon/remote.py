@@ -92,6 +92,15 @@ class Host:
         return await self._connected(config, auth_sock, required=True)
 
     @property
+    def state(self) -> str:
+        """For people: `ready`, `connecting`, `lost`, or nothing."""
+        if self._executor is not None and self._executor.usable:
+            return "ready"
+        if self._connecting is not None:
+            return "connecting"
+        return "" if self._failed is None and self._executor is None else "lost"
+
+    @property
     def _resting(self) -> BurstError | None:
         """What failed a short while ago and is not tried again yet."""
         return self._failed if time.monotonic() < self._again_s else None
@@ -256,6 +265,11 @@ class Remotes:
             known = Host(KnownHost(host, self._cache_dir), self._cache_dir, self._tools)
             self._hosts[host] = known
         return known
+
+    def state(self, host: str) -> str:
+        """As `Host.state`; nobody is connected to for it."""
+        known = self._hosts.get(host)
+        return "" if known is None else known.state
 
     async def connected(self, host: str, config: Config, auth_sock: str | None) -> Executor:
         """As `Host.connected`."""

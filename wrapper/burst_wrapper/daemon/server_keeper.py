@@ -216,6 +216,13 @@ class Keeper:
             self._lost(error)
             raise
 
+    @property
+    def state(self) -> str:
+        """See `Servers.state`."""
+        if self._host is not None:
+            return self._host.state
+        return "boots" if self._booting is not None else ""
+
     async def cost(self, since_s: float) -> str:
         """See `Servers.cost`. Hours are paid when they begin: a second run within one is free."""
         if self._lifecycle is None:

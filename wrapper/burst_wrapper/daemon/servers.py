@@ -183,6 +183,11 @@ class Servers:
         keeper = await self._keeper(find(workspace_root))
         return await keeper.connected(config, note, keep_alive_s)
 
+    def state(self, workspace_root: str) -> str:
+        """For people: `boots`, or as `Host.state`."""
+        keeper = self._keepers.get(find(workspace_root).key)
+        return "" if keeper is None else keeper.state
+
     async def cost(self, workspace_root: str, since_s: float) -> str:
         """What servers have cost since then, by the bill's rules, for people; empty if nothing."""
         keeper = self._keepers.get(find(workspace_root).key)

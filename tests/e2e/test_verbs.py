@@ -333,6 +333,19 @@ def test_another_target_and_a_toolchain(machine: Space) -> None:
     assert done.status == 101
 
 
+def test_verbs_of_burst_admin(machine: Space) -> None:
+    """The same words and codes under both names; what is ours stays ours."""
+    admin = CARGO_BURST.with_name("burst-admin")
+    for words in (("cache", "size"), ("status",), ("image", "--help"), ("down", "--no-such")):
+        here, there = machine.burst(*words), machine.run(admin, *words)
+        assert (here.status, here.stdout, here.stderr) == (there.status, there.stdout, there.stderr)
+    for verb in ("enable", "disable", "explain", "doctor", "stop", "toolchain", "completion"):
+        assert machine.burst(verb, "--help").check().stdout.startswith(f"usage: cargo burst {verb}")
+    done = machine.burst("--locked", "explain")
+    assert done.status == 2
+    assert done.stderr.endswith("hint: see `cargo burst explain --help`\n")
+
+
 def test_bad_input(machine: Space, tmp_path: Path) -> None:
     """Cargo's own words and codes, with a way out of ours."""
     done = machine.burst("buidl")

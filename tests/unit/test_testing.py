@@ -134,6 +134,7 @@ def test_without_nextest() -> None:
     assert steps("test", runner="libtest") == ["test"]
     assert steps("test --no-doctests", nextest=False) == ["test --tests"]
     assert steps("test --lib --no-doctests", nextest=False) == ["test --lib"]
+    assert steps("test --no-doctests --cargo-test name") == ["test --tests name"]
 
 
 def test_a_name_that_others_have_too() -> None:

@@ -121,8 +121,6 @@ class Collector:
                 found[option.field] = _value(option, values)
             except ValueError as error:
                 raise BadValue(str(error), option=name) from None
-        if found.get("no_doctests") and found.get("cargo_test"):
-            raise UsageError("--no-doctests and --cargo-test: `cargo test` runs doctests itself")
         return OwnOptions(**found)  # type: ignore[arg-type]
 
 

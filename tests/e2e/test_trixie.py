@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from builds import machine, same_bits, save_measurement, with_env, with_project
+from builds import at, machine, same_bits, save_measurement, with_env, with_project
 from space import Space
 from trixie import TrixieHost, Unavailable
 
@@ -80,6 +80,44 @@ def test_programs_and_tests_built_there_run_here(shared: Space, host: TrixieHost
         ("remote", host.address),
         ("hit", "home store"),
     }
+
+
+# A library that every gcc here brings, and a machine without compilers has not.
+ISL = Path("/usr/lib/x86_64-linux-gnu/libisl.so.23")
+LIBRARY_USER = {
+    "Cargo.toml": '[package]\nname = "isl"\nversion = "0.1.0"\nedition = "2021"\n',
+    "build.rs": f'fn main() {{ println!("cargo::rustc-link-arg={ISL}"); }}\n',
+    "src/main.rs": 'fn main() { println!("{}", isl::version()); }\n',
+    "src/lib.rs": (
+        "use std::ffi::{c_char, CStr};\n"
+        'extern "C" { fn isl_version() -> *const c_char; }\n'
+        "pub fn version() -> String {\n"
+        "    unsafe { CStr::from_ptr(isl_version()) }.to_string_lossy().into()\n}\n"
+    ),
+    "tests/there.rs": (
+        "#[test]\nfn loads() {\n"
+        '    let release = std::fs::read_to_string("/etc/os-release").unwrap();\n'
+        '    println!("{} {}", isl::version(), release.contains("trixie"));\n'
+        '    let tool = std::process::Command::new(env!("CARGO_BIN_EXE_isl")).output().unwrap();\n'
+        '    assert_eq!(tool.stdout, format!("{}\\n", isl::version()).into_bytes());\n}\n'
+    ),
+}
+
+
+@pytest.mark.skipif(not ISL.exists(), reason=f"needs {ISL}")
+def test_tests_run_there_with_a_library_of_home(shared: Space, host: TrixieHost) -> None:
+    """What the host lacks comes along, for the programs that a test starts, too; and plain cargo
+    says the same here afterwards."""
+    assert host.run(["test", "-e", str(ISL)]).returncode != 0
+    space = at(shared, shared.folder / "library")
+    space.write(LIBRARY_USER)
+    space.plain("generate-lockfile", "--offline").check()
+    done = space.burst("test", "--cargo-test", "--test", "there", "--", "--nocapture").check()
+    assert "test loads ... ok" in done.stdout, done.stdout
+    assert " true\n" in done.stdout, done.stdout
+    here = space.plain("test", "--test", "there", "--", "--nocapture").check()
+    assert "test loads ... ok" in here.stdout
+    assert " false\n" in here.stdout
 
 
 @pytest.mark.projects

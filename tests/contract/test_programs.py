@@ -219,6 +219,23 @@ def test_terminals_and_pipes_as_told(agent: Start) -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_typed_is_echoed_on_the_terminal(agent: Start) -> None:
+    """And nowhere else, if stdin alone is one."""
+
+    async def scenario() -> None:
+        async with await agent() as client:
+            request = start((b"/bin/cat",), terminals=p.TERMINAL_STDIN)
+            cat = await Run.start(client, request)
+            await cat.write(b"typed\n")
+            await cat.until(b"typed\n", 1)
+            await cat.until(b"typed\r\n", 0)
+            await cat.write(b"")
+            assert (await cat.finish()).code == 0
+            assert cat.said == {0: b"typed\r\n", 1: b"typed\n", 2: b""}
+
+    asyncio.run(scenario())
+
+
 def test_size_and_resize(agent: Start) -> None:
     """It is as large as told, and a change comes with SIGWINCH."""
     script = (

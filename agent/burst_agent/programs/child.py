@@ -99,7 +99,7 @@ class Child:
                     ours, given = _pipe(mine, theirs)
                     given_out.append(given)
                     outputs.append((stream, ours))
-            if terminals.bits & (TERMINAL_STDOUT | TERMINAL_STDERR):
+            if terminals.bits:  # of stdin alone: what is typed is echoed there
                 outputs.append((0, _keep(mine, os.dup(self._master))))
             self.outputs = tuple(outputs)
             self._popen, self._status_fd = _start(
@@ -288,10 +288,7 @@ def _start(
             bufsize=0,
         )
         return popen, -1
-    status, given = os.pipe()
-    _keep(mine, status)
     lines: list[tuple[bytes, ...]] = [
-        (b"status", b"%d" % given),
         (b"parent", b"%d" % os.getpid()),
         *command.head,
         (b"group",),
@@ -305,6 +302,9 @@ def _start(
         lines.append((b"terminal", b"%d" % stdio.index(slave)))
     if any(b"\0" in token for line in lines for token in line):
         raise ValueError("NUL in a path, argument or variable")
+    status, given = os.pipe()
+    _keep(mine, status)
+    lines.insert(0, (b"status", b"%d" % given))
     content = b"".join(token + b"\0" for line in lines for token in line)
     spec = os.memfd_create("burst-program")
     try:

@@ -85,9 +85,10 @@ def look(names: Iterable[str], folders: Iterable[str] = ()) -> str | None:
     for name in names:
         found = shutil.which(name, path=path)
         if found is not None:
-            return (
-                found  # not what a link leads to: redis-server is redis-check-rdb by another name
-            )
+            # Its own name, whatever that is a link to: redis-server is redis-check-rdb by another
+            # one. But the folder's real one: NixOS has them below /run, which services do not see.
+            folder, own = os.path.split(found)
+            return os.path.join(os.path.realpath(folder), own)
     return None
 
 

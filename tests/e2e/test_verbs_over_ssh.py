@@ -67,6 +67,18 @@ def test_run_is_there_and_ends_as_it_does_there(space: Space) -> None:
     assert is_elf(space.project / "target/debug/tool")
 
 
+def test_another_target_folder(space: Space) -> None:
+    """The one that was named keeps real files only."""
+    for words in (("--target-dir", "other"), ("--target-dir=other",)):
+        assert space.burst("run", "-q", *words, "--", "exit").status == 3
+    assert (space.project / "other/burst/debug/tool").exists()
+    assert not (space.project / "other/debug").exists()
+    assert space.burst("run", "-q", CARGO_TARGET_DIR="third").check().stdout == "[]\n"
+    assert (space.project / "third/burst/debug/tool").exists()
+    done = space.burst("run", "-q", "--", "--target-dir", "x").check()
+    assert done.stdout == '["--target-dir", "x"]\n'
+
+
 def test_variables_go_there_only_by_name(space: Space) -> None:
     """Not what this shell has."""
     space.env["SPECIAL"] = "mine"

@@ -40,6 +40,8 @@ class Stage:
 
     def start(self, words: Sequence[str]) -> Ended:
         """One cargo command. CannotStart."""
+        if self.elsewhere:
+            words = without_target_dir(words)
         with self._row():
             return child.run(self.job.cargo.argv(words), self.environ)
 
@@ -60,6 +62,20 @@ class Stage:
             yield
         finally:
             row.stop()
+
+
+def without_target_dir(words: Sequence[str]) -> list[str]:
+    """Cargo's words without `--target-dir`: the session was told of it, and where programs stay
+    elsewhere the folder is one below it, by CARGO_TARGET_DIR."""
+    at = list(words).index("--") if "--" in words else len(words)
+    kept: list[str] = []
+    options = iter(words[:at])
+    for word in options:
+        if word == "--target-dir":
+            next(options, None)
+        elif not word.startswith("--target-dir="):
+            kept.append(word)
+    return [*kept, *words[at:]]
 
 
 @contextmanager

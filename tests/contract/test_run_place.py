@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from agent_client import AgentClient, Tools, native_tools
@@ -141,6 +142,39 @@ def test_tmp_and_home_are_the_projects_own(agent: Start) -> None:
             assert "a" not in os.listdir("/tmp")
             home = ((b"PATH", b"/usr/bin:/bin"), (b"HOME", b"/home/developer"))
             assert await said(client, "cat ~/b; pwd", env=home) == f"b\n{TOP.decode()}\n"
+
+    asyncio.run(scenario())
+
+
+def test_programs_that_start_at_once_share_them_too(agent: Start) -> None:
+    """As nextest starts tests, the first ones of all."""
+
+    async def scenario() -> None:
+        async with await agent() as client:
+            await sync(client, {TOP: {b"f": b""}})
+            scripts = [f"echo > /tmp/{number}; echo > made-{number}" for number in range(8)]
+            begun = [Run(client, attrs.evolve(there(s), id=client.new_id())) for s in scripts]
+            for one in begun:
+                await client.send(one.request)
+            for one in begun:
+                assert (await one.finish()).code == 0
+            assert await said(client, "ls -d /tmp/* made-* | wc -w") == "16\n"
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_executed(agent: Start) -> None:
+    """Says so, with the system's reason and one hint, before anything was run."""
+
+    async def scenario() -> None:
+        async with await agent() as client:
+            tree: Tree = {b"data": X(b"\x7fELF no program"), b"plain": b"#!/bin/sh\n"}
+            await sync(client, {TOP: tree})
+            for name, why in ((b"data", "Exec format error"), (b"plain", "Permission denied")):
+                asked = await Run.start(client, start((TOP + b"/" + name,), cwd=TOP))
+                failed = await asked.failure()
+                assert failed.code == "program"
+                assert failed.detail == f"{TOP.decode()}/{name.decode()}: {why}"
 
     asyncio.run(scenario())
 

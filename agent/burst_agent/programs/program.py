@@ -64,7 +64,8 @@ class Program:
             self._say(p.Running(request.id, notes))
             ended = await self._until_end(child)
             if ended.error:
-                raise ProgramNotStarted(f"{_shown(command)}: {ended.error}")
+                why = ended.error.removeprefix(f"execute {_shown(command)}: ")
+                raise ProgramNotStarted(f"{_shown(command)}: {why}")
             wall_ms = int((time.monotonic() - started_s) * 1000)
             await self._drain()
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -31,38 +32,44 @@ class Room:
 
 
 class Rooms:
-    """Methods block for a few system calls."""
+    """Methods block for a few system calls. Safe for threads."""
 
     def __init__(self, root: StoreRoot) -> None:
         self._root = root
         self._rooms: dict[str, Room] = {}
         self._mapped: bool | None = None
+        self._lock = threading.Lock()
 
     def of(self, mirror: str) -> Room:
         """DiskFull."""
-        room = self._rooms.get(mirror)
-        if room is None or not os.path.isdir(room.home):
-            top = self._root.temp_path()
-            room = Room(top + b"/tmp", top + b"/var-tmp", top + b"/home")
-            with diskfile.disk_errors("making a place for programs"):
-                os.mkdir(top, 0o755)
-                for path, mode in ((room.tmp, _SHARED), (room.var_tmp, _SHARED), (room.home, _OWN)):
-                    os.mkdir(path)
-                    os.chmod(path, mode)
-            self._rooms[mirror] = room
+        with self._lock:
+            room = self._rooms.get(mirror)
+            if room is None or not os.path.isdir(room.home):
+                room = self._rooms[mirror] = self._make()
+            return room
+
+    def _make(self) -> Room:
+        top = self._root.temp_path()
+        room = Room(top + b"/tmp", top + b"/var-tmp", top + b"/home")
+        with diskfile.disk_errors("making a place for programs"):
+            os.mkdir(top, 0o755)
+            for path, mode in ((room.tmp, _SHARED), (room.var_tmp, _SHARED), (room.home, _OWN)):
+                os.mkdir(path)
+                os.chmod(path, mode)
         return room
 
     def mapped(self, probe: Callable[[bytes], bool]) -> bool:
         """What `probe` says of a folder here, asked once."""
-        if self._mapped is None:
-            folder = self._root.temp_path()
-            with diskfile.disk_errors("making a place for programs"):
-                os.mkdir(folder)
-                try:
-                    self._mapped = probe(folder)
-                finally:
-                    os.rmdir(folder)
-        return self._mapped
+        with self._lock:
+            if self._mapped is None:
+                folder = self._root.temp_path()
+                with diskfile.disk_errors("making a place for programs"):
+                    os.mkdir(folder)
+                    try:
+                        self._mapped = probe(folder)
+                    finally:
+                        os.rmdir(folder)
+            return self._mapped
 
 
 def make_mount_point(top: bytes, relative: bytes, *, folder: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from burst_lifecycle.admin.parser import VERBS as ADMIN_VERBS
 from burst_lifecycle.setting_keys import KEYS, Scope
+from burst_protocol.services import SERVICES
 from burst_protocol.version import BUILD
 from burst_wrapper.cli.cargo_burst import VERBS
 from documents import README, REPOSITORY, with_error_table
@@ -98,6 +99,14 @@ def test_every_variable_that_is_read() -> None:
 def test_every_error_that_users_see() -> None:
     """Made from the classes: `python tests/support/documents.py` writes it anew."""
     assert with_error_table(TEXT) == TEXT
+
+
+def test_addresses_of_services() -> None:
+    """A row for each, with its address."""
+    shown = {row[0]: row[1] for row in rows("| service | address | Debian package |")}
+    assert shown.keys() == SERVICES.keys()
+    for name, service in SERVICES.items():
+        assert shown[name].startswith(f"{service.url}"), name
 
 
 def test_every_verb() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 from burst_agent.network.holder import BIN
@@ -47,7 +48,7 @@ class MySql(Service):
     def initialise(self, installed: Installed) -> list[Command]:
         data = f"--datadir={self.folder}/data"
         if "maker" not in installed.programs:
-            argv = (f"{BIN}/mysqld", "--no-defaults", "--initialize-insecure", data)
+            argv = (f"{BIN}/mysqld", *_oracles(installed), data, "--initialize-insecure")
             return [Command(argv, self.log)]
         quick = (
             "--skip-test-db",
@@ -57,8 +58,8 @@ class MySql(Service):
         return [Command((installed["maker"], "--no-defaults", data, *quick), self.log)]
 
     def serve(self, installed: Installed) -> Command:
+        begin = ("--no-defaults",) if "maker" in installed.programs else _oracles(installed)
         options = (
-            "--no-defaults",
             f"--datadir={self.folder}/data",
             f"--tmpdir={self.folder}",
             f"--socket={self.folder}/mysqld.sock",
@@ -75,8 +76,7 @@ class MySql(Service):
             "--innodb-flush-method=nosync",
             "--performance-schema=OFF",
         )
-        mysql = () if "maker" in installed.programs else ("--mysqlx=OFF", "--skip-log-bin")
-        return Command((f"{BIN}/mysqld", *options, *mysql), self.log)
+        return Command((f"{BIN}/mysqld", *begin, *options), self.log)
 
     async def ready(self, dial: Dial) -> bool:
         talk = await Conversation.begin(dial, self.port)
@@ -85,3 +85,11 @@ class MySql(Service):
             return head[4] == _GREETING
         finally:
             talk.end()
+
+
+def _oracles(installed: Installed) -> tuple[str, ...]:
+    """What MySQL itself needs besides: it would look for its messages beside its new name, and for
+    a folder of the distribution's that belongs to another user."""
+    base = os.path.dirname(os.path.dirname(installed["mysqld"]))
+    log = ("--skip-log-bin", "--mysqlx=OFF")
+    return ("--no-defaults", f"--basedir={base}", "--secure-file-priv=", *log)

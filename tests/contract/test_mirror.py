@@ -8,16 +8,17 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from burst_protocol.errors import DiskFull, SourceUnreadable, TooMuch
+from burst_protocol.errors import AgentGone, DiskFull, SourceUnreadable, TooMuch
 from burst_wrapper.index import Index
 from burst_wrapper.mirror import weight
 from burst_wrapper.mirror.snapshot import Project, Snapshots
 from burst_wrapper.statcache import StatCache
 from faults import small_disk
-from mirror_home import Workspace, put, without_folders, workspace
+from mirror_home import Workspace, put, remote_agent, without_folders, workspace
 from mirrors import L, Tree, X
 from sshd import PLAIN_UID
 
@@ -354,3 +355,45 @@ def test_a_full_disk_there(tmp_path: Path, megabytes: int) -> None:
 
     with small_disk(tmp_path / "agent", megabytes * 10**6):
         run(tmp_path, scenario)
+
+
+def test_a_file_that_changes_while_it_is_sent(tmp_path: Path) -> None:
+    """What was hashed is not there any more: home is looked at again, and never half of both."""
+
+    async def scenario(ws: Workspace) -> None:
+        ws.write(TREE)
+        uploader = ws.executor.uploader
+        real, turns = uploader.send, 0
+
+        async def send(*words: Any) -> int:
+            nonlocal turns
+            turns += 1
+            if turns < 4:
+                ws.write({b"src/main.rs": b"// turn %d\n" % turns})
+            return await real(*words)
+
+        uploader.send = send  # type: ignore[method-assign, assignment]
+        await ws.sync()
+        assert turns >= 4
+        assert ws.tree() == without_folders({**TREE, b"src/main.rs": b"// turn 3\n"})
+
+    run(tmp_path, scenario)
+
+
+def test_an_agent_that_goes_meanwhile(tmp_path: Path) -> None:
+    """The error of the link, and the next agent is brought all that it lacks."""
+
+    async def scenario(ws: Workspace) -> None:
+        ws.write(TREE)
+        await ws.sync()
+        await ws.executor.link.close()
+        ws.write({b"src/main.rs": b"// newer\n"})
+        with pytest.raises(AgentGone):
+            await ws.sync()
+        async with remote_agent(tmp_path / "agent", tmp_path / "spool2") as executor:
+            ws.executor = executor
+            again = await ws.sync()
+            assert (again.files, again.removed) == (1, 0)
+            assert ws.tree()[b"src/main.rs"] == b"// newer\n"
+
+    run(tmp_path, scenario)

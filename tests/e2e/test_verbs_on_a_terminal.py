@@ -114,3 +114,29 @@ while True: signal.pause()
     assert f"size ({ROWS}, {COLUMNS})" in screen.text
     assert "size (20, 60)" in screen.text
     assert b"burst:" not in screen.written
+
+
+def test_a_heavy_folder_is_asked_about_once(machine: Space) -> None:
+    """Before a project is copied to another machine for the first time; nothing in its sources
+    tells of it."""
+    machine.write(BUSY)
+    folder = machine.project / "busy"
+    (folder / "dist").mkdir()
+    os.truncate(os.open(folder / "dist/bundle.js", os.O_RDWR | os.O_CREAT), 60 << 20)
+    env = {**machine.env, **TERMINAL, "BURST_HOST": "nobody@127.0.0.1:1"}
+    before = sorted(os.listdir(folder))
+
+    def answer(screen: pictures.Screen, master: int) -> None:
+        if b"[Y/n]" in screen.written and not answered:
+            answered.append("asked")
+            os.write(master, b"\n")
+
+    for turn in range(2):
+        answered: list[str] = []
+        code, screen = pictures.run([str(CARGO_BURST), "burst", "run"], folder, env, answer)
+        assert code == 0, screen.text
+        assert len(answered) == (turn == 0), screen.text
+    said = sorted(os.listdir(folder))
+    assert [name for name in said if name not in {"Cargo.lock", "target"}] == before
+    (kept,) = (machine.home / ".local/state/burst/mirrors").iterdir()
+    assert '"/dist/"' in kept.read_text()

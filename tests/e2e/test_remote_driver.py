@@ -35,6 +35,10 @@ fn main() {
                 println!("{}={}", name.to_string_lossy(), value.to_string_lossy());
             }
         }
+        Some("wait") => {
+            println!("waiting");
+            loop { std::thread::park(); }
+        }
         Some("read") => {
             let mut text = String::new();
             std::io::stdin().read_line(&mut text).unwrap();
@@ -348,6 +352,36 @@ def test_clean_is_for_both_sides(home: Space) -> None:
     again = burst(home, "build").check()
     assert "Compiling app" in again.stderr
     assert (home.project / "target/debug/app").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_ended_leaves_nothing_there(home: Space, number: signal.Signals) -> None:
+    """The program there gets the signal, dies of it, and so do we."""
+    with subprocess.Popen(
+        [str(CARGO_BURST), "run", "-q", "--", "wait"],
+        cwd=home.project,
+        env=home.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waiting\n"
+        process.send_signal(number)
+        assert process.wait(60) == -number
+    until(lambda: not waiting(), "the end of the program there")
+
+
+def waiting() -> list[int]:
+    """Programs of the test above that run."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+            if words[0].endswith(b"target/debug/app") and words[1:2] == [b"wait"]:
+                found.append(int(name))
+    return found
 
 
 def test_at_a_terminal(home: Space) -> None:

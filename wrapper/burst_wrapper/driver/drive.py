@@ -271,7 +271,7 @@ def _bring_packages(
     argv += [
         os.fsencode(name) for name in ("--locked", "--offline", "--frozen") if line.given(name)
     ]
-    there.complaint(argv, variables)
+    there.complaint(argv, variables, patience_s=None)
 
 
 def _words(drive: Drive, *, fetches: bool) -> Sequence[str]:

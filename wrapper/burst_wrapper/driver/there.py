@@ -71,22 +71,35 @@ class There:
             raise CannotProbe(detail, host=self.name)
         return done.stdout
 
-    def complaint(self, argv: Sequence[bytes], variables: Mapping[bytes, bytes]) -> bytes:
-        """The stderr of a question that failed; empty if it did not."""
-        done = self._asked(argv, variables)
+    def complaint(
+        self,
+        argv: Sequence[bytes],
+        variables: Mapping[bytes, bytes],
+        patience_s: float | None = _PROBE_S,
+    ) -> bytes:
+        """The stderr of what failed; empty if it did not. None: however long it takes.
+        CannotProbe."""
+        done = self._asked(argv, variables, patience_s)
         return done.stderr if done.returncode else b""
 
     def _asked(
-        self, argv: Sequence[bytes], variables: Mapping[bytes, bytes]
+        self,
+        argv: Sequence[bytes],
+        variables: Mapping[bytes, bytes],
+        patience_s: float | None = _PROBE_S,
     ) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [os.fsencode(hook_path("burst-runner")), *argv],
-            env=self.for_runner(variables),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PROBE_S,
-            check=False,
-        )
+        try:
+            return subprocess.run(
+                [os.fsencode(hook_path("burst-runner")), *argv],
+                env=self.for_runner(variables),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=patience_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            shown = os.fsdecode(argv[0])
+            raise CannotProbe(f"`{shown}` takes too long", host=self.name) from None
 
     def start(
         self,

@@ -7,7 +7,6 @@ all of these are ours, with every verb there is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Final
 
 import attrs
@@ -71,6 +70,8 @@ def names() -> tuple[str, ...]:
 
 def near(word: str) -> str:
     """One of ours that was probably meant by an option that nobody knows; empty if none."""
+    from difflib import get_close_matches  # noqa: PLC0415  (12 ms that only a typo pays)
+
     close = get_close_matches(name_of(word), _BY_NAME, n=1, cutoff=0.75)
     return close[0] if close else ""
 

@@ -82,6 +82,28 @@ def test_ctrl_c_while_the_row_stands(machine: Space) -> None:
     assert not any(line.startswith("burst: ") for line in screen.lines)
 
 
+def test_ctrl_z_where_no_shell_could_continue_us(machine: Space) -> None:
+    """As in a container: it passes cargo by, and so it does us."""
+    machine.write(BUSY)
+    machine.run("rm", "-rf", "busy/target").check()
+    tag = f'\n// {os.urandom(8).hex()}\npub const TAG: &str = "{os.urandom(8).hex()}";\n'
+    machine.write({"busy/src/lib.rs": SLOW + tag})
+    env = {**machine.env, **TERMINAL}
+    del env["CI"]
+    pressed: list[bool] = []
+
+    def press(screen: pictures.Screen, master: int) -> None:
+        if screen.last.startswith("burst: ") and not pressed:
+            pressed.append(True)
+            os.write(master, b"\x1a")
+
+    command = [str(CARGO_BURST), "burst", "build"]
+    code, screen = pictures.run(command, machine.project / "busy", env, press)
+    assert pressed, screen.written
+    assert code == 0, screen.text
+    assert not any(line.startswith("burst: ") for line in screen.lines)
+
+
 def test_a_program_has_the_terminal_to_itself(machine: Space) -> None:
     """`run` draws no row; the program sees a terminal of the right size and its changes."""
     source = """\

@@ -152,7 +152,11 @@ class Row:
                 self._hide()
             finally:
                 self._lock.release()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # Its usual action, and not SIGSTOP: where no shell could continue us (a container's first
+        # process), the kernel lets it pass.
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._suspended)
 
     def _size(self) -> Screen | None:
         try:

@@ -150,13 +150,16 @@ patched = { path = "../patched" }
         put(home / "far", {b"Cargo.toml": b"", b"src/lib.rs": b"", b".env": b"", b"target/x": b""})
         put(home / "patched", {b"Cargo.toml": b"", b"src/lib.rs": b""})
         put(home / "unrelated", {b"Cargo.toml": b""})
-        put(home / ".cargo", {b"config.toml": b"[build]\njobs = 1\n", b"credentials.toml": b""})
+        config = b'[patch.crates-io]\nby-config = { path = "by-config" }\n'
+        put(home / ".cargo", {b"config.toml": config, b"credentials.toml": b""})
+        put(home / "by-config", {b"Cargo.toml": b"", b"src/lib.rs": b""})
         put(tmp_path / ".cargo", {b"config.toml": b'[registries.mine]\ntoken = "secret"\n'})
         await ws.sync()
         for path in (
             "beside/Cargo.toml",
             "far/src/lib.rs",
             "patched/src/lib.rs",
+            "by-config/src/lib.rs",
             ".cargo/config.toml",
         ):
             assert ws.there_of(home / path).is_file()

@@ -47,7 +47,7 @@ class Manifests:
         """
         wanted = {os.path.normpath(workspace_root), *map(os.path.normpath, more)}
         seen: set[bytes] = set()
-        pending = list(wanted)
+        pending = [*wanted, *self._configured(os.path.normpath(workspace_root))]
         while pending and len(seen) < _MAX_MANIFESTS:
             folder = pending.pop()
             if folder in seen:
@@ -66,8 +66,18 @@ class Manifests:
             pending += [os.path.normpath(os.path.join(folder, path)) for path in manifest.paths]
         return outermost(path for path in wanted if os.path.isdir(path))
 
+    def _configured(self, workspace_root: bytes) -> Iterator[bytes]:
+        """What cargo's configuration patches or overrides (`[patch]`, `paths`): relative to the
+        folder that `.cargo` is in."""
+        for config in _configurations(workspace_root):
+            folder = os.path.dirname(os.path.dirname(config))
+            for path in self._read(config).paths:
+                yield os.path.normpath(os.path.join(folder, path))
+
     def _manifest(self, folder: bytes) -> _Manifest:
-        path = os.path.join(folder, b"Cargo.toml")
+        return self._read(os.path.join(folder, b"Cargo.toml"))
+
+    def _read(self, path: bytes) -> _Manifest:
         now = stamp(path)
         known = self._known.get(path)
         if known is None or known.stamp != now:
@@ -94,18 +104,21 @@ def configurations(workspace_root: bytes) -> list[bytes]:
 
     Its own is part of the workspace. One with a token in it is a secret, and stays.
     """
-    found = []
-    folder = os.path.dirname(os.path.normpath(workspace_root))
+    above = os.path.dirname(os.path.normpath(workspace_root))
+    return [path for path in _configurations(above) if not _has_token(path)]
+
+
+def _configurations(folder: bytes) -> Iterator[bytes]:
+    """Of this folder and those above it, the nearest first; cargo takes one of two names."""
     while True:
         for name in (b".cargo/config.toml", b".cargo/config"):
             path = os.path.join(folder, name)
             if os.path.isfile(path):
-                if not _has_token(path):
-                    found.append(path)
-                break  # cargo takes one of the two
+                yield path
+                break
         parent = os.path.dirname(folder)
         if parent == folder:
-            return found
+            return
         folder = parent
 
 
@@ -160,6 +173,10 @@ def _paths(manifest: dict[str, Any]) -> Iterator[bytes]:
     for patched in _table(manifest, "patch").values():
         if isinstance(patched, dict):
             yield from _paths_in(patched)
+    overrides = manifest.get("paths")  # of a configuration file
+    for path in overrides if isinstance(overrides, list) else ():
+        if isinstance(path, str):
+            yield os.fsencode(path)
 
 
 def _paths_in(dependencies: dict[str, Any]) -> Iterator[bytes]:

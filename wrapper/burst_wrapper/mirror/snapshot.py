@@ -77,6 +77,7 @@ class Snapshots:
         self._observed = observed
         self._lock = threading.Lock()
         self._project: Project | None = None
+        self._wishes: Wishes | None = None
         self._scans: dict[bytes, Scan] = {}
         self._scanned: Part | None = None
         self._seen: tuple[bytes, ...] = ()
@@ -139,11 +140,12 @@ class Snapshots:
         """The scans that this project needs; those that are still right stay."""
         found = self._manifests.roots(project.workspace_root, project.more_roots)
         outputs = frozenset(path for path in (project.target_dir, project.burst_target) if path)
-        wishes = Wishes.of(project.exclude, project.unexclude)
         old = self._project
         same = old is not None and (old.exclude, old.unexclude, old.target_dir) == (
             project.exclude, project.unexclude, project.target_dir,
         )  # fmt: skip
+        if not same or self._wishes is None:
+            self._wishes = Wishes.of(project.exclude, project.unexclude)
         inner = frozenset(found)
         scans: dict[bytes, Scan] = {}
         for root in found:
@@ -157,7 +159,7 @@ class Snapshots:
                     known.repository = repository
                     scans[root] = known
                     continue
-            rules = Rules.of(root, wishes, repository.tracked, outputs)
+            rules = Rules.of(root, self._wishes, repository.tracked, outputs)
             scans[root] = Scan(rules, repository, self._stats, inner)
         changed = scans != self._scans
         self._scans = scans

@@ -160,6 +160,14 @@ def test_programs_run_there_and_end_as_they_do(home: Space) -> None:
     assert "test seven ... ok" in tests.stdout
 
 
+def test_run_local_builds_there_and_runs_here(home: Space) -> None:
+    """Its own arguments and exit code; variables that are not sent anywhere are seen."""
+    done = burst(home, "run-local", "variables", MY_OWN="1").check()
+    assert "MY_OWN=1\n" in done.stdout
+    assert "     Running `target/debug/app variables`" in done.stderr
+    assert burst(home, "run-local", "-q", "--", "three").status == 3
+
+
 def test_a_compile_error_is_rustcs_and_cargos(home: Space) -> None:
     source = home.project / "app/src/main.rs"
     text = source.read_text()

@@ -29,7 +29,7 @@ _cargo_burst() {
     cargo-burst completion --query -- "${COMP_WORDS[@]:first:COMP_CWORD-first+1}" 2>/dev/null
   )
 }
-complete -o filenames -F _cargo_burst cargo-burst
+complete -o filenames -F _cargo_burst cargo-burst burst
 # Behind `cargo` it is ours only for `cargo burst`; all else is whoever's it was.
 _cargo_burst_before="$(complete -p cargo 2>/dev/null | sed -n 's/.* -F \([^ ]*\).*/\1/p')"
 [[ "$_cargo_burst_before" == _cargo_or_burst ]] && _cargo_burst_before=
@@ -44,7 +44,7 @@ _cargo_or_burst() {
 }
 complete -o filenames -F _cargo_or_burst cargo
 """
-_ZSH: Final = r"""#compdef cargo-burst
+_ZSH: Final = r"""#compdef cargo-burst burst
 # made by `cargo burst completion zsh`; put it into a folder of $fpath as `_cargo-burst`
 _cargo-burst() {
   local -a found=() words_of=("${(@)words[2,CURRENT]}")

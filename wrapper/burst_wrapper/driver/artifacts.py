@@ -24,6 +24,8 @@ class Artifacts:
     """What messages have named so far: absolute paths, in their order, each once."""
 
     _paths: dict[bytes, None] = attrs.field(factory=dict)
+    executables: list[bytes] = attrs.field(factory=list)
+    """Of these, what can be started."""
     finished: bool = False
     """Cargo has said that its build is over; what comes then is a program's."""
     success: bool = False
@@ -42,6 +44,7 @@ class Artifacts:
         executable = message.get("executable")
         if isinstance(executable, str):
             self._add(executable)
+            self.executables.append(os.fsencode(executable))
         filenames = message.get("filenames")
         for name in filenames if isinstance(filenames, list) else ():
             if isinstance(name, str) and _uplifted(os.fsencode(name)):

@@ -28,13 +28,13 @@ from burst_wrapper.driver import (
 )
 from burst_wrapper.driver.cleaning import CACHE_TAG
 from burst_wrapper.driver.command import Command, Fetch
-from burst_wrapper.driver.errors import NotElsewhere
+from burst_wrapper.driver.errors import CannotRunHere, NotElsewhere, WhichProgram
 from burst_wrapper.driver.kept_names import pattern
 from burst_wrapper.driver.manifests import NoManifest, Workspace
 from burst_wrapper.driver.missing import named_folders
 from burst_wrapper.driver.there import SYSTEM_PATH, There
 from burst_wrapper.session_client import KeptRequest, SessionRequest, open_session
-from burst_wrapper.verbs import kinds
+from burst_wrapper.verbs import child, kinds
 from burst_wrapper.verbs.cargo_settings import CargoSettings
 from burst_wrapper.verbs.child import Ended
 from burst_wrapper.verbs.command_line import CommandLine
@@ -46,7 +46,6 @@ _HERE_ONLY: Final = {
     "new": "it makes a folder here",
     "init": "it makes a folder here",
     "uninstall": "what it removes is here",
-    "run-local": "its program would run here",
     "login": "tokens stay here",
     "logout": "tokens stay here",
 }
@@ -72,6 +71,10 @@ class Drive:
     root: bytes
     target_dir: bytes
     settings: Settings
+    here: tuple[str, ...] | None = None
+    """Arguments of a program that is to be run here; None: none is."""
+    programs: tuple[bytes, ...] = ()
+    """What cargo there has built that could be meant."""
     more: tuple[bytes, ...] = ()
     """Folders that cargo there has named besides."""
 
@@ -90,13 +93,44 @@ def run(line: CommandLine) -> int:
         shown = ", ".join(os.fsdecode(path) for path in more)
         drive.voice.note(f"cargo there needs {shown}, too: once more with it")
         code, more = _round(drive)
-    return code
+    return code if code or drive.here is None else _run_here(drive, drive.here)
+
+
+def _run_here(drive: Drive, arguments: Sequence[str]) -> int:
+    """`run-local`: what was built there, on this machine. WhichProgram, CannotRunHere."""
+    if len(drive.programs) != 1:
+        names = ", ".join(os.fsdecode(os.path.basename(path)) for path in drive.programs)
+        raise WhichProgram(f"available: {names}" if names else "there is none")
+    (program,) = drive.programs
+    reason = foreign.why_not(program)
+    if reason is not None:
+        raise CannotRunHere(reason, path=os.fsdecode(program))
+    shown = os.path.relpath(os.fsdecode(program), os.fsdecode(drive.cwd))
+    drive.voice.status("Running", "`" + " ".join((shown, *arguments)) + "`")
+    ended = child.run([program, *map(os.fsencode, arguments)], drive.environ)
+    return -ended.signal_number or ended.code
+
+
+def _as_build(line: CommandLine) -> tuple[CommandLine, tuple[str, ...]]:
+    """The build that `run-local` begins with, and its program's arguments."""
+    words = [value or "" for name, value in line.options() if not name]
+    own = line.own_words()
+    own = own[: len(own) - len(words)]
+    if not line.given("--bin", "--example"):
+        own.append("--bins")
+    build = attrs.evolve(line, verb="build", arguments=tuple(own), behind=None)
+    return build, (*words, *(line.behind or ()))
 
 
 def _prepare(line: CommandLine) -> Drive:
     environ, cwd = dict(os.environb), os.getcwdb()
     if line.verb in _HERE_ONLY:
         raise NotElsewhere(_HERE_ONLY[line.verb], verb=line.verb)
+    here = None
+    if line.verb == "run-local":
+        if line.own.no_fetch:
+            raise NotElsewhere("with --no-fetch its program is not here", verb="run-local")
+        line, here = _as_build(line)
     line = attrs.evolve(line, verb=kinds.cargos_verb(line))
     words = [line.toolchain] if line.toolchain else []
     asked = command.plan([*words, *line.before, *(line.words if line.verb else line.arguments)])
@@ -122,6 +156,7 @@ def _prepare(line: CommandLine) -> Drive:
         root=root,
         target_dir=_target_dir(line, cwd, root, environ),
         settings=load(Places.of(environ), None if workspace is None else os.fsdecode(root)),
+        here=here,
     )
 
 
@@ -241,6 +276,7 @@ def _cargo(
         sieve = artifacts.Sieve(found, _write_out, ours=asked.ours)
         ended = there.start(argv, variables, sieve.feed, online=True)
         sieve.close()
+        drive.programs = tuple(found.executables)
         return ended, found.paths
     executes = drive.line.verb in kinds.EXECUTES
     if executes:

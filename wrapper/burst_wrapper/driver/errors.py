@@ -43,3 +43,20 @@ class NotElsewhere(UsageError):
     """`cargo {verb}` cannot run on another machine: {detail}"""
 
     hint = "it needs a cargo on this machine"
+
+
+class WhichProgram(UsageError):
+    """`run-local` could not determine which binary to run; {detail}"""
+
+    exit_code = 101
+    """As cargo's own."""
+    hint = "use the `--bin` option to specify one"
+
+
+class CannotRunHere(EnvironmentProblem):
+    """{path} cannot run here: {detail}"""
+
+    exit_code = 126
+    """As a shell's, for what is no program of this machine."""
+    code = "foreign-program"
+    hint = "`run` runs it where it was built; `--target` builds for another kind of machine"

@@ -8,12 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from burst_wrapper.index import Index
 from burst_wrapper.mirror.snapshot import Project, Snapshots
 from burst_wrapper.statcache import StatCache
+from tiers import EVERYTHING
 
 NAMES = ("a", "b", "c.log", "d d", "e!", "#f", "g\n", "\udcff", "[h]", "aa")
 FOLDERS = ("", "a/", "b/", "a/b/", "a/b/a/", "b/a/")
@@ -66,7 +67,11 @@ def environment(home: Path) -> dict[str, str]:
     return {"HOME": str(home), "PATH": os.environ["PATH"]}
 
 
-@settings(max_examples=int(os.environ.get("BURST_TEST_EXAMPLES", "40")), deadline=None)
+@settings(
+    max_examples=1000 if EVERYTHING else 40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(
     files=st.sets(st.tuples(st.sampled_from(FOLDERS), st.sampled_from(NAMES)), max_size=12),
     patterns=st.dictionaries(

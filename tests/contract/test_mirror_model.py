@@ -7,13 +7,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from burst_protocol.programs import ChangedFile
 from mirror_home import put, without_folders
 from mirrors import Entry, L, Lab, X
+from tiers import EVERYTHING
 
 NAMES = st.lists(st.sampled_from((b"a", b"b", b"c\n\xff")), min_size=1, max_size=3)
 PATHS = NAMES.map(b"/".join)
@@ -152,7 +153,8 @@ class Mirroring(RuleBasedStateMachine):
 
 TestMirroring = Mirroring.TestCase
 TestMirroring.settings = settings(
-    max_examples=int(os.environ.get("BURST_TEST_EXAMPLES", "25")),
+    max_examples=300 if EVERYTHING else 20,
     stateful_step_count=25,
     deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 _PATIENCE_S: Final = 2.0
-_AT_HOME: Final = "programs of this session run on this machine"
+_ANSWERS_S: Final = 3.0
+"""A server that is there has answered by then. cargo does not wait for one that boots."""
 
 
 class HomeSession:
@@ -62,6 +63,10 @@ class HomeSession:
         """They run on another machine."""
         self._host = ""
         self._mirror: Mirror | None = None
+        self._arriving: asyncio.Task[None] | None = None
+        """Until a server of our own is there, or is known not to come."""
+        self._orphans: list[bytes] = []
+        """Stubs found without a program while cargo was at work: removed when it has ended."""
         self._forwards: Forwards | None = None
         self._toolchain: tuple[bytes, Trees, Sources] | None = None
         """Of a cargo there that has no other: home's folder, and what is shown of it."""
@@ -98,23 +103,74 @@ class HomeSession:
         return self._info()
 
     async def _choose(self, note: Note) -> None:
-        if self._host or self._config.hetzner is not None:
+        if self._host:
+            await self._go(note)
+        elif self._config.hetzner is not None:
+            await self._go_soon(note)
+        if not self._away:
+            await self._stay(note)
+
+    async def _go(self, note: Note) -> None:
+        """To the other machine, or not at all: a note. BurstError if the user decides, or if only
+        another machine will do."""
+        try:
+            await self._begin_on(await self._connect(note), note, away=True)
+        except BurstError as error:
+            if not error.fallback:
+                raise
+            if self._required:
+                raise RemoteRequired(str(error)) from error
+            self._away = False
+            self._executor = self._mirror = None
+            self.note(f"{error}; programs run on this machine", error.hint)
+
+    async def _go_soon(self, note: Note) -> None:
+        """The same with a server of our own, which may have to boot. cargo begins meanwhile: units
+        are compiled at home and move over, and the first program waits."""
+        waiting = True
+
+        def tell(text: str) -> None:
+            if waiting:
+                note(text)
+
+        async def arrive() -> None:
             try:
-                await self._begin_on(await self._connect(note), note, away=True)
-            except BurstError as error:
-                if not error.fallback:
-                    raise
-                if self._required:
-                    raise RemoteRequired(str(error)) from error
+                await self._go(tell)
+            except BurstError:
                 self._away = False
                 self._executor = self._mirror = None
-                self.note(f"{error}; programs run on this machine", error.hint)
-            else:
-                return
+                raise
+            finally:
+                if not self._away:
+                    # What it would have run is linked again, here, the next time.
+                    found = await asyncio.to_thread(list, stubs.find(self.burst_target))
+                    self._orphans += [path for path, _ in found]
+            if not waiting and not self._away:
+                await self._stay(tell)
+
+        self._arriving = asyncio.create_task(arrive())
+        await asyncio.wait((self._arriving,), timeout=_ANSWERS_S)
+        if self._arriving.done():
+            task, self._arriving = self._arriving, None
+            await task
+            return
+        waiting = False
+        self._away = True
+        self._mirror = await self._of_project()
+
+    async def _arrived(self) -> None:
+        """What it came to. BurstError where nothing but a server will do."""
+        if self._arriving is not None:
+            await asyncio.shield(self._arriving)
+
+    async def _stay(self, note: Note) -> None:
         if self.request.services or self.request.alone:
             # In a network of their own, or while nothing is compiled: the agent beside us starts
             # them, not the runner.
             await self._begin_on(await self._services.embedded.get(), note, away=False)
+
+    async def _of_project(self) -> Mirror:
+        return await asyncio.to_thread(self._services.mirrors.of, self.request.workspace_root)
 
     async def _drive(self, note: Note) -> None:
         """Cargo itself runs there: without another machine there is nothing to do."""
@@ -127,9 +183,7 @@ class HomeSession:
 
     async def _begin_on(self, executor: Executor, note: Note, *, away: bool) -> None:
         self._away = away
-        self._mirror = await asyncio.to_thread(
-            self._services.mirrors.of, self.request.workspace_root
-        )
+        self._mirror = await self._of_project()
         if away and not self.request.drives:
             note(f"looking at what lies on {executor.name}")
             await self._remove_orphans(executor)
@@ -139,19 +193,22 @@ class HomeSession:
 
     def _info(self) -> w.SessionInfo:
         request, executor = self.request, self._executor
-        if executor is None or not self._away:
+        if not self._away:
             return w.SessionInfo(self.id, "home", "home", request.target_dir, self.notes)
-        ready = executor.link.ready
+        ready = None if executor is None else executor.link.ready
         root = b"" if ready is None else ready.store_root
-        return w.SessionInfo(
-            self.id, "remote", executor.name, self.target_dir, self.notes, store_root=root
-        )
+        name = "a server that boots" if executor is None else executor.name
+        return w.SessionInfo(self.id, "remote", name, self.target_dir, self.notes, store_root=root)
 
     @property
     def target_dir(self) -> bytes:
         """Where cargo builds to."""
-        plain = self.request.target_dir
-        return os.path.join(plain, stubs.FOLDER) if self._leaves_programs else plain
+        return self.burst_target if self._leaves_programs else self.request.target_dir
+
+    @property
+    def burst_target(self) -> bytes:
+        """Where it builds what stays elsewhere."""
+        return os.path.join(self.request.target_dir, stubs.FOLDER)
 
     @property
     def _leaves_programs(self) -> bool:
@@ -189,10 +246,16 @@ class HomeSession:
         digests = tuple(dict.fromkeys(digest for _, digest in found))
         answer = await link.ask(p.AskMissing(link.new_id(), digests))
         gone = set(answer.digests) if isinstance(answer, m.Missing) else set()
-        for path, digest in found:
-            if digest in gone:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+        self._orphans += [path for path, digest in found if digest in gone]
+        if self._arriving is None:
+            self._unlink_orphans()
+
+    def _unlink_orphans(self) -> None:
+        """Never while cargo is at work: it may be about to link one to where it belongs."""
+        for path in self._orphans:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        self._orphans.clear()
 
     async def _sync(self, executor: Executor) -> None:
         """The mirror as home is now; nothing where it is so already."""
@@ -256,7 +319,7 @@ class HomeSession:
     def is_patient(self) -> bool:
         """Whether a unit may still wait for a host that is not ready: all of them together for a
         moment, in which one that has the toolchain says so."""
-        if not self._away:
+        if not self._away or self._executor is None:
             return False
         now_s = time.monotonic()
         self._patient_until_s = self._patient_until_s or now_s + _PATIENCE_S
@@ -270,13 +333,12 @@ class HomeSession:
 
     # -- programs --------------------------------------------------------------------------------
 
-    @property
-    def why_here(self) -> str:
-        """Why the runner itself becomes the program; empty if it does not."""
-        return "" if self._mirror is not None and self._executor is not None else _AT_HOME
-
-    async def prepared(self) -> Executor:
-        """The executor, with the mirror as it is at home now. BurstError."""
+    async def prepared(self) -> Executor | None:
+        """The executor, with the mirror as it is at home now. None: the runner itself becomes the
+        program. Waits for a server that boots. BurstError."""
+        await self._arrived()
+        if self._mirror is None or self._executor is None:
+            return None
         async with self._lock:
             executor = await self._reached()
             await self._sync(executor)
@@ -284,8 +346,10 @@ class HomeSession:
 
     async def _reached(self) -> Executor:
         """Its connection may have been lost since: it is made again."""
+        await self._arrived()
         executor = self._executor
-        assert executor is not None
+        if executor is None:
+            raise LinkLost("there is none", host="the server")
         if not executor.usable:
             if self._away:
                 executor = await self._connect(lambda _: None)
@@ -397,9 +461,8 @@ class HomeSession:
 
     @property
     def _server_state(self) -> str:
-        if self._away:
-            usable = self._executor is not None and self._executor.usable
-            return "ready" if usable else "lost"
+        if self._away and self._executor is not None:
+            return "ready" if self._executor.usable else "lost"
         if self._host:
             return self._services.remotes.state(self._host)
         if self._config.hetzner is not None:
@@ -410,6 +473,7 @@ class HomeSession:
         """Fetch what programs wrote, and sum up. BurstError if that could not come back."""
         fetched: tuple[bytes, ...] = ()
         conflicts: tuple[bytes, ...] = ()
+        await self._give_up_waiting()
         if self._away and self.tally.programs and self._patterns:
             note("looking for what programs wrote")
             fetched, conflicts = await self._fetch()
@@ -424,6 +488,15 @@ class HomeSession:
             notes=self.notes,
             programs=tally.programs,
         )
+
+    async def _give_up_waiting(self) -> None:
+        """No program needs the server any more. It boots on: the next command has it."""
+        task, self._arriving = self._arriving, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, BurstError):
+                await task
+        self._unlink_orphans()
 
     async def fetch_kept(self, wanted: w.KeptRequest) -> w.KeptFiles:
         """Of the target directory that a cargo there has. BurstError."""
@@ -474,6 +547,7 @@ class HomeSession:
 
     async def leave(self) -> None:
         """However it ended: nothing of it stays."""
+        await self._give_up_waiting()
         if self._forwards is not None:
             self.note(*self._forwards.failures)
             await self._forwards.close()

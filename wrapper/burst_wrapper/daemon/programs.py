@@ -49,6 +49,7 @@ FAILURE: Final = b"F"
 DETACHED: Final = b"D"
 _KINDS: Final = {0: TERMINAL, 1: STDOUT, 2: STDERR}
 
+_AT_HOME: Final = b"programs of this session run on this machine"
 _log: Final = logging.getLogger("burst")
 
 
@@ -104,21 +105,21 @@ class Program:
             self._session.tally.end(self)
 
     async def _run(self) -> None:
-        reason = self._session.why_here
-        if reason:
-            self._peer.send(HERE, reason.encode())
-            return
         preparing = asyncio.ensure_future(self._session.prepared())
         gone = asyncio.ensure_future(self._peer.gone.wait())
         try:
             await asyncio.wait((preparing, gone), return_when=asyncio.FIRST_COMPLETED)
             if not preparing.done():
                 return  # killed before it began
-            self._executor = await preparing
+            executor = await preparing
         finally:
             gone.cancel()
             preparing.cancel()
-        await self._start(self._executor)
+        if executor is None:
+            self._peer.send(HERE, _AT_HOME)
+            return
+        self._executor = executor
+        await self._start(executor)
 
     async def _start(self, executor: Executor) -> None:
         link = executor.link

@@ -139,16 +139,16 @@ def test_nobody_listens(ours: Starter, mirror: str, port: int, words: str) -> No
 
 def test_killed_with_all_its_processes(start: Starter) -> None:
     """SIGKILL leaves an agent no last word; the kernel ends what it has started."""
-    needs("postgres", "mariadbd", "redis-server")
+    needs("postgres", "redis-server")
     with start() as driver:
-        driver("enter", "proj", ["postgresql", "mysql", "redis"])
+        driver("enter", "proj", ["postgresql", "redis"])
         left = below(driver.pid)
         assert len(left) > 6
         os.kill(driver.pid, signal.SIGKILL)
         driver.process.wait()
         all_gone(left)
     with start() as driver:  # and the next one finds its data in order
-        driver("enter", "proj", ["postgresql", "mysql", "redis"])
+        driver("enter", "proj", ["postgresql", "redis"])
 
 
 def test_a_databases_superuser_sees_nothing_private(start: Starter) -> None:

@@ -7,6 +7,7 @@ import os
 import pty
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -140,6 +141,16 @@ def test_build_brings_a_program_that_runs(home: Space, server: Sshd) -> None:
     assert "    Finished `dev` profile" in done.stderr
     assert home.run("target/debug/app").check().stdout == "hello from afar with app\n"
     assert 'name = "far"' in (home.project / "Cargo.lock").read_text()
+    modes = {
+        name: stat.filemode((home.project / name).stat().st_mode)
+        for name in ("target", "target/debug", "target/debug/app", "Cargo.lock")
+    }
+    assert modes == {
+        "target": "drwxr-xr-x",
+        "target/debug": "drwxr-xr-x",
+        "target/debug/app": "-rwxr-xr-x",
+        "Cargo.lock": "-rw-r--r--",
+    }
     assert sorted(path.name for path in (home.project / "target").iterdir()) == [
         "CACHEDIR.TAG",
         "debug",
@@ -343,8 +354,10 @@ def test_what_cargo_writes_into_sources_comes_back(home: Space) -> None:
     text = source.read_text()
     try:
         source.write_text(text + "fn  odd( ) { }\n")
+        source.chmod(0o640)
         burst(home, "fmt").check()
         assert "fn odd() {}\n" in source.read_text()
+        assert stat.S_IMODE(source.stat().st_mode) == 0o640
         source.write_text(text)
         assert burst(home, "fmt", "--check").status in {0, 1}
         assert source.read_text() == text

@@ -95,6 +95,8 @@ class SessionRequest:
     `BURST_DRIVE_*`, without that prefix."""
     files: tuple[bytes, ...] = field(many(BYTES), default=())
     """Single files outside the workspace that the mirror needs."""
+    umask: int = field(INT, default=0o022)
+    """For what comes back; `session_client` fills it in."""
 
 
 @attrs.frozen
@@ -107,6 +109,7 @@ class KeptRequest:
     """The folder at home that takes them, absolute."""
     strip: bytes = field(BYTES, default=b"/")
     """Only what lies in this folder there, and relative to it."""
+    umask: int = field(INT, default=0o022)
 
 
 @attrs.frozen

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
+import attrs
+
 from burst_protocol.errors import BurstError, DaemonUnavailable, RemoteProtocolError
 from burst_wrapper import home_wire as w
 from burst_wrapper import hot
@@ -73,7 +75,7 @@ class Session:
         self, request: KeptRequest, on_note: Callable[[str], None] | None = None
     ) -> tuple[bytes, ...]:
         """What a cargo there has built: absolute paths of what came. BurstError."""
-        payload = w.encode(request)
+        payload = w.encode(attrs.evolve(request, umask=_umask()))
         answer: w.KeptFiles = self._ask(w.FETCH_KEPT, w.KEPT, w.KeptFiles, on_note, payload)
         return answer.written
 
@@ -162,6 +164,13 @@ def open_session(request: SessionRequest, on_note: Callable[[str], None] | None 
         connection.close()
         raise
     return session
+
+
+def _umask() -> int:
+    """This process's own. There is no way to ask but to set it; nothing else runs meanwhile."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def _connect(environ: Mapping[bytes, bytes]) -> socket.socket:

@@ -282,6 +282,7 @@ class HomeSession:
             exclude=(*config.exclude, *said.exclude),
             unexclude=config.unexclude,
             environ=self.environ,
+            umask=request.umask,
         )
 
     async def _forward(self) -> None:

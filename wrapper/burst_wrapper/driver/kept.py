@@ -44,7 +44,7 @@ async def fetch_kept(
     if not isinstance(answer, p.Changes):
         raise RemoteProtocolError(f"{type(answer).__name__} is no answer")
     into = wanted.into
-    os.makedirs(into, exist_ok=True)
+    _make(into, wanted.umask)
     turn = asyncio.Semaphore(_AT_ONCE)
     prefix = wanted.strip.rstrip(b"/") + b"/"
 
@@ -53,7 +53,7 @@ async def fetch_kept(
         async with turn:
             if await asyncio.to_thread(_is_here, path, file, digest_of):
                 return None
-            await _fetch_one(executor, file, path, into)
+            await _fetch_one(executor, file, path, wanted)
         return path
 
     # Of two files with the same bytes the second one would miss the spool's copy: by digest.
@@ -70,6 +70,15 @@ async def fetch_kept(
     return tuple(path for path in written if path is not None)
 
 
+def _make(folder: bytes, umask: int) -> None:
+    """With all above it."""
+    if os.path.isdir(folder):
+        return
+    _make(os.path.dirname(folder), umask)
+    os.mkdir(folder)
+    os.chmod(folder, 0o777 & ~umask)  # the daemon's own umask is strict
+
+
 def _is_below(path: bytes, prefix: bytes) -> bool:
     return path.startswith(prefix) and os.path.normpath(path) == path and b"\0" not in path
 
@@ -84,19 +93,22 @@ def _is_here(path: bytes, file: p.ChangedFile, digest_of: Callable[[bytes], Dige
     return info.st_size == file.digest.size_bytes and digest_of(path) == file.digest
 
 
-async def _fetch_one(executor: Executor, file: p.ChangedFile, path: bytes, root: bytes) -> None:
+async def _fetch_one(
+    executor: Executor, file: p.ChangedFile, path: bytes, wanted: KeptRequest
+) -> None:
     spool = executor.spool
     if spool is None:
         raise BlobMissing(file.digest.hex)  # it is at home: nothing is kept elsewhere
     try:
         await executor.fetch(file.digest)
-        await asyncio.to_thread(_place, spool.path(file.digest), file, path, root)
+        await asyncio.to_thread(_place, spool.path(file.digest), file, path, wanted)
     except OSError as error:
         raise EnvironmentProblem(f"{os.fsdecode(path)}: {error.strerror or error}") from error
     finally:
         spool.drop([file.digest])
 
 
-def _place(blob: bytes, file: p.ChangedFile, path: bytes, root: bytes) -> None:
-    with folder_of(path, root) as folder:
-        write(blob, file, folder, os.path.basename(path), lambda: False)
+def _place(blob: bytes, file: p.ChangedFile, path: bytes, wanted: KeptRequest) -> None:
+    umask = wanted.umask
+    with folder_of(path, wanted.into, umask) as folder:
+        write(blob, file, folder, os.path.basename(path), lambda: False, umask=umask)

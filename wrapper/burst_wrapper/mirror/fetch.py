@@ -21,6 +21,7 @@ from burst_protocol.digest import Digest
 from burst_protocol.errors import BlobMissing, DigestMismatch, DiskFull, EnvironmentProblem
 from burst_protocol.programs import ChangedFile
 
+USUAL_UMASK: Final = 0o022
 CONFLICTS: Final = b"conflicts"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES: Final = 1 << 20
@@ -60,8 +61,9 @@ def expected(path: bytes, base: Base, digest_now: Callable[[bytes], Digest | Non
 
 
 @contextlib.contextmanager
-def folder_of(path: bytes, root: bytes) -> Iterator[int]:
-    """The open folder for a file below `root`, made if need be; never through a link.
+def folder_of(path: bytes, root: bytes, umask: int = USUAL_UMASK) -> Iterator[int]:
+    """The open folder for a file below `root`, made if need be, as who has this umask would make
+    it; never through a link.
 
     OSError: something in the way is no folder.
     """
@@ -73,6 +75,7 @@ def folder_of(path: bytes, root: bytes) -> Iterator[int]:
             except FileNotFoundError:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, dir_fd=fd)
+                    os.chmod(part, 0o777 & ~umask, dir_fd=fd)  # the daemon's own umask is strict
                 below = os.open(part, _FOLDER, dir_fd=fd)
             os.close(fd)
             fd = below
@@ -82,9 +85,17 @@ def folder_of(path: bytes, root: bytes) -> Iterator[int]:
 
 
 def write(
-    blob: bytes, file: ChangedFile, folder: int, name: bytes, unless: Callable[[], bool]
+    blob: bytes,
+    file: ChangedFile,
+    folder: int,
+    name: bytes,
+    unless: Callable[[], bool],
+    *,
+    umask: int = USUAL_UMASK,
 ) -> bool:
     """Puts a verified copy in place by a rename; False if `unless` says no at the last moment.
+
+    What it takes the place of leaves it its permissions; else they are those of `umask`.
 
     BlobMissing, DigestMismatch, DiskFull, OSError. Nothing half is left.
     """
@@ -94,11 +105,11 @@ def write(
     except OSError as error:
         raise BlobMissing(file.digest.hex) from error
     try:
-        mode = 0o777 if file.executable else 0o666
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        target = os.open(temporary, flags, mode, dir_fd=folder)
+        target = os.open(temporary, flags, 0o600, dir_fd=folder)
         try:
             with open(target, "wb") as writing:
+                os.fchmod(target, _mode(folder, name, umask, executable=file.executable))
                 while data := os.read(source, _COPY_BYTES):
                     writing.write(data)
             if Digest.of_file(b"/proc/self/fd/%d/%s" % (folder, temporary)) != file.digest:
@@ -114,23 +125,42 @@ def write(
     return True
 
 
+def _mode(folder: int, name: bytes, umask: int, *, executable: bool) -> int:
+    mode = 0o666 & ~umask
+    with contextlib.suppress(OSError):
+        info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode):
+            mode = info.st_mode & 0o666
+    # Who may read a program may start it.
+    return mode | (mode & 0o444) >> 2 if executable else mode
+
+
 def place(
     blob: bytes,
     file: ChangedFile,
     base: Base,
     digest_now: Callable[[bytes], Digest | None],
     conflicts: bytes,
+    *,
+    umask: int = USUAL_UMASK,
 ) -> Conflict | None:
     """One file. Blocking; None: it lies where it belongs. DiskFull, BlobMissing, DigestMismatch."""
     root = _root_of(file.path, base.roots)
     if root is None or b".git" in file.path.split(b"/"):
         return Conflict(file.path, b"", "it is not in the project")
     try:
-        with folder_of(file.path, root) as folder:
+        with folder_of(file.path, root, umask) as folder:
             name = os.path.basename(file.path)
             if digest_now(file.path) == file.digest:
                 return None
-            if write(blob, file, folder, name, lambda: not expected(file.path, base, digest_now)):
+            if write(
+                blob,
+                file,
+                folder,
+                name,
+                lambda: not expected(file.path, base, digest_now),
+                umask=umask,
+            ):
                 return None
             reason = "it changed here meanwhile"
     except OSError as error:
@@ -140,8 +170,8 @@ def place(
     kept = os.path.join(conflicts, file.path.lstrip(b"/"))
     try:
         os.makedirs(conflicts, exist_ok=True)
-        with folder_of(kept, conflicts) as folder:
-            write(blob, file, folder, os.path.basename(kept), lambda: False)
+        with folder_of(kept, conflicts, umask) as folder:
+            write(blob, file, folder, os.path.basename(kept), lambda: False, umask=umask)
     except OSError as error:
         if error.errno in _FULL:
             raise DiskFull(f"{os.fsdecode(kept)}: {error.strerror}") from error

@@ -210,7 +210,7 @@ class Mirror:
         for file in answer.files:
             if await asyncio.to_thread(self._now, file.path) == file.digest:
                 continue
-            conflict = await self._fetch_one(executor, file, base, folder)
+            conflict = await self._fetch_one(executor, file, base, folder, project.umask)
             if conflict is None:
                 written.append(file)
                 base.paths[file.path] = file.digest
@@ -232,6 +232,7 @@ class Mirror:
         file: p.ChangedFile,
         base: Base,
         folder: bytes,
+        umask: int,
     ) -> Conflict | None:
         spool = executor.spool
         assert spool is not None
@@ -244,7 +245,7 @@ class Mirror:
                 if not isinstance(answer, m.BlobChunk):
                     raise _failure(answer, executor.link.name)
             blob = spool.path(file.digest)
-            return await asyncio.to_thread(place, blob, file, base, self._now, folder)
+            return await asyncio.to_thread(place, blob, file, base, self._now, folder, umask=umask)
         finally:
             executor.link.close_stream(identity)
             spool.drop([file.digest])

@@ -46,6 +46,8 @@ class Project:
     found without it."""
     exclude: tuple[str, ...] = ()
     unexclude: tuple[str, ...] = ()
+    umask: int = attrs.field(default=0o022, eq=False)
+    """The user's: for what comes back."""
     environ: Mapping[bytes, bytes] = attrs.field(factory=dict, eq=False, repr=False)
     """The user's: HOME and what else git and cargo look at."""
 

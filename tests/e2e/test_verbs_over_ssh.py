@@ -118,6 +118,26 @@ def test_files_that_somebody_wants_are_real(space: Space) -> None:
     assert all(is_elf(path) for path in executables)
 
 
+def test_verbs_that_run_nothing(space: Space, tmp_path: Path) -> None:
+    """Compiled there, with real files here; `clean` takes what stayed there, too."""
+    space.burst("check").check()
+    lint = ("-D", "clippy::arithmetic_side_effects")
+    assert space.burst("clippy", "--", *lint).status == 101
+    space.burst("doc", "--no-deps", "-p", "core-of-it").check()
+    assert (space.project / "target/doc/core_of_it/index.html").exists()
+    root = str(tmp_path)
+    done = space.burst("install", "--path", "tool", "--root", root, "--offline").check()
+    assert f" compiled on {space.env['BURST_HOST']}" in done.stderr
+    assert subprocess.run([tmp_path / "bin/tool", "exit"], check=False).returncode == 3
+    space.burst("run", "-q", "exit")
+    assert (space.project / "target/burst/debug/tool").exists()
+    space.burst("clean", "-p", "tool").check()
+    assert not (space.project / "target/burst/debug/tool").exists()
+    assert (space.project / "target/burst/debug/deps").exists()
+    space.burst("clean").check()
+    assert not (space.project / "target").exists()
+
+
 def test_bench_and_its_processor(space: Space) -> None:
     """Runs there, with cargo's own words; another processor's baseline is warned of."""
     folder = space.project / "target/criterion"

@@ -40,6 +40,10 @@ def test_a_verb_boots_a_server_and_runs_there(real_cloud: LocalCloud) -> None:
         assert second.session.info.name == server
         assert Decimal(second.summary.cost_eur) == 0
 
+        done = space.burst("test", "--no-doctests").check()
+        assert f"programs run on {server}" in done.stderr
+        assert space.burst("run-remote", "-q", "exit", "5").status == 5
+
         # Nobody deletes it for idleness that was agreed to.
         cloud.clock.advance(900)
         admin(space, "reap").check()

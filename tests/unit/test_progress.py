@@ -89,7 +89,7 @@ def test_a_terminal_that_changes_its_size() -> None:
 
 def test_what_it_says() -> None:
     """At home nothing travels; a server's state is told until it is ready."""
-    assert text(Progress(hits=1, units_remote=2, running=1), "home") == (
+    assert text(Progress(hits=1, local=2, running=1), "home") == (
         "burst: 1 hit, 2 compiled here · 1 at work"
     )
     away = Progress(local=2, bytes_up=1500, bytes_down=2_500_000, server="boots")

@@ -17,9 +17,9 @@ from burst_wrapper.verbs.summary import Voice, seconds, sentence, size
         (Summary(Progress(), 10, 0), "home", ""),
         (Summary(Progress(hits=1), 10, 900), "home", "1 hit"),
         (
-            Summary(Progress(hits=12, units_remote=3, local=1), 10, 24_400),
+            Summary(Progress(hits=12, local=4), 10, 24_400),
             "home",
-            "12 hits, 3 compiled here, 1 here by plain rustc; about 24 s saved",
+            "12 hits, 4 compiled here; about 24 s saved",
         ),
         (
             Summary(
@@ -35,7 +35,7 @@ from burst_wrapper.verbs.summary import Voice, seconds, sentence, size
                 "1.5 MB sent, 10 B received; about 3 min 10 s saved; €0.0123"
             ),
         ),
-        (Summary(Progress(local=2), 10, 0), "host", "2 compiled here"),
+        (Summary(Progress(local=2), 10, 0, cost_eur="0.0000"), "host", "2 compiled here"),
     ],
 )
 def test_sentence(told: Summary, executor: str, words: str) -> None:

@@ -32,8 +32,8 @@ class Job:
     """The verb is another program: `clippy`, `llvm-cov`."""
     project: Project | None = None
     settings: Settings | Config = attrs.field(factory=Settings)
-    has_elsewhere: bool = False
-    """Another machine is configured or named, reachable or not."""
+    other_machine: str = ""
+    """That is configured or named, reachable or not: a host, `a server`; empty if there is none."""
     forwarded: Forwarded = Forwarded((), ())
     wanted: Wanted = NOTHING_WANTED
     """Databases, and where programs find them."""
@@ -44,6 +44,10 @@ class Job:
     def __attrs_post_init__(self) -> None:
         color = (self.line.values("--color") or [""])[-1]
         self.voice = Voice(self.cargo.environ, color=color, quiet=kinds.is_quiet(self.line))
+
+    @property
+    def has_elsewhere(self) -> bool:
+        return bool(self.other_machine)
 
     @property
     def plain_words(self) -> tuple[str, ...]:

@@ -37,8 +37,8 @@ def perform(job: Job) -> int:
     job.project = found
     settings = _settings(job)
     job.settings = settings
-    named = line.own.host or job.cargo.environ.get(b"BURST_HOST") or settings.host
-    job.has_elsewhere = bool(named or settings.hetzner)
+    named = line.own.host or os.fsdecode(job.cargo.environ.get(b"BURST_HOST", b"")) or settings.host
+    job.other_machine = named or ("a server" if settings.hetzner else "")
     job.forwarded = forwarded(settings.forward_env, line.own.env, job.cargo.environ)
     if line.own.sync_dry_run:
         from burst_wrapper.verbs import first_copy  # noqa: PLC0415 - rare

@@ -33,6 +33,7 @@ class Stage:
     session: Session | None
     environ: Mapping[bytes, bytes]
     executor: str = "home"
+    """Where units go and programs run, for people."""
     elsewhere: bool = False
     """Programs run on another machine."""
     afterwards: list[Callable[[], object]] = attrs.field(factory=list)
@@ -111,7 +112,8 @@ def opened(job: Job) -> Iterator[Stage]:
         environ |= hooks.given(session, job.forwarded.variables)
         if executes and (elsewhere or (at_home and _needs_agent(job))):
             environ |= hooks.runners(job.cargo.environ, triples, job.cargo_settings)
-        yield Stage(job, session, environ, session.info.name, elsewhere)
+        executor = session.info.name if elsewhere else job.other_machine or "home"
+        yield Stage(job, session, environ, executor, elsewhere)
 
 
 def _needs_agent(job: Job) -> bool:

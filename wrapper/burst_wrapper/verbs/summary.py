@@ -26,23 +26,21 @@ def sentence(summary: Summary, executor: str) -> str:
         parts.append(f"{size(progress.bytes_up)} sent, {size(progress.bytes_down)} received")
     if summary.saved_ms >= 1000:
         parts.append(f"about {seconds(summary.saved_ms)} saved")
-    if summary.cost_eur:
+    if summary.cost_eur.strip("0."):  # within an hour that is paid, a verb costs nothing
         parts.append(f"€{summary.cost_eur}")
     return "; ".join(parts)
 
 
 def units(progress: Progress, executor: str) -> str:
-    """`12 hits, 3 on build.example, 1 here`."""
-    where = "here" if executor == "home" else f"on {executor}"
+    """`12 hits, 3 compiled on build.example, 1 here`."""
     parts = []
     if progress.hits:
         parts.append(f"{progress.hits} {'hit' if progress.hits == 1 else 'hits'}")
     if progress.units_remote:
-        parts.append(f"{progress.units_remote} compiled {where}")
+        parts.append(f"{progress.units_remote} compiled on {executor}")
     if progress.local:
-        more = " by plain rustc" if executor == "home" and progress.units_remote else ""
         compiled = "" if progress.units_remote else "compiled "
-        parts.append(f"{progress.local} {compiled}here{more}")
+        parts.append(f"{progress.local} {compiled}here")
     return ", ".join(parts)
 
 

@@ -276,6 +276,27 @@ def test_the_runner_that_a_project_wants(machine: Space) -> None:
         path.unlink()
 
 
+def test_bench_is_alone_and_as_with_cargo(machine: Space) -> None:
+    """The agent starts it, once nothing compiles any more, with all that cargo would have given;
+    baselines are noted with this machine's processor."""
+    folder = machine.project / "target/criterion/group/base"
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ("bench", "-p", "tool", "--bench", "speed", "--", "a b")
+    plain = machine.plain(*words, SPECIAL="x y").check()
+    source = machine.project / "tool/benches/speed.rs"
+    text = source.read_text()
+    measures = f'std::fs::write("{folder}/estimates.json", "{{}}").unwrap();'
+    try:
+        source.write_text(text.replace("let mut seen", f"{measures} let mut seen"))
+        done = machine.burst(*words, SPECIAL="x y").check()
+    finally:
+        source.write_text(text)
+    assert done.stdout == plain.stdout == 'measured ["a b", "--bench", "x y"]\n'
+    noted = json.loads((folder.parents[1] / "burst-baselines.json").read_text())
+    assert list(noted["measured_on"]) == ["base"]
+    shutil.rmtree(folder.parents[1])
+
+
 def test_clean_takes_both(machine: Space) -> None:
     """All with cargo's own; with options the same below `burst`."""
     machine.burst("build", "--target-dir", "target/burst").check()

@@ -147,7 +147,7 @@ def test_bench_and_its_processor(space: Space) -> None:
     known = {"schema": 1, "measured_on": {"base": "Another Processor"}}
     (folder / "burst-baselines.json").write_text(json.dumps(known))
     done = space.burst("bench", "-p", "tool", "--bench", "speed").check()
-    assert done.stdout == 'measured Some("--bench")\n'
+    assert done.stdout == 'measured ["--bench"]\n'
     assert "warning: baseline `base` was measured on another processor" in done.stderr
     shutil.rmtree(folder)
 

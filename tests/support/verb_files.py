@@ -64,5 +64,11 @@ fn main() {
 }
 """,
     "tool/tests/own.rs": 'fn main() { println!("my own harness"); }\n',
-    "tool/benches/speed.rs": 'fn main() { println!("measured {:?}", std::env::args().nth(1)); }\n',
+    "tool/benches/speed.rs": """\
+fn main() {
+    let mut seen: Vec<_> = std::env::args().skip(1).collect();
+    seen.extend(std::env::var("SPECIAL").ok());
+    println!("measured {seen:?}");
+}
+""",
 }

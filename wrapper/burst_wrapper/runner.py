@@ -305,7 +305,9 @@ class _Stand:
             if self.connection.fileno() in ready:
                 self._receive()
                 self.heard_s = time.monotonic()
-            if self.wake is not None and self.wake.fileno() in ready and self._signals():
+            # Also if poll(2) does not say so: a signal that came with a key is delivered on its way
+            # back, and what came first (a new size) has to go first.
+            if self.wake is not None and self._signals():
                 self.heard_s = time.monotonic()
             if ready.get(0):
                 self._stdin()

@@ -21,8 +21,8 @@ pytest_plugins = ("cloud_fixtures",)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_verb_boots_a_server_and_runs_there(real_cloud: LocalCloud) -> None:
-    """However little there is to compile. The first hour is the first run's, the second run is
-    free, and the server stays as long as `--keep-alive` said."""
+    """However little there is to compile, which is done here while it boots. The first hour is the
+    first run's, the second run is free, and the server stays as long as `--keep-alive` said."""
     cloud = real_cloud
     with machine(CARGO_INCREMENTAL="0") as space:
         space.write(APP)
@@ -30,7 +30,8 @@ def test_a_verb_boots_a_server_and_runs_there(real_cloud: LocalCloud) -> None:
         first = run(space, "test", keep_alive_s=1200)
         (server,) = ready_servers(cloud)
         assert first.session.info.executor == "remote"
-        assert first.session.info.name == server
+        assert first.session.info.name == "a server that boots"
+        assert first.summary.progress.local > 0
         assert first.done.check().stdout.count("test result: ok. ") == 4
         assert first.summary.programs == 3
         assert Decimal(first.summary.cost_eur) > 0
@@ -51,3 +52,16 @@ def test_a_verb_boots_a_server_and_runs_there(real_cloud: LocalCloud) -> None:
         space.stop()
         admin(space, "down", "--yes", "--everything").check()
         assert ready_servers(cloud) == []
+
+
+@pytest.mark.slow
+def test_where_none_can_be_had_programs_run_here(paper_cloud: LocalCloud) -> None:
+    """Not agreed to: it is said, and cargo is as it is at home."""
+    with machine(CARGO_INCREMENTAL="0") as space:
+        space.write(APP)
+        configure(space, paper_cloud, max_eur_per_hour=0.0001)
+        verb = run(space, "test")
+        assert verb.done.check().stdout.count("test result: ok. ") == 4
+        assert verb.summary.programs == 0
+        assert "programs run on this machine" in verb.summary.notes[0]
+        assert "POST /servers" not in paper_cloud.journal.operations()

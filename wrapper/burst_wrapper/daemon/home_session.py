@@ -114,15 +114,25 @@ class HomeSession:
         """To the other machine, or not at all: a note. BurstError if the user decides, or if only
         another machine will do."""
         try:
-            await self._begin_on(await self._connect(note), note, away=True)
+            executor = await self._connect(note)
+        except BurstError as error:
+            # Also what a user could decide, like a price that is over the limit: home will do.
+            self._is_home_after(error)
+            return
+        try:
+            await self._begin_on(executor, note, away=True)
         except BurstError as error:
             if not error.fallback:
                 raise
-            if self._required:
-                raise RemoteRequired(str(error)) from error
-            self._away = False
-            self._executor = self._mirror = None
-            self.note(f"{error}; programs run on this machine", error.hint)
+            self._is_home_after(error)
+
+    def _is_home_after(self, error: BurstError) -> None:
+        """RemoteRequired if that will not do."""
+        if self._required:
+            raise RemoteRequired(str(error)) from error
+        self._away = False
+        self._executor = self._mirror = None
+        self.note(f"{error}; programs run on this machine", error.hint)
 
     async def _go_soon(self, note: Note) -> None:
         """The same with a server of our own, which may have to boot. cargo begins meanwhile: units

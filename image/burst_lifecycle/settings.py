@@ -8,6 +8,8 @@ must not silently mean nothing. The wrapper's `Config` is made from the same lay
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import glob
 import os
 import stat
 import tomllib
@@ -223,7 +225,12 @@ def _read(path: str, *, project: bool) -> Layer:
     return Layer(
         values,
         frozenset(name for name in table if name in _SECTIONS),
-        tuple(_strange_unexcludes(values.get("unexclude", ()))),
+        tuple(
+            _strange_unexcludes(
+                values.get("unexclude", ()),
+                path.removesuffix(PROJECT_FILE) if project else None,
+            )
+        ),
         stamp=(info.st_mtime_ns, info.st_size),
         content=data,
     )
@@ -259,10 +266,26 @@ def _all_inner() -> list[str]:
     return [name for name in KEYS if "." in name]
 
 
-def _strange_unexcludes(entries: Iterable[str]) -> Iterable[str]:
-    """Nearly built-in patterns. Others may name what `.gitignore` ignores: not known here."""
+def _strange_unexcludes(entries: Iterable[str], root: str | None) -> Iterable[str]:
+    """What takes nothing out, as far as can be told here: not built in, of no built-in kind, and
+    nothing that `.gitignore` could ignore, because the project has none such. The user's own file
+    is for all projects (`root` is None): there what is not built in is strange."""
     known = {entry.rstrip("/"): entry for entry in BUILT_IN_EXCLUDES}
     for entry in entries:
-        if entry.rstrip("/") not in known:
-            for close in difflib.get_close_matches(entry.rstrip("/"), known, 1, 0.8):
-                yield f"`unexclude`: {entry!r} is not built in; did you mean `{known[close]}`?"
+        name = entry.rstrip("/")
+        if any(fnmatch.fnmatchcase(os.path.basename(name), kind) for kind in known):
+            continue
+        if root is not None and _has(root, name):
+            continue
+        near = difflib.get_close_matches(name, known, 1, 0.8)
+        more = f"; did you mean `{known[near[0]]}`?" if near else ", and nothing here is called so"
+        if root is None and not near:
+            more = ": in your own file it has an effect only where a `.gitignore` ignores it"
+        yield f"`unexclude`: {entry!r} is not built in{more}"
+
+
+def _has(root: str, pattern: str) -> bool:
+    """At the project's top or one folder down: no walk through all of it at every command."""
+    inside = pattern.lstrip("/")
+    places = (glob.escape(root), os.path.join(glob.escape(root), "*"))
+    return any(next(glob.iglob(os.path.join(place, inside)), None) is not None for place in places)

@@ -247,18 +247,41 @@ def test_scopes_of_what_is_dangerous() -> None:
     assert free == {"exclude", "services", "test_runner", "hetzner.wait", *limits}
 
 
-def test_unexclude_of_what_is_nearly_built_in_warns(
+def test_unexclude_of_what_is_not_built_in_warns(
     places: Places, write: Callable[[str], None]
 ) -> None:
     """With or without a slash; the rest holds."""
-    write('unexclude = ["node_modules", ".env", "taget", "gen/"]\nexclude = ["big/", ".git/"]')
+    write(
+        'unexclude = ["node_modules", ".env", "taget", "gen/", "tests/cert.pem"]\n'
+        'exclude = ["big/", ".git/"]'
+    )
     got = load(places)
-    assert got.warnings == ("`unexclude`: 'taget' is not built in; did you mean `target/`?",)
+    assert got.warnings == (
+        "`unexclude`: 'taget' is not built in; did you mean `target/`?",
+        (
+            "`unexclude`: 'gen/' is not built in: in your own file it has an effect only where a "
+            "`.gitignore` ignores it"
+        ),
+    )
     assert "node_modules/" not in got.excludes
     assert ".env" not in got.excludes
     assert ".env.*" in got.excludes
     assert got.excludes.count(".git/") == 1
     assert got.excludes[-1] == "big/"
+
+
+def test_unexclude_of_what_a_project_does_not_have_warns(places: Places, project: Path) -> None:
+    """It may name what the project's `.gitignore` ignores, if that is there."""
+    path = project / PROJECT_FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('unexclude = ["gen/", "*.dump", "a/*.bin", "nonsense"]')
+    (project / "gen").mkdir()
+    (project / "a").mkdir()
+    (project / "a/x.bin").write_bytes(b"")
+    assert load(places, str(project)).warnings == (
+        "`unexclude`: '*.dump' is not built in, and nothing here is called so",
+        "`unexclude`: 'nonsense' is not built in, and nothing here is called so",
+    )
 
 
 def test_options_are_checked_like_files(places: Places) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 
 import attrs
@@ -89,6 +88,8 @@ def write_atomically(
                 return
     except FileNotFoundError:
         pass
+    import tempfile  # noqa: PLC0415 - loads much; a daemon's start can do without
+
     fd, temporary = tempfile.mkstemp(prefix=b".burst-", dir=folder)
     try:
         with open(fd, "wb") as new:

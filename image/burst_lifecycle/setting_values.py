@@ -5,7 +5,6 @@ Messages name file and key and never show the value: it may be a secret in the w
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -172,6 +171,8 @@ def _choice(path: str, key: Key, word: str) -> str:
 
 def unknown(key: str, known: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
     """With what was probably meant; by the last part of the name."""
+    import difflib  # noqa: PLC0415 - milliseconds that only a typo pays
+
     for candidates in (known, elsewhere):
         by_end = {name.rsplit(".", 1)[-1]: name for name in candidates}
         close = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_end, 1)

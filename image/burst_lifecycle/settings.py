@@ -7,9 +7,6 @@ must not silently mean nothing. The wrapper's `Config` is made from the same lay
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-import glob
 import os
 import stat
 import tomllib
@@ -270,6 +267,9 @@ def _strange_unexcludes(entries: Iterable[str], root: str | None) -> Iterable[st
     """What takes nothing out, as far as can be told here: not built in, of no built-in kind, and
     nothing that `.gitignore` could ignore, because the project has none such. The user's own file
     is for all projects (`root` is None): there what is not built in is strange."""
+    import difflib  # noqa: PLC0415 - milliseconds that a first build need not wait for
+    import fnmatch  # noqa: PLC0415
+
     known = {entry.rstrip("/"): entry for entry in BUILT_IN_EXCLUDES}
     for entry in entries:
         name = entry.rstrip("/")
@@ -286,6 +286,8 @@ def _strange_unexcludes(entries: Iterable[str], root: str | None) -> Iterable[st
 
 def _has(root: str, pattern: str) -> bool:
     """At the project's top or one folder down: no walk through all of it at every command."""
+    import glob  # noqa: PLC0415 - as above
+
     inside = pattern.lstrip("/")
     places = (glob.escape(root), os.path.join(glob.escape(root), "*"))
     return any(next(glob.iglob(os.path.join(place, inside)), None) is not None for place in places)

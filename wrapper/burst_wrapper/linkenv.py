@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
@@ -343,6 +342,8 @@ def probe(
         locate_linker(request.linker, toolchain, cwd, env)
     prober = _Probe(toolchain, request, cwd, env, run)
     found = _Found()
+    import tempfile  # noqa: PLC0415 - loads much; a daemon's start can do without
+
     with tempfile.TemporaryDirectory(prefix="burst-probe-") as scratch:
         folder = os.fsencode(os.path.realpath(scratch))
         command = prober.link_command(folder)

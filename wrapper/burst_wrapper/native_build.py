@@ -14,9 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -181,6 +179,9 @@ def _build(
     cc: bytes, recipe: _Recipe, folder: Path, origin: tuple[bytes, ...], reasons: list[str]
 ) -> Path | None:
     """The product, in `folder`; appends to `reasons` why there is none."""
+    import shutil  # noqa: PLC0415 - they load much, and mostly nothing is to be built
+    import tempfile  # noqa: PLC0415
+
     temporary: Path | None = None
     try:
         final = folder / recipe.name(*origin)

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -334,6 +333,8 @@ class _Record:
             "tools": None if self.tools is None else _plain(attrs.asdict(self.tools)),
         }
         os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
+        import tempfile  # noqa: PLC0415 - loads much; a daemon's start can do without
+
         handle, name = tempfile.mkstemp(dir=os.path.dirname(file), prefix=b"new-")
         try:
             with open(handle, "w", encoding="ascii") as out:

@@ -14,8 +14,8 @@ from space import CARGO_BURST, Space
 pytest_plugins = ("verbs_machine",)
 
 
-def offered(machine: Space, *words: str) -> list[str]:
-    done = machine.run(CARGO_BURST, "completion", "--query", "--", *words).check()
+def offered(desk: Space, *words: str) -> list[str]:
+    done = desk.run(CARGO_BURST, "completion", "--query", "--", *words).check()
     return [line.partition("\t")[0] for line in done.stdout.splitlines()]
 
 
@@ -45,9 +45,9 @@ def offered(machine: Space, *words: str) -> list[str]:
         (("build", "--manifest-path", ""), {":files"}),
     ],
 )
-def test_candidates(machine: Space, words: tuple[str, ...], some: set[str]) -> None:
+def test_candidates(desk: Space, words: tuple[str, ...], some: set[str]) -> None:
     """From the tables, cargo's metadata and its configuration."""
-    found = set(offered(machine, *words))
+    found = set(offered(desk, *words))
     assert some <= found
     begun = words[-1]
     assert all(word.startswith(begun) or word == ":files" for word in found)
@@ -55,14 +55,14 @@ def test_candidates(machine: Space, words: tuple[str, ...], some: set[str]) -> N
         assert found <= {":files"} | set(found if words[0] == "xtask" else ())
 
 
-def path_with_us(machine: Space) -> dict[str, str]:
-    return {**machine.env, "PATH": f"{Path(sys.executable).parent}:{machine.env['PATH']}"}
+def path_with_us(desk: Space) -> dict[str, str]:
+    return {**desk.env, "PATH": f"{Path(sys.executable).parent}:{desk.env['PATH']}"}
 
 
 @pytest.mark.parametrize("line", ["cargo burst bui", "cargo-burst bui"])
-def test_bash(machine: Space, line: str) -> None:
+def test_bash(desk: Space, line: str) -> None:
     """Both spellings; what was there for cargo before is still asked."""
-    script = machine.burst("completion", "bash").check().stdout
+    script = desk.burst("completion", "bash").check().stdout
     words = line.split()
     program = f"""
 before() {{ COMPREPLY=(as-before); }}
@@ -75,8 +75,8 @@ _cargo_or_burst; printf '%s\\n' "${{COMPREPLY[@]}}"
 """
     done = subprocess.run(
         ["bash", "-c", program],
-        env=path_with_us(machine),
-        cwd=machine.project,
+        env=path_with_us(desk),
+        cwd=desk.project,
         capture_output=True,
         text=True,
         check=True,
@@ -87,13 +87,13 @@ _cargo_or_burst; printf '%s\\n' "${{COMPREPLY[@]}}"
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
 @pytest.mark.parametrize("line", ["cargo burst test --no-doc", "cargo-burst test --no-doc"])
-def test_fish(machine: Space, line: str) -> None:
+def test_fish(desk: Space, line: str) -> None:
     """It completes by itself, with what the option means."""
-    script = machine.burst("completion", "fish").check().stdout
+    script = desk.burst("completion", "fish").check().stdout
     done = subprocess.run(
         ["fish", "--no-config", "-c", f"{script}\ncomplete -C '{line}'"],
-        env=path_with_us(machine),
-        cwd=machine.project,
+        env=path_with_us(desk),
+        cwd=desk.project,
         capture_output=True,
         text=True,
         check=True,
@@ -102,9 +102,9 @@ def test_fish(machine: Space, line: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
-def test_zsh(machine: Space, tmp_path: Path) -> None:
+def test_zsh(desk: Space, tmp_path: Path) -> None:
     """It reads the file, and the function gathers what there is."""
-    (tmp_path / "_cargo-burst").write_text(machine.burst("completion", "zsh").check().stdout)
+    (tmp_path / "_cargo-burst").write_text(desk.burst("completion", "zsh").check().stdout)
     program = f"""
 fpath=({tmp_path} $fpath); autoload -Uz _cargo-burst
 _describe() {{ print -l -- "${{(@P)${{@[-1]}}}}"; }}
@@ -114,8 +114,8 @@ _cargo-burst
 """
     done = subprocess.run(
         ["zsh", "-f", "-c", program],
-        env=path_with_us(machine),
-        cwd=machine.project,
+        env=path_with_us(desk),
+        cwd=desk.project,
         capture_output=True,
         text=True,
         check=False,

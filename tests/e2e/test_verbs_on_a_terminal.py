@@ -32,12 +32,12 @@ edition = "2021"
 TERMINAL = {"TERM": "xterm-256color", "CARGO_TERM_COLOR": "auto", "CI": ""}
 
 
-def test_the_row_comes_and_goes(machine: Space) -> None:
+def test_the_row_comes_and_goes(desk: Space) -> None:
     """While rustc works it stands below cargo's bar; then nothing of it is left, and cargo's lines
     are those of plain cargo."""
-    machine.write(BUSY)
-    folder = machine.project / "busy"
-    env = {**machine.env, **TERMINAL}
+    desk.write(BUSY)
+    folder = desk.project / "busy"
+    env = {**desk.env, **TERMINAL}
     del env["CI"]
     rows: list[str] = []
     bars: list[str] = []
@@ -53,7 +53,7 @@ def test_the_row_comes_and_goes(machine: Space) -> None:
     assert "1 at work" in rows[0]
     assert bars, "cargo's bar was not drawn above the row"
     assert not any(line.startswith("burst: ") for line in ours.text)
-    machine.run("rm", "-rf", "target", cwd=folder)
+    desk.run("rm", "-rf", "target", cwd=folder)
     code, plain = pictures.run(["/usr/bin/env", "cargo", "build"], folder, env)
     assert code == 0
     kept = [line for line in ours.text if not line.lstrip().startswith("Burst")]
@@ -62,10 +62,10 @@ def test_the_row_comes_and_goes(machine: Space) -> None:
     ]
 
 
-def test_ctrl_c_while_the_row_stands(machine: Space) -> None:
+def test_ctrl_c_while_the_row_stands(desk: Space) -> None:
     """The terminal scrolls as before, and the end is cargo's."""
-    machine.write({**BUSY, "busy/src/lib.rs": SLOW.replace("1_500_000", "900_000_000")})
-    env = {**machine.env, **TERMINAL}
+    desk.write({**BUSY, "busy/src/lib.rs": SLOW.replace("1_500_000", "900_000_000")})
+    env = {**desk.env, **TERMINAL}
     del env["CI"]
     pressed: list[bool] = []
 
@@ -75,20 +75,20 @@ def test_ctrl_c_while_the_row_stands(machine: Space) -> None:
             os.write(master, b"\x03")
 
     command = [str(CARGO_BURST), "burst", "build"]
-    code, screen = pictures.run(command, machine.project / "busy", env, press)
+    code, screen = pictures.run(command, desk.project / "busy", env, press)
     assert pressed, screen.written
     assert code == -signal.SIGINT
     assert screen.screen.margins is None
     assert not any(line.startswith("burst: ") for line in screen.lines)
 
 
-def test_ctrl_z_where_no_shell_could_continue_us(machine: Space) -> None:
+def test_ctrl_z_where_no_shell_could_continue_us(desk: Space) -> None:
     """As in a container: it passes cargo by, and so it does us."""
-    machine.write(BUSY)
-    machine.run("rm", "-rf", "busy/target").check()
+    desk.write(BUSY)
+    desk.run("rm", "-rf", "busy/target").check()
     tag = f'\n// {os.urandom(8).hex()}\npub const TAG: &str = "{os.urandom(8).hex()}";\n'
-    machine.write({"busy/src/lib.rs": SLOW + tag})
-    env = {**machine.env, **TERMINAL}
+    desk.write({"busy/src/lib.rs": SLOW + tag})
+    env = {**desk.env, **TERMINAL}
     del env["CI"]
     pressed: list[bool] = []
 
@@ -98,13 +98,13 @@ def test_ctrl_z_where_no_shell_could_continue_us(machine: Space) -> None:
             os.write(master, b"\x1a")
 
     command = [str(CARGO_BURST), "burst", "build"]
-    code, screen = pictures.run(command, machine.project / "busy", env, press)
+    code, screen = pictures.run(command, desk.project / "busy", env, press)
     assert pressed, screen.written
     assert code == 0, screen.text
     assert not any(line.startswith("burst: ") for line in screen.lines)
 
 
-def test_a_program_has_the_terminal_to_itself(machine: Space) -> None:
+def test_a_program_has_the_terminal_to_itself(desk: Space) -> None:
     """`run` draws no row; the program sees a terminal of the right size and its changes."""
     source = """\
 import fcntl, signal, struct, sys, termios
@@ -114,15 +114,15 @@ signal.signal(signal.SIGWINCH, lambda *_: (size(), sys.exit(7)))
 size()
 while True: signal.pause()
 """
-    script = machine.project / "sizes.py"
+    script = desk.project / "sizes.py"
     script.write_text(source)
     main = (
         "use std::os::unix::process::CommandExt;\n"
         "fn main() { "
         f'panic!("{{}}", std::process::Command::new("python3").arg("{script}").exec()) }}'
     )
-    machine.write({**BUSY, "busy/src/lib.rs": "", "busy/src/main.rs": main})
-    env = {**machine.env, **TERMINAL}
+    desk.write({**BUSY, "busy/src/lib.rs": "", "busy/src/main.rs": main})
+    env = {**desk.env, **TERMINAL}
     resized: list[bool] = []
 
     def resize(screen: pictures.Screen, master: int) -> None:
@@ -131,21 +131,21 @@ while True: signal.pause()
             fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", 20, 60, 0, 0))
 
     command = [str(CARGO_BURST), "burst", "run", "-q"]
-    code, screen = pictures.run(command, machine.project / "busy", env, resize)
+    code, screen = pictures.run(command, desk.project / "busy", env, resize)
     assert code == 7, screen.text
     assert f"size ({ROWS}, {COLUMNS})" in screen.text
     assert "size (20, 60)" in screen.text
     assert b"burst:" not in screen.written
 
 
-def test_a_heavy_folder_is_asked_about_once(machine: Space) -> None:
+def test_a_heavy_folder_is_asked_about_once(desk: Space) -> None:
     """Before a project is copied to another machine for the first time; nothing in its sources
     tells of it."""
-    machine.write(BUSY)
-    folder = machine.project / "busy"
+    desk.write(BUSY)
+    folder = desk.project / "busy"
     (folder / "dist").mkdir()
     os.truncate(os.open(folder / "dist/bundle.js", os.O_RDWR | os.O_CREAT), 60 << 20)
-    env = {**machine.env, **TERMINAL, "BURST_HOST": "nobody@127.0.0.1:1"}
+    env = {**desk.env, **TERMINAL, "BURST_HOST": "nobody@127.0.0.1:1"}
     ours = {"Cargo.lock", "target"}
     before = sorted(set(os.listdir(folder)) - ours)
 
@@ -160,5 +160,5 @@ def test_a_heavy_folder_is_asked_about_once(machine: Space) -> None:
         assert code == 0, screen.text
         assert len(answered) == (turn == 0), screen.text
     assert sorted(set(os.listdir(folder)) - ours) == before
-    (kept,) = (machine.home / ".local/state/burst/mirrors").iterdir()
+    (kept,) = (desk.home / ".local/state/burst/mirrors").iterdir()
     assert '"/dist/"' in kept.read_text()

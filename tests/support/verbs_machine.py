@@ -14,7 +14,7 @@ from verb_files import FILES
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Space]:
+def desk() -> Iterator[Space]:
     """With cargo-nextest, if this machine has it."""
     with Space.open(CARGO_INCREMENTAL="0", CARGO_TERM_COLOR="never") as space:
         space.write(FILES)

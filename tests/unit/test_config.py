@@ -31,6 +31,8 @@ services = ["postgresql", "redis"]
 test_runner = "nextest"
 driver_tokens = ["CARGO_REGISTRIES_MINE_TOKEN"]
 driver_ssh_agent = true
+program_memory_gb = 16
+program_wall_s = 3600
 notify = ["notify-send", "burst"]
 
 [crate.my-app]
@@ -80,6 +82,8 @@ def test_every_key(file: Path, home: Path) -> None:
         test_runner="nextest",
         driver_tokens=(b"CARGO_REGISTRIES_MINE_TOKEN",),
         driver_ssh_agent=True,
+        program_memory_gb=16.0,
+        program_wall_s=3600.0,
         notify=("notify-send", "burst"),
     )
 

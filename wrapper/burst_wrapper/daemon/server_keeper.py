@@ -66,6 +66,7 @@ _APPEND: Final = 'cat >>"$1"'
 _APPEND_S: Final = 10.0
 
 _log: Final = logging.getLogger("burst")
+_COARSE_S: Final = 2.0
 
 
 class Rounds:
@@ -237,7 +238,8 @@ class Keeper:
                 continue
             whole = cost_of(thing, end_s)
             before = Amount()
-            if thing.created_s is not None and thing.created_s < begin_s:
+            # The API's times are whole seconds, and our idea of its clock is as coarse.
+            if thing.created_s is not None and thing.created_s < begin_s - _COARSE_S:
                 before = cost_of(thing, begin_s)
             spent.append(Amount(whole.eur - before.eur, whole.at_least))
         amount = total(spent)

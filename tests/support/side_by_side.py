@@ -21,15 +21,29 @@ ONE_BY_ONE: Final = (
     "tests/e2e/test_projects.py",
     "tests/e2e/test_calls.py",
     "tests/faults/test_daemon_faults.py",
+    "tests/lifecycle/test_builds_on_servers.py",
+    "tests/lifecycle/test_verbs_on_servers.py",
+    "tests/lifecycle/test_sigkill.py",
 )
 """Files that take minutes, and whose tests do not share what was dear to make."""
 ORDER: Final = (
-    "tests/e2e/test_ssh.py",  # minutes in one piece, as the second
+    "tests/e2e/test_ssh.py",  # minutes in one piece, as the next ones
+    "tests/lifecycle/test_sigkill.py",
+    "tests/cloud/test_bake.py",
     "tests/faults/test_link_faults.py",
     "tests/e2e/test_projects.py",
+    "tests/lifecycle/test_builds_on_servers.py",
+    "tests/lifecycle/test_verbs_on_servers.py",
+    "tests/lifecycle/test_reaper_for_real.py",
+    "tests/lifecycle/test_live_smoke.py",
+    "tests/lifecycle/test_sigkill_on_servers.py",
+    "tests/lifecycle/test_sessions_on_servers.py",
+    "tests/lifecycle/test_containers.py",
     "tests/e2e/",
     "tests/faults/",
     "tests/contract/",
+    "tests/lifecycle/",
+    "tests/server/",
     "tests/unit/",
 )
 
@@ -51,8 +65,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many as cores: half of the time a test waits for something."""
-    return 2 * len(os.sched_getaffinity(0))
+    """More than twice as many as cores: half of the time a test waits for something."""
+    return 2 * len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.hookimpl(trylast=True)

@@ -207,7 +207,11 @@ class HomeSession:
             return w.SessionInfo(self.id, "home", "home", request.target_dir, self.notes)
         ready = None if executor is None else executor.link.ready
         root = b"" if ready is None else ready.store_root
-        name = "a server that boots" if executor is None else executor.name
+        if executor is None:
+            found = self._services.servers.server_name(os.fsdecode(request.workspace_root))
+            name = found or "a server that boots"
+        else:
+            name = executor.name
         return w.SessionInfo(self.id, "remote", name, self.target_dir, self.notes, store_root=root)
 
     @property

@@ -218,6 +218,11 @@ class Keeper:
             raise
 
     @property
+    def server_name(self) -> str:
+        """Of the one that is there; empty if none is known."""
+        return "" if self._host is None else self._host.name
+
+    @property
     def state(self) -> str:
         """See `Servers.state`."""
         if self._host is not None:

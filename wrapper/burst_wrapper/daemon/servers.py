@@ -183,6 +183,11 @@ class Servers:
         keeper = await self._keeper(find(workspace_root))
         return await keeper.connected(config, note, keep_alive_s)
 
+    def server_name(self, workspace_root: str) -> str:
+        """Of the one that is there, if that is known."""
+        keeper = self._keepers.get(find(workspace_root).key)
+        return "" if keeper is None else keeper.server_name
+
     def state(self, workspace_root: str) -> str:
         """For people: `boots`, or as `Host.state`."""
         keeper = self._keepers.get(find(workspace_root).key)

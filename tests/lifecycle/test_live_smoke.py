@@ -111,7 +111,7 @@ def test_the_amount_counts_with_vat_and_only_what_is_for_sale(paper_cloud: Local
 
 
 @pytest.mark.root
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_a_whole_life(real_cloud: LocalCloud, tmp_path: Path) -> None:
     """Boots, builds, comes back warm, is gone; and it cost less than it had said."""

@@ -35,7 +35,6 @@ ORDER: Final = (
     "tests/lifecycle/test_builds_on_servers.py",
     "tests/lifecycle/test_verbs_on_servers.py",
     "tests/lifecycle/test_reaper_for_real.py",
-    "tests/lifecycle/test_live_smoke.py",
     "tests/lifecycle/test_sigkill_on_servers.py",
     "tests/lifecycle/test_sessions_on_servers.py",
     "tests/lifecycle/test_containers.py",
@@ -65,8 +64,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """More than twice as many as cores: half of the time a test waits for something."""
-    return 2 * len(os.sched_getaffinity(0)) + 1
+    """Twice as many as cores: half of the time a test waits for something. With more, servers'
+    tests measure the machine."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(trylast=True)

@@ -492,6 +492,8 @@ class HomeSession:
         if self._away and self.tally.programs and self._patterns:
             note("looking for what programs wrote")
             fetched, conflicts = await self._fetch()
+        # Before the end is told: then its ports are free.
+        await self._close_forwards()
         tally = self.tally
         return w.Summary(
             self.progress(),
@@ -563,6 +565,9 @@ class HomeSession:
     async def leave(self) -> None:
         """However it ended: nothing of it stays."""
         await self._give_up_waiting()
+        await self._close_forwards()
+
+    async def _close_forwards(self) -> None:
         if self._forwards is not None:
             self.note(*self._forwards.failures)
             await self._forwards.close()

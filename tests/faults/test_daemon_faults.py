@@ -18,6 +18,7 @@ from random import Random
 import pytest
 
 import faults
+from builds import machine, with_project
 from faults import (
     Phase,
     Running,
@@ -58,6 +59,22 @@ def test_an_agent_killed_between_builds_is_started_again(space: Space) -> None:
     space.fresh_target()
     same(space, expected, space.cargo("build"))
     assert set(space.where().values()) == {"hit"}
+
+
+def test_what_was_built_is_written_down_while_nobody_asks() -> None:
+    """It waits until no unit is waited for, and no longer: a daemon that is killed then has lost
+    nothing."""
+    with machine(CARGO_INCREMENTAL="0") as space:
+        project = with_project(space, "codegen")
+        project.cargo("build", "--offline").check()
+        built = len(project.units())
+        assert set(project.where().values()) == {"remote"}
+        results = project.store / "actions"
+        until(lambda: sum(path.is_file() for path in results.rglob("*")) >= built, "all results")
+        kill(daemon_pid(project))
+        project.fresh_target()
+        project.cargo("build", "--offline").check()
+        assert set(project.where().values()) == {"hit"}
 
 
 @pytest.mark.parametrize("phase", faults.PHASES)

@@ -47,6 +47,7 @@ class Calm:
 
     def ended(self) -> None:
         """It was answered, or nobody waits any more. As often as `began`."""
+        assert self._busy > 0, "somebody ended who had not begun"
         self._busy -= 1
         self._look(PAUSE_S)
 

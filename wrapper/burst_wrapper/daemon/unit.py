@@ -123,6 +123,7 @@ class Unit:
 
     async def run(self) -> None:
         """Drive the unit to its answer. Never raises but CancelledError."""
+        self._services.calm.began()
         if self._session is not None:
             self._session.tally.begin(self)
         try:
@@ -140,6 +141,7 @@ class Unit:
             self._services_log(error)
             self._at_home(Home("bug", f"{type(error).__name__}: {error}", failure=True))
         finally:
+            self._unwaited()
             if self._session is not None:
                 self._session.tally.end(self)
                 self._session.unit_ended(name for known in self._lists for name in known.files())

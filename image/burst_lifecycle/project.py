@@ -13,6 +13,8 @@ from typing import Final
 
 import attrs
 
+from burst_lifecycle.folders import ancestors
+
 _LIMIT_BYTES: Final = 4096
 _SETTINGS: Final = (".config", "burst.toml")
 
@@ -46,31 +48,19 @@ def nearest_workspace(folder: str) -> str:
     Cargo keeps one lock file per workspace, in its root: where a build has run, that is as good as
     asking cargo, and it costs no process. Who has time to ask uses `cargo locate-project`.
     """
-    found = folder
-    probe = os.path.realpath(folder)
-    while True:
-        if os.path.isfile(os.path.join(probe, "Cargo.lock")):
-            found = probe
-            break
-        parent = os.path.dirname(probe)
-        if parent == probe:
-            break
-        probe = parent
-    return found
+    around = ancestors(os.path.realpath(folder))
+    locked = (one for one in around if os.path.isfile(os.path.join(one, "Cargo.lock")))
+    return next(locked, folder)
 
 
 def _common_directory(folder: str) -> str | None:
-    probe = folder
-    while True:
+    for probe in ancestors(folder):
         entry = os.path.join(probe, ".git")
         if os.path.isdir(entry):
             return os.path.realpath(entry)
         if os.path.isfile(entry):
             return _linked(entry)
-        parent = os.path.dirname(probe)
-        if parent == probe:
-            return None
-        probe = parent
+    return None
 
 
 def _linked(entry: str) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from burst_lifecycle.folders import within
 from burst_wrapper.driver import manifests
 
 PACKAGE = '[package]\nname = "{}"\nversion = "0.1.0"\nedition = "2021"\n'
@@ -76,7 +77,7 @@ def test_members_by_patterns_and_what_lies_outside(tmp_path: Path) -> None:
     assert found.roots[0] == found.root
     assert relative(found.roots, tmp_path) == {"ws", "sibling", "inherited", "far"}
     for manifest in cargo_packages(tmp_path / "ws"):
-        assert any(manifests.within(os.fsencode(manifest), root) for root in found.roots)
+        assert any(within(os.fsencode(manifest), root) for root in found.roots)
 
 
 def test_an_outside_package_of_another_workspace(tmp_path: Path) -> None:

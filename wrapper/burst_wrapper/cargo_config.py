@@ -11,6 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 from burst_protocol.errors import ConfigError
+from burst_wrapper.cargo_files import config_file
 from burst_wrapper.toml_edit import CannotEdit, Edit, Spot, quoted
 
 __all__ = [
@@ -43,12 +44,6 @@ class NotWritable(ConfigError):
 
     code = "config-write"
     hint = "let this user write there; nothing was changed"
-
-
-def config_file(folder: bytes) -> bytes:
-    """The file cargo reads in a `.cargo` folder or cargo home: `config` wins if it exists."""
-    legacy = os.path.join(folder, b"config")
-    return legacy if os.path.exists(legacy) else legacy + b".toml"
 
 
 def read_text(path: bytes) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 
+from burst_lifecycle.folders import ancestors
 from burst_protocol.errors import BurstError
 from burst_wrapper import paths
 
@@ -65,13 +66,8 @@ def _configured(environ: dict[bytes, bytes], cwd: bytes) -> bool:
     """Whether any configuration is there: the user's, or a project's around this folder."""
     if _has_bytes(paths.config_dir(environ) + b"/config.toml"):
         return True
-    folder = os.path.realpath(cwd)
-    while not _has_bytes(os.path.join(folder, _PROJECT_FILE)):
-        parent = os.path.dirname(folder)
-        if parent == folder:
-            return False
-        folder = parent
-    return True
+    around = ancestors(os.path.realpath(cwd))
+    return any(_has_bytes(os.path.join(folder, _PROJECT_FILE)) for folder in around)
 
 
 def _remarks(cwd: bytes) -> None:

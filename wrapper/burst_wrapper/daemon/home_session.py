@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from burst_lifecycle.folders import within
 from burst_lifecycle.places import Places
 from burst_protocol import messages as m
 from burst_protocol import programs as p
@@ -430,7 +431,7 @@ class HomeSession:
         """For a program that no root of the mirror has: rustdoc links its tests below /tmp."""
         path = program.argv[0]
         roots = (self.request.workspace_root, self.target_dir, *self.request.roots)
-        inside = any(path.startswith(root.rstrip(b"/") + b"/") for root in roots)
+        inside = any(within(path, root) for root in roots)
         temporary = (program.environ.get(b"TMPDIR") or b"/tmp").rstrip(b"/") + b"/"
         if not self._away or inside or not path.startswith(temporary):
             return ()

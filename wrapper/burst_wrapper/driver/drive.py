@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from burst_lifecycle.folders import within
 from burst_lifecycle.places import Places
 from burst_lifecycle.settings import Settings, load
 from burst_protocol.errors import BurstError
@@ -391,9 +392,7 @@ def _missing(
     said = there.complaint(argv, variables)
     known = (drive.root, *drive.roots)
     return tuple(
-        folder
-        for folder in named_folders(said)
-        if not any(manifests.within(folder, root) for root in known)
+        folder for folder in named_folders(said) if not any(within(folder, root) for root in known)
     )
 
 

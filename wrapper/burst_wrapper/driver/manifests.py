@@ -8,26 +8,28 @@ cargo there, which says it in its own words; only a missing manifest is said her
 
 from __future__ import annotations
 
-import glob
 import os
-import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
 
+from burst_lifecycle.folders import ancestors, outermost, within
 from burst_protocol.errors import UsageError
-
-_MANIFEST: Final = b"Cargo.toml"
-_TABLES: Final = (
-    "dependencies",
-    "dev-dependencies",
-    "build-dependencies",
-    "dev_dependencies",
-    "build_dependencies",
+from burst_wrapper.cargo_files import (
+    MANIFEST,
+    configurations,
+    dependency_paths,
+    includes,
+    joined,
+    load,
+    member_folders,
+    table,
+    words,
 )
+
 _TARGETS: Final = ("bin", "example", "test", "bench")
-_MOST_MANIFESTS: Final = 20_000
+_MOSTMANIFESTS: Final = 20_000
 """A glob may reach far more than anybody means; more than any workspace known has."""
 
 
@@ -74,7 +76,7 @@ def read(cwd: bytes, manifest_path: bytes | None = None) -> Workspace:
     reader.drain()
     reader.configuration(cwd)
     reader.drain()
-    roots = _outermost(reader.folders)
+    roots = outermost(reader.folders)
     files = dict.fromkeys([*reader.files, *toolchain_files(cwd)])
     return Workspace(
         manifest=manifest,
@@ -93,7 +95,7 @@ def find_manifest(cwd: bytes, manifest_path: bytes | None = None) -> bytes:
             raise NotAManifest(path=os.fsdecode(manifest_path))
         return path
     for folder in ancestors(cwd):
-        path = os.path.join(folder, _MANIFEST)
+        path = os.path.join(folder, MANIFEST)
         if os.path.isfile(path):
             return path
     raise NoManifest(folder=os.fsdecode(cwd))
@@ -113,30 +115,6 @@ def toolchain_files(cwd: bytes) -> tuple[bytes, ...]:
     return ()
 
 
-def ancestors(folder: bytes) -> Iterator[bytes]:
-    """Itself, its parent, and so on to `/`."""
-    while True:
-        yield folder
-        parent = os.path.dirname(folder)
-        if parent == folder:
-            return
-        folder = parent
-
-
-def within(path: bytes, folder: bytes) -> bool:
-    """Whether `path` is `folder` or lies below it, by their names."""
-    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
-
-
-def _outermost(folders: Iterable[bytes]) -> tuple[bytes, ...]:
-    unique = list(dict.fromkeys(folders))
-    return tuple(
-        folder
-        for folder in unique
-        if not any(other != folder and within(folder, other) for other in unique)
-    )
-
-
 class _Reader:
     def __init__(self) -> None:
         self.folders: list[bytes] = []
@@ -147,7 +125,7 @@ class _Reader:
 
     def follow(self, manifest: bytes) -> None:
         """Look into this one, too, if there is such a file."""
-        if manifest not in self.seen and len(self.seen) < _MOST_MANIFESTS:
+        if manifest not in self.seen and len(self.seen) < _MOSTMANIFESTS:
             if os.path.isfile(manifest):
                 self.seen.add(manifest)
                 self._queue.append(manifest)
@@ -161,11 +139,7 @@ class _Reader:
     def toml(self, path: bytes) -> dict[str, Any]:
         """Empty for what is no TOML file."""
         if path not in self._parsed:
-            try:
-                with open(path, "rb") as file:
-                    self._parsed[path] = tomllib.load(file)
-            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-                self._parsed[path] = {}
+            self._parsed[path] = load(path) or {}
         return self._parsed[path]
 
     def root_of(self, manifest: bytes) -> bytes:
@@ -174,12 +148,12 @@ class _Reader:
         if "workspace" in document:
             return manifest
         folder = os.path.dirname(manifest)
-        named = _table(document, "package").get("workspace")
+        named = table(document, "package").get("workspace")
         if isinstance(named, str):
-            path = os.path.join(_joined(folder, named), _MANIFEST)
+            path = os.path.join(joined(folder, named), MANIFEST)
             return path if os.path.isfile(path) else manifest
         for above in ancestors(os.path.dirname(folder)):
-            path = os.path.join(above, _MANIFEST)
+            path = os.path.join(above, MANIFEST)
             if os.path.isfile(path):
                 workspace = self.toml(path).get("workspace")
                 if isinstance(workspace, dict) and not _excluded(workspace, above, folder):
@@ -195,35 +169,18 @@ class _Reader:
             # Versions, lints and dependencies can be inherited from it.
             self.files.append(root)
             self.follow_tables(self.toml(root), os.path.dirname(root))
-        self._members(_table(document, "workspace"), folder)
+        for member in member_folders(document, folder):
+            self.follow(os.path.join(member, MANIFEST))
         self.follow_tables(document, folder)
         for path in _target_paths(document):
-            outside = _joined(folder, path)
+            outside = joined(folder, path)
             if not within(outside, folder):
                 self.folders.append(os.path.dirname(outside))
 
-    def _members(self, workspace: dict[str, Any], folder: bytes) -> None:
-        excluded = [_joined(folder, word) for word in _words(workspace.get("exclude"))]
-        for key in ("members", "default-members"):
-            for pattern in _words(workspace.get(key)):
-                for found in _expand(folder, pattern):
-                    if found not in excluded:
-                        self.follow(os.path.join(found, _MANIFEST))
-
     def follow_tables(self, document: dict[str, Any], folder: bytes) -> None:
         """Every `path` of a manifest's or a configuration's dependencies."""
-        tables = [document.get(name) for name in _TABLES]
-        tables.append(_table(document, "workspace").get("dependencies"))
-        for target in _table(document, "target").values():
-            if isinstance(target, dict):
-                tables += [target.get(name) for name in _TABLES]
-        tables += _table(document, "patch").values()
-        tables.append(document.get("replace"))
-        for table in tables:
-            for dependency in table.values() if isinstance(table, dict) else ():
-                path = dependency.get("path") if isinstance(dependency, dict) else None
-                if isinstance(path, str):
-                    self.follow(os.path.join(_joined(folder, path), _MANIFEST))
+        for path in dependency_paths(document):
+            self.follow(os.path.join(joined(folder, path), MANIFEST))
 
     def configuration(self, cwd: bytes) -> None:
         """`.cargo/config.toml` of `cwd` and of every folder above, and what they name.
@@ -232,15 +189,9 @@ class _Reader:
         and may hold secrets: it stays here.
         """
         home = os.environb.get(b"CARGO_HOME") or os.path.join(os.path.expanduser(b"~"), b".cargo")
-        for folder in ancestors(cwd):
-            own = os.path.join(folder, b".cargo")
-            if os.path.normpath(own) == os.path.normpath(home):
-                continue
-            for name in (b"config", b"config.toml"):
-                path = os.path.join(own, name)
-                if os.path.isfile(path):
-                    self._config_file(path, depth=0)
-                    break
+        for path in configurations(cwd):
+            if os.path.normpath(os.path.dirname(path)) != os.path.normpath(home):
+                self._config_file(path, depth=0)
 
     def _config_file(self, path: bytes, *, depth: int) -> None:
         if path in self.files or depth > 8:
@@ -248,65 +199,36 @@ class _Reader:
         self.files.append(path)
         document = self.toml(path)
         folder = os.path.dirname(path)
-        for included in _includes(document.get("include")):
-            other = _joined(folder, included)
+        for included in includes(document):
+            other = joined(folder, included)
             if os.path.isfile(other):
                 self._config_file(other, depth=depth + 1)
         # Paths in a configuration are relative to the folder that holds `.cargo`.
         base = os.path.dirname(folder)
         self.follow_tables({"patch": document.get("patch")}, base)
-        for word in _words(document.get("paths")):
-            self.follow(os.path.join(_joined(base, word), _MANIFEST))
-        for source in _table(document, "source").values():
+        for word in words(document.get("paths")):
+            self.follow(os.path.join(joined(base, word), MANIFEST))
+        for source in table(document, "source").values():
             for key in ("directory", "local-registry"):
                 named = source.get(key) if isinstance(source, dict) else None
                 if isinstance(named, str):
-                    where = _joined(base, named)
+                    where = joined(base, named)
                     if os.path.isdir(where):
                         self.folders.append(where)
 
 
-def _joined(folder: bytes, path: str) -> bytes:
-    return os.path.normpath(os.path.join(folder, os.fsencode(path)))
-
-
-def _table(document: dict[str, Any], name: str) -> dict[str, Any]:
-    value = document.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _words(value: object) -> list[str]:
-    return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
-
-
-def _includes(value: object) -> list[str]:
-    """`include` is a path, a list of paths, or of tables with a `path`."""
-    entries = value if isinstance(value, list) else [value]
-    paths = [entry.get("path") if isinstance(entry, dict) else entry for entry in entries]
-    return [path for path in paths if isinstance(path, str)]
-
-
-def _expand(folder: bytes, pattern: str) -> list[bytes]:
-    """Folders that a member's pattern names; cargo's `*` takes hidden ones, too."""
-    path = _joined(folder, pattern)
-    if not glob.has_magic(path):
-        return [path]
-    found = glob.iglob(path, recursive=True, include_hidden=True)
-    return [each for each in found if os.path.isfile(os.path.join(each, _MANIFEST))]
-
-
 def _excluded(workspace: dict[str, Any], root: bytes, folder: bytes) -> bool:
     """A member that is named stays one, even in an excluded folder."""
-    if any(within(folder, _joined(root, word)) for word in _words(workspace.get("members"))):
+    if any(within(folder, joined(root, word)) for word in words(workspace.get("members"))):
         return False
-    return any(within(folder, _joined(root, word)) for word in _words(workspace.get("exclude")))
+    return any(within(folder, joined(root, word)) for word in words(workspace.get("exclude")))
 
 
 def _target_paths(document: dict[str, Any]) -> Iterator[str]:
     """Sources that a package keeps elsewhere."""
     targets: list[object] = [
         document.get("lib"),
-        {"path": _table(document, "package").get("build")},
+        {"path": table(document, "package").get("build")},
     ]
     for kind in _TARGETS:
         listed = document.get(kind)

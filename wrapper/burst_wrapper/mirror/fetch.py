@@ -17,6 +17,7 @@ from typing import Final
 
 import attrs
 
+from burst_lifecycle.folders import within
 from burst_protocol.digest import Digest
 from burst_protocol.errors import BlobMissing, DigestMismatch, DiskFull, EnvironmentProblem
 from burst_protocol.programs import ChangedFile
@@ -182,5 +183,5 @@ def place(
 def _root_of(path: bytes, roots: tuple[bytes, ...]) -> bytes | None:
     if os.path.normpath(path) != path or b"\0" in path:
         return None
-    inside = [root for root in roots if path.startswith(root.rstrip(b"/") + b"/")]
+    inside = [root for root in roots if path != root and within(path, root)]
     return max(inside, key=len, default=None)

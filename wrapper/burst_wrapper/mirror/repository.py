@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from burst_lifecycle.folders import ancestors
 from burst_wrapper.mirror.ignore import Level, Patterns
 from burst_wrapper.processes import find_program, run_program
 
@@ -93,14 +94,8 @@ def read_patterns(path: bytes) -> Patterns:
 
 
 def _top(folder: bytes) -> bytes | None:
-    probe = folder
-    while True:
-        if os.path.lexists(os.path.join(probe, b".git")):
-            return probe
-        parent = os.path.dirname(probe)
-        if parent == probe:
-            return None
-        probe = parent
+    tops = (top for top in ancestors(folder) if os.path.lexists(os.path.join(top, b".git")))
+    return next(tops, None)
 
 
 def _own(top: bytes) -> bytes:

@@ -15,6 +15,7 @@ from typing import Final
 
 import attrs
 
+from burst_lifecycle.folders import within
 from burst_lifecycle.setting_keys import SECRET_EXCLUDES
 from burst_protocol.digest import Digest
 from burst_protocol.tree import TreeBuilder
@@ -190,9 +191,7 @@ class Snapshots:
         """The innermost root that holds it."""
         best: Scan | None = None
         for root, scan in self._scans.items():
-            if path.startswith(root.rstrip(b"/") + b"/") and (
-                best is None or len(root) > len(best.rules.root)
-            ):
+            if within(path, root) and (best is None or len(root) > len(best.rules.root)):
                 best = scan
         return best
 

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import attrs
 
+from burst_lifecycle.folders import ancestors
 from burst_protocol.errors import EnvironmentProblem
+from burst_wrapper.cargo_files import MANIFEST
 from burst_wrapper.paths import cargo_home
 from burst_wrapper.processes import Completed, find_program, run_program
 from burst_wrapper.verbs.command_line import CommandLine
@@ -196,10 +198,11 @@ def _member(found: Project, cwd: bytes, line: CommandLine) -> Package | None:
     if given:
         wanted = os.path.realpath(os.path.join(folder, os.fsencode(given[-1])))
     else:
-        while not os.path.exists(wanted := os.path.join(folder, b"Cargo.toml")):
-            if folder == os.path.dirname(folder):
-                return None
-            folder = os.path.dirname(folder)
+        manifests = (os.path.join(above, MANIFEST) for above in ancestors(folder))
+        found_one = next(filter(os.path.exists, manifests), None)
+        if found_one is None:
+            return None
+        wanted = found_one
     members = (
         one for one in found.packages if os.path.realpath(os.fsencode(one.manifest)) == wanted
     )

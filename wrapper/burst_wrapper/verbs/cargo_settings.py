@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import attrs
 
+from burst_wrapper.cargo_files import config_file, configurations, includes, load
 from burst_wrapper.paths import cargo_home
 from burst_wrapper.verbs import cfg_expression
 
@@ -37,9 +38,8 @@ class CargoSettings:
         for text in reversed(given):
             layers += _given(text, cwd)
         seen: set[bytes] = set()
-        for folder in _upwards(cwd):
-            layers += _in_folder(os.path.join(folder, b".cargo"), seen)
-        layers += _in_folder(cargo_home(environ), seen)
+        for path in (*configurations(cwd), config_file(cargo_home(environ))):
+            layers += _file(path, seen)
         return cls(tuple(layers), environ)
 
     def get(self, *path: str) -> Any:
@@ -151,38 +151,15 @@ def _given(text: str, cwd: bytes) -> list[Mapping[str, Any]]:
         return []
 
 
-def _upwards(folder: bytes) -> Iterator[bytes]:
-    while True:
-        yield folder
-        parent = os.path.dirname(folder)
-        if parent == folder:
-            return
-        folder = parent
-
-
-def _in_folder(folder: bytes, seen: set[bytes]) -> list[Mapping[str, Any]]:
-    """`config` wins over `config.toml`, as in cargo."""
-    for name in (b"config", b"config.toml"):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            return _file(path, seen)
-    return []
-
-
 def _file(path: bytes, seen: set[bytes]) -> list[Mapping[str, Any]]:
     real = os.path.realpath(path)
     if real in seen or len(seen) > _MOST_INCLUDES:
         return []
     seen.add(real)
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except (OSError, ValueError):
+    table = load(path)
+    if table is None:
         return []
-    included = table.get("include", [])
     layers: list[Mapping[str, Any]] = [table]
-    for one in reversed(included if isinstance(included, list) else [included]):
-        name = one.get("path") if isinstance(one, dict) else one
-        if isinstance(name, str):
-            layers += _file(os.path.join(os.path.dirname(path), os.fsencode(name)), seen)
+    for included in reversed(includes(table)):
+        layers += _file(os.path.join(os.path.dirname(path), os.fsencode(included)), seen)
     return layers

@@ -232,13 +232,17 @@ def _killed(returncode: int) -> str:
 # ---- our own helper -------------------------------------------------------------------------
 
 
-def _tokens(operation: Operation) -> tuple[bytes, ...]:
+def operation_tokens(
+    operation: Operation, *, write: bytes = b"rwbind", proc: bytes = b"proc"
+) -> tuple[bytes, ...]:
+    """What our helper is told (native/sandbox.c): the words for writable binds and for /proc are
+    others where programs run."""
     how, target, source = operation.how, operation.target, operation.source
     match how:
         case How.READ | How.TREE:
             return (b"bind", source, target)
         case How.WRITE:
-            return (b"rwbind", source, target)
+            return (write, source, target)
         case How.TMPFS:
             return (b"tmpfs", target, b"%d" % operation.size_bytes)
         case How.DIRECTORY:
@@ -246,7 +250,7 @@ def _tokens(operation: Operation) -> tuple[bytes, ...]:
         case How.SYMLINK:
             return (b"symlink", source, target)
         case How.PROC:
-            return (b"proc", target)
+            return (proc, target)
         case How.DEV:
             return (b"dev", target)
 
@@ -317,7 +321,7 @@ class NativeLauncher(Launcher):
     @contextmanager
     def prepare(self, spec: SandboxSpec) -> Iterator[Launch]:
         head: list[tuple[bytes, ...]] = [(b"userns",), (b"netns",)]
-        head.extend(_tokens(operation) for operation in _operations(spec))
+        head.extend(operation_tokens(operation) for operation in _operations(spec))
         observer = OBSERVER_PATH if spec.observer_path is not None else None
         with _native_launch(self.path, spec, head, observer) as launch:
             yield launch

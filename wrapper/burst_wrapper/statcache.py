@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
 
 from burst_protocol.digest import Digest
-from burst_wrapper.index import Index
+from burst_wrapper.index import Index, Row
 
 _SETTLED_NS: Final = 2_000_000_000
 _OURS: Final = -1
@@ -34,7 +35,7 @@ class FileState:
 class StatCache:
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._memory: dict[bytes, tuple[int, int, int, int, bytes]] = {}
+        self._memory: dict[bytes, Row] = {}
 
     def warm(self, folder: bytes) -> None:
         """Before all files below are asked for: one look into the index instead of one each."""
@@ -80,8 +81,8 @@ class StatCache:
             self._index.put_file(path, row)
         return FileState(digest, executable)
 
-    def learn(self, rows: dict[bytes, tuple[int, int, int, int, bytes]]) -> None:
-        """What another process has hashed by the same rules: inode, size, mtime, ctime, hash."""
+    def learn(self, rows: Mapping[bytes, Row]) -> None:
+        """What another process has hashed by the same rules."""
         for path, row in rows.items():
             self._memory[path] = row
             self._index.put_file(path, row)

@@ -20,6 +20,7 @@ import attrs
 
 from burst_agent.mounts import How, Mount, Operation, plan
 from burst_agent.programs.rooms import Room, make_mount_point
+from burst_agent.sandbox import operation_tokens
 
 NOBODY: Final = 65534
 HOME: Final = b"/home/burst"
@@ -136,7 +137,7 @@ def tokens(wanted: Wanted) -> tuple[tuple[bytes, ...], ...]:
         (b"oomadj", b"%d" % _OOM_SCORE),
     ]
     write = b"idbind" if wanted.mapped else b"rwbind"
-    lines.extend(_token(operation, write) for operation in operations)
+    lines.extend(operation_tokens(one, write=write, proc=b"rwproc") for one in operations)
     lines.append((b"pts", b"/dev/pts"))
     return tuple(lines)
 
@@ -206,22 +207,3 @@ def _make_mount_points(operations: tuple[Operation, ...]) -> None:
             outer = max(around, key=lambda found: len(found.target))
             folder = not operation.source or os.path.isdir(operation.source)
             make_mount_point(outer.source, operation.target[len(outer.target) :], folder=folder)
-
-
-def _token(operation: Operation, write: bytes) -> tuple[bytes, ...]:
-    target, source = operation.target, operation.source
-    match operation.how:
-        case How.READ | How.TREE:
-            return (b"bind", source, target)
-        case How.WRITE:
-            return (write, source, target)
-        case How.TMPFS:
-            return (b"tmpfs", target, b"%d" % operation.size_bytes)
-        case How.DIRECTORY:
-            return (b"dir", target)
-        case How.SYMLINK:
-            return (b"symlink", source, target)
-        case How.PROC:
-            return (b"rwproc", target)
-        case How.DEV:
-            return (b"dev", target)

@@ -9,14 +9,15 @@ those are; a wrong guess costs time and nothing else.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from burst_wrapper.index import Row
 
 _FROM_BYTES = 1024 * 1024
 _SETTLED_NS = 2_000_000_000
 """As in `statcache`, which has the reason."""
 _HASH_BYTES = 32
-
-Row = tuple[int, int, int, int, bytes]
-"""inode, size, mtime and ctime (ns), hash."""
 
 
 class EarlyHash:

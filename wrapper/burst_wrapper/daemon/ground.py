@@ -39,16 +39,13 @@ class Ground:
         """
         if early is None and (not os.path.isabs(rustc) or is_proxy(rustc)):
             return
-        # Whoever asks for the platform must not hash what is being hashed.
-        self.platforms.hashing.acquire()
         threading.Thread(target=self._warm, args=(rustc, early), daemon=True).start()
 
     def _warm(self, rustc: bytes, early: EarlyHash | None) -> None:
-        try:
-            if early is not None:
+        if early is not None:
+            # Whoever asks for the platform must not hash what is being hashed.
+            with self.platforms.hashing:
                 self.stats.learn(early.rows())
-        finally:
-            self.platforms.hashing.release()
         # Who needs this toolchain meets the same trouble, and can tell of it.
         with contextlib.suppress(BurstError, OSError):
             self.platforms.warm(rustc, dict(os.environb))

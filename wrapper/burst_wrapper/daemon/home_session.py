@@ -123,16 +123,21 @@ class HomeSession:
         try:
             await self._begin_on(executor, note, away=True)
         except BurstError as error:
+            self._is_home()
             if not error.fallback:
                 raise
             self._is_home_after(error)
 
-    def _is_home_after(self, error: BurstError) -> None:
-        """RemoteRequired if that will not do."""
-        if self._required:
-            raise RemoteRequired(str(error)) from error
+    def _is_home(self) -> None:
+        """Programs run on this machine."""
         self._away = False
         self._executor = self._mirror = None
+
+    def _is_home_after(self, error: BurstError) -> None:
+        """RemoteRequired if that will not do."""
+        self._is_home()
+        if self._required:
+            raise RemoteRequired(str(error)) from error
         self.note(f"{error}; programs run on this machine", error.hint)
 
     async def _go_soon(self, note: Note) -> None:
@@ -147,10 +152,6 @@ class HomeSession:
         async def arrive() -> None:
             try:
                 await self._go(tell)
-            except BurstError:
-                self._away = False
-                self._executor = self._mirror = None
-                raise
             finally:
                 if not self._away:
                     # What it would have run is linked again, here, the next time.

@@ -62,7 +62,7 @@ async def _serve(services: Services, listener: socket.socket) -> None:
         await services.servers.close()
         await services.remotes.close()
         await services.embedded.close()
-        services.index.flush(0)
+        services.flush(0)
         services.index.close()
         services.journal.close()
 

@@ -25,6 +25,8 @@ class Mirrors:
         self._index = index
         self._mirrors: dict[bytes, Mirror] = {}
         self._observed: dict[bytes, dict[bytes, None]] = {}
+        self._news: set[bytes] = set()
+        """Of which workspaces more is observed than the index has."""
         self._machine = b""
 
     def of(self, workspace_root: bytes) -> Mirror:
@@ -47,7 +49,13 @@ class Mirrors:
         if before < _OBSERVED_LIMIT:
             observed.update(dict.fromkeys(paths))
         if len(observed) > before:
-            self._index.put_fact(_FACT, root, pack(list(observed)))
+            self._news.add(root)
+
+    def remember(self) -> None:
+        """To the index, which is written from time to time; a list is long, and units are many."""
+        for root in self._news:
+            self._index.put_fact(_FACT, root, pack(list(self._observed[root])))
+        self._news.clear()
 
     def _seen(self, root: bytes) -> dict[bytes, None]:
         """Of earlier daemons, too: a unit that cargo finds fresh tells nobody what it reads."""

@@ -224,7 +224,7 @@ class Server:
                 client.heartbeat()
             for peer in list(self._peers):
                 peer.heartbeat()
-            self._services.index.flush(int(time.time()))
+            self._services.flush(int(time.time()))
             self._services.servers.look()
             if self._units:
                 self._cancel_orphans()

@@ -109,6 +109,12 @@ class Services:
             journal=Journal(os.path.join(state_dir, b"builds")),
         )
 
+    def flush(self, now_s: int) -> None:
+        """What was learned goes to the index' file; see `Index.flush`."""
+        if self._mirrors is not None:
+            self._mirrors.remember()
+        self.index.flush(now_s)
+
     def cache_is_gone(self) -> bool:
         """Somebody emptied the cache folder: what we hold open is not what lies there."""
         return self._place != identity(os.path.join(self.cache_dir, b"tmp")) or self.embedded.lost

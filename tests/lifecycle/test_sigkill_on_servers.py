@@ -107,10 +107,10 @@ def expire(space: Space, cloud: LocalCloud, theirs: dict[str, list[str]]) -> Non
 
 def carry_on(space: Space, cloud: LocalCloud) -> None:
     """The next command finishes what was begun: one server, one volume, and it compiles there."""
-    admin(space, "up").check()
+    told = admin(space, "up").check()
     assert len(ready_servers(cloud)) == 1
     (volume,) = cloud.all(Volume)
-    assert volume.labels["burst-fs"].startswith("ready-")
+    assert volume.labels["burst-fs"].startswith("ready-"), told.stderr
     assert volume.server is not None
     (server,) = [one for one in admin_json(space, "status")["resources"] if one["kind"] == "server"]
     assert server["lease"] is not None

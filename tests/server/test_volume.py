@@ -279,6 +279,36 @@ def test_a_damaged_ready_volume_is_checked_once_and_else_bad(
 
 @pytest.mark.root
 @pytest.mark.slow
+def test_a_device_that_somebody_still_has_is_not_bad(
+    host: Host, attached: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server before is just going: `bad` would give up a sound store for ever."""
+    label = f"new-{UUID}"
+    command(host, "format", str(ID), f"--label={label}", capsys=capsys)
+    held = os.open(attached, os.O_RDONLY | os.O_EXCL)
+    rests = []
+
+    def rest(duration_s: float) -> None:
+        rests.append(duration_s)
+        if len(rests) == 3:
+            os.close(held)
+
+    patient = Host(host.root, sleep=rest)
+    assert volume.mount_volume(patient, ID, label, 1)["mounted"] is True
+    assert len(rests) == 3
+    volume.unmount_volume(host, ID, "/nowhere")
+    held = os.open(attached, os.O_RDONLY | os.O_EXCL)
+    try:
+        with pytest.raises(Refusal) as refused:
+            volume.mount_volume(Host(host.root, sleep=lambda _: None), ID, label, 1)
+    finally:
+        os.close(held)
+    assert why(refused) == "busy"
+    assert volume.mount_volume(host, ID, label, 1)["mounted"] is True
+
+
+@pytest.mark.root
+@pytest.mark.slow
 def test_who_holds_a_volume_is_named(
     host: Host, attached: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,10 @@ _PATIENCE_S: Final = 30.0
 _TOOL_S: Final = 600.0
 _UNMOUNT_TRIES: Final = 50
 _UNMOUNT_REST_S: Final = 0.1
+_MOUNT_TRIES: Final = 20
+_MOUNT_REST_S: Final = 0.25
+_SOUND: Final = frozenset({0, 1, 2})
+"""e2fsck(8): nothing to do; corrected; corrected, and a mounted one would want a reboot."""
 
 Answer = dict[str, object]
 
@@ -191,28 +195,56 @@ def mount_volume(host: Host, volume_id: int, label: str, timeout_s: float) -> An
     checked = False
     if not host.mounted_at(path):
         os.makedirs(path, mode=0o755, exist_ok=True)
-        checked = _mount(device, path)
+        checked = _mount(host, device, path)
     elif os.stat(path).st_dev != os.stat(device).st_rdev:
         raise Refusal("other", f"{path} is another device's")
     furnish(path, volume_id, wanted)
     return {"mounted": True, "path": path, "device": device, "checked": checked, **space(path)}
 
 
-def _mount(device: str, path: str) -> bool:
-    """Whether it took a check."""
+def _mount(host: Host, device: str, path: str) -> bool:
+    """Whether it took a check. Refusal `busy` while somebody else has the device, else `bad`.
+
+    Who has it may be about to let go: a mount of the same device that is just being taken down in
+    another namespace answers EBUSY for a moment. Only a file system that nobody else holds is
+    judged, or a sound one would be given up for ever.
+    """
     argv = ("mount", "-t", "ext4", "-o", "noatime,nosuid,nodev", device, path)
-    if run(*argv).returncode == 0:
-        return False
-    checked = run("e2fsck", "-p", device)
-    # 1: corrected. More than that is for somebody who looks (e2fsck(8)).
-    if checked.returncode in (0, 1):
-        again = run(*argv)
-        if again.returncode == 0:
-            return True
-        checked = again
+    said = f"{device} is in use"
+    for _ in range(_MOUNT_TRIES):
+        if run(*argv).returncode == 0:
+            return False
+        if not in_use(device):
+            checked = run("e2fsck", "-p", device)
+            if checked.returncode not in _SOUND and not in_use(device):
+                _leave(path)
+                raise Refusal("bad", tail(checked))
+            again = run(*argv)
+            if again.returncode == 0:
+                return True
+            said = tail(again)
+        host.sleep(_MOUNT_REST_S)
+    _leave(path)
+    raise Refusal("busy" if in_use(device) else "bad", said)
+
+
+def in_use(device: str) -> bool:
+    """Whether it is mounted, or held in another way that keeps a mount off.
+
+    open(2): O_EXCL without O_CREAT on a block device fails with EBUSY if the system uses it.
+    """
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return True
+    return False
+
+
+def _leave(path: str) -> None:
     with contextlib.suppress(OSError):
         os.rmdir(path)
-    raise Refusal("bad", tail(checked))
 
 
 def furnish(path: str, volume_id: int, wanted: str) -> None:

@@ -34,19 +34,28 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(1200)]
 KILLED = Path(__file__).resolve().parents[1] / "support" / "killed.py"
 _DAY_S = 86_400
 _PATIENCE_S = 300
-_MOST = 200
-"""No command has more points; a run that reaches its end has been at all of them."""
+_MOST = 300
+"""No command has more points."""
+_TOGETHER = 8
+"""So many points are one test: they share a cloud, and tests run side by side."""
 _NEVER = "never"
 _CHOSEN = os.environ.get("BURST_TEST_POINTS", "")
 """By hand: `3,9,15`, the numbers of some."""
-ALL = tuple(str(number) for number in range(1, _MOST + 1))
+
+Points = tuple[str, ...]
 
 
-def points_of(usual: list[str]) -> list[str]:
-    """At which points a command is killed."""
-    if _CHOSEN:
-        return _CHOSEN.split(",")
-    return thorough(usual, ALL)
+def killed_at(*usual: str, about: int) -> pytest.MarkDecorator:
+    """Cases with the points at which a command is killed: the usual ones, and in `make test-all`
+    each, until it comes to its end without being killed. It has about so many."""
+    starts = range(1, about, _TOGETHER)
+    ends = [*starts[1:], _MOST]
+    each = [
+        tuple(str(number) for number in range(start, end))
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    cases = [tuple(_CHOSEN.split(","))] if _CHOSEN else thorough([usual], each)
+    return pytest.mark.parametrize("points", cases, ids=lambda points: str(points[0]))
 
 
 @contextmanager
@@ -125,7 +134,7 @@ def everything_goes(space: Space, cloud: LocalCloud, theirs: dict[str, list[str]
 
 
 def at_each(
-    cloud: LocalCloud, space: Space, points: list[str], before: Callable[[], None], *command: str
+    cloud: LocalCloud, space: Space, points: Points, before: Callable[[], None], *command: str
 ) -> None:
     """Kill it at each of the points; by turns somebody or nobody comes afterwards."""
     theirs = cloud.holdings()
@@ -147,29 +156,29 @@ def at_each(
     cloud.expect(**theirs)
 
 
-def test_up(real_cloud: LocalCloud) -> None:
+@killed_at("after POST /servers", "after ssh burst-agent volume format", about=88)
+def test_up(real_cloud: LocalCloud, points: Points) -> None:
     """From nothing to a server that is ready."""
-    usual = ["after POST /servers", "after ssh burst-agent volume format"]
     foreign(real_cloud)
     with stage(real_cloud) as space:
-        at_each(real_cloud, space, points_of(usual), lambda: None, "up")
+        at_each(real_cloud, space, points, lambda: None, "up")
 
 
-def test_down(real_cloud: LocalCloud) -> None:
+@killed_at("after ssh burst-agent lease drain", about=29)
+def test_down(real_cloud: LocalCloud, points: Points) -> None:
     """In the middle of taking a server away in good order."""
-    usual = ["after ssh burst-agent lease drain"]
     foreign(real_cloud)
     with stage(real_cloud) as space:
-        at_each(real_cloud, space, points_of(usual), lambda: up(space), "down", "--yes")
+        at_each(real_cloud, space, points, lambda: up(space), "down", "--yes")
 
 
 def up(space: Space) -> None:
     admin(space, "up").check()
 
 
-def test_reap(real_cloud: LocalCloud) -> None:
+@killed_at("after POST /volumes/{id}/actions/detach", about=33)
+def test_reap(real_cloud: LocalCloud, points: Points) -> None:
     """One that is idle at the edge of its paid hour."""
-    usual = ["after POST /volumes/{id}/actions/detach"]
     cloud = real_cloud
     foreign(cloud)
     with stage(cloud, keep_alive_s=1) as space:
@@ -178,7 +187,7 @@ def test_reap(real_cloud: LocalCloud) -> None:
             up(space)
             cloud.clock.advance(3000)
 
-        at_each(cloud, space, points_of(usual), idle, "reap")
+        at_each(cloud, space, points, idle, "reap")
 
 
 @contextmanager
@@ -203,14 +212,14 @@ def killable_daemon(space: Space, at: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_build_that_boots(real_cloud: LocalCloud) -> None:
+@killed_at("before ssh burst-agent hostkey", about=80)
+def test_a_build_that_boots(real_cloud: LocalCloud, points: Points) -> None:
     """The daemon dies while it boots a server that a unit waits for: the build ends as if nothing
     had been; the next one's carries on, and compiles there."""
-    usual = ["before ssh burst-agent hostkey"]
     cloud = real_cloud
     theirs = foreign(cloud)
     with stage(cloud, boot_after_s=0, wait=True) as space:
-        for number, at in enumerate(points_of(usual)):
+        for number, at in enumerate(points):
             space.forget_store()
             space.fresh_target()
             with killable_daemon(space, at) as daemon:
@@ -236,8 +245,8 @@ def test_a_build_that_boots(real_cloud: LocalCloud) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(7200)
-def test_a_bake(real_cloud: LocalCloud) -> None:
+@killed_at("after POST /servers", about=90)
+def test_a_bake(real_cloud: LocalCloud, points: Points) -> None:
     """The next `image build` makes one image, and no server is left. (In the middle of the recipe:
     `tests/cloud/test_bake.py`, in `make test`.)"""
     cloud = real_cloud
@@ -248,11 +257,10 @@ def test_a_bake(real_cloud: LocalCloud) -> None:
         pytest.skip(str(error))
     command = ("image", "build", "--mirror", sources)
     theirs = foreign(cloud)
-    first = int(os.environ.get("BURST_TEST_BAKE_FROM", "1"))
     with stage(cloud) as space:
-        for number in range(first, _MOST):
-            struck, names = killed(space, str(number), *command)
-            if number % 3 == 0:
+        for number, at in enumerate(points):
+            struck, names = killed(space, at, *command)
+            if number % 4 == 2:
                 _, names = killed(space, _NEVER, *command)
                 assert not cloud.all(Server), names[-1]
                 assert len(cloud.all(Image)) == 1

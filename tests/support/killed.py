@@ -3,9 +3,11 @@
     python killed.py POINT LOG admin up
     python killed.py POINT LOG daemon
 
-Points are before and after each request to the API and each command on a server; LOG gets their
-names, one a line. POINT is a number (from 1), the beginning of a name, or `never`. Nothing else of
-the program is another: it is the program, with functions that count. BURST_TEST_CLOCK: its clock is
+Points are after each request to the API and each command on a server; LOG gets their names, one a
+line. A question that is asked again and again (is it done?) is one point as often as it follows
+itself. POINT is a number (from 1), the beginning of a name, or `never`. A name can also be that of
+the moment before a command, which has no number: it is after something else. Nothing else of the
+program is another: it is the program, with functions that count. BURST_TEST_CLOCK: its clock is
 ahead by so many seconds, as that of a local cloud whose time was advanced: volumes are deleted by
 themselves only while the two agree.
 """
@@ -31,12 +33,19 @@ class Points:
         self._at = at
         self._log = open(log, "a", encoding="utf-8")  # noqa: SIM115 - as long as the process lives
         self._number = 0
+        self._last = ""
 
     def __call__(self, name: str) -> None:
-        self._number += 1
+        if name == self._last and name.startswith("after GET"):
+            return
+        self._last = name
         self._log.write(name + "\n")
         self._log.flush()
-        if self._at == str(self._number) or (not self._at.isdigit() and name.startswith(self._at)):
+        if name.startswith("after"):
+            self._number += 1
+            if self._at == str(self._number):
+                os.kill(os.getpid(), signal.SIGKILL)
+        if not self._at.isdigit() and name.startswith(self._at):
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -24,6 +24,7 @@ ONE_BY_ONE: Final = (
     "tests/lifecycle/test_builds_on_servers.py",
     "tests/lifecycle/test_verbs_on_servers.py",
     "tests/lifecycle/test_sigkill.py",
+    "tests/lifecycle/test_sigkill_on_servers.py",
 )
 """Files that take minutes, and whose tests do not share what was dear to make."""
 ORDER: Final = (

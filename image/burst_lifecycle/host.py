@@ -241,13 +241,14 @@ class Host:
         answer = await self.ssh.run(self.login, (AGENT, *argv), timeout_s=limit_s)
         accepted: Sequence[int] = (0, 1) if refusals else (0,)
         try:
-            found = json.loads(answer.stdout) if answer.status in accepted else None
+            found = json.loads(answer.stdout)
         except ValueError:
             found = None
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or answer.status not in accepted:
             said = answer.stderr.decode("utf-8", "replace").strip().splitlines()
-            detail = f": {said[-1][:200]}" if said else ""
-            raise self._problem(f"`burst-agent {argv[0]}` ended with {answer.status}{detail}")
+            detail = str(found.get("detail", "")) if isinstance(found, dict) else ""
+            words = "".join(f": {text[:200]}" for text in (detail, *said[-1:]) if text)
+            raise self._problem(f"`burst-agent {argv[0]}` ended with {answer.status}{words}")
         return found
 
     def _problem(self, detail: str) -> ServerProblem:

@@ -19,7 +19,7 @@ from hcloud.locations import Location
 from hcloud.server_types import ServerType
 from hcloud.servers import BoundServer
 
-from localcloud import LocalCloud
+from localcloud import LocalCloud, disks
 from localcloud.host import Run, leftovers, run, sweep
 from localcloud.stock import stock_tree
 from sshd import keygen
@@ -267,6 +267,22 @@ def test_the_oracle_sees_everything_and_removes_it() -> None:
     assert not made.folder.exists()
     assert process.stdin is not None
     process.stdin.close()
+
+
+def test_a_disk_that_is_gone_takes_no_other_disk_along(tmp_path: Path) -> None:
+    """Its loop device may be another process's by then."""
+    ours = disks.new_disk(tmp_path, 1, 1, None)
+    ours.remove()
+    assert disks.backing_file(ours.device) is None
+    theirs = tmp_path / "theirs.img"
+    with open(theirs, "wb") as handle:
+        handle.truncate(1 << 20)
+    run(["losetup", ours.device, str(theirs)])
+    try:
+        ours.remove()
+        assert disks.backing_file(ours.device) == theirs
+    finally:
+        run(["losetup", "--detach", ours.device])
 
 
 def test_a_firewall_that_shuts_us_out_and_lets_us_in(lab: Lab) -> None:

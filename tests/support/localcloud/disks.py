@@ -27,9 +27,20 @@ class Disk:
     device: str
 
     def remove(self) -> None:
-        """A loop device that is still mounted somewhere goes when it is no more."""
-        run(["losetup", "--detach", self.device], check=False)
+        """A loop device that is still mounted somewhere goes when it is no more.
+
+        Once gone its number is soon another disk's, of a cloud in another process maybe.
+        """
+        if backing_file(self.device) == self.file:
+            run(["losetup", "--detach", self.device], check=False)
         self.file.unlink(missing_ok=True)
+
+
+def backing_file(device: str) -> Path | None:
+    """What that loop device shows now; None if nothing."""
+    with contextlib.suppress(OSError):
+        return Path(Path(f"/sys/block/{Path(device).name}/loop/backing_file").read_text().strip())
+    return None
 
 
 def new_disk(folder: Path, volume: int, size_gb: int, format_: str | None) -> Disk:

@@ -1,8 +1,9 @@
 """One attempt to run a unit on one agent: send, stream, judge, forward.
 
 All stderr lines are held until the dep-info line has come and the run was judged, or until exit;
-errors always until exit. So nothing is shown of a run that saw another world than home's, and yet
-the metadata reaches cargo while code generation goes on.
+errors always until exit, and so is what is no JSON and all that follows it: LLVM's last words come
+when rustc's work is done, and may be about the sandbox. So nothing is shown of a run that saw
+another world than home's, and yet the metadata reaches cargo while code generation goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from burst_wrapper.daemon.judge import Judge, Verdict
 from burst_wrapper.daemon.link import AgentLink
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.depinfo import DepInfo
-from burst_wrapper.rustc_json import Artifact, classify, is_error, is_suspicious
+from burst_wrapper.rustc_json import Artifact, Text, classify, is_error, is_suspicious
 
 _ICE: Final = 101
 # A blob may be evicted again before it is used, but an agent that keeps asking cannot store it.
@@ -158,6 +159,7 @@ class Attempt:
         self._stdout = b""
         self._judged = False
         self._failing = False
+        self._holding = False
         self._dep_info: DepInfo | None = None
         self._origin = plan.out_dir
         self._coalesced = False
@@ -262,7 +264,8 @@ class Attempt:
         if self._judged:
             # Whether an error, of the linker say, is home's too is known at the end only.
             self._failing = self._failing or is_error(artifact)
-            if self._failing:
+            self._holding = self._holding or isinstance(artifact, Text)
+            if self._failing or (self._holding and not isinstance(artifact, Artifact)):
                 self._held.append(line)
             else:
                 await self._forward(line)

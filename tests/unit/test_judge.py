@@ -11,6 +11,7 @@ import pytest
 
 from burst_protocol.action import Access, Observation
 from burst_protocol.digest import Digest
+from burst_wrapper.closures import ExternFile
 from burst_wrapper.daemon.gather import Learned, Shown
 from burst_wrapper.daemon.judge import Judge, Verdict, expected, pin, wide_list
 from burst_wrapper.daemon.plan import Plan
@@ -268,6 +269,37 @@ def test_variables(machine: Home, kind: str) -> None:
     assert judged(b"API_TOKEN").home == "the unit reads $API_TOKEN, which is not sent"
     assert judged(dep_info=DepInfo((), ((b"GREETING", None),))).missing.env == {b"GREETING"}
     assert judged(dep_info=DepInfo((), ((b"NOWHERE", None),))).right
+
+
+@pytest.mark.parametrize(
+    ("macro", "does", "tells"),
+    [
+        (b"rust_embed_impl", "stat data/a.txt", True),
+        (b"include_dir_macros", "stat data/a.txt", True),
+        (b"embed_it_macros", "stat data/a.txt", True),
+        # asks the open file, which is no look that the observer sees
+        (b"rust_embed_for_web_impl", "open data/a.txt", True),
+        (b"rust_embed_impl", "open data/a.txt", False),
+        (b"rust_embed_for_web_impl", "open src/lib.rs", False),
+        (b"serde_derive", "stat data/a.txt", False),
+    ],
+)
+def test_macros_that_tell_the_age_of_files(
+    machine: Home, place: Place, macro: bytes, does: str, tells: bool
+) -> None:
+    """A sandbox cannot show ages, so what these macros embed is embedded at home."""
+    machine.write("data/b.txt")
+    plan = machine.plan()
+    extern = ExternFile(b"/t/lib" + macro + b"-0123.so", Digest.of(macro))
+    plan = attrs.evolve(plan, externs=attrs.evolve(plan.externs, macros=(extern,)))
+    op, name = does.split()
+    path = place.package / name
+    judge = judge_of(machine, plan)
+    judge.add(saw(Access(op, bytes(path), True)))
+    # Of all that is opened later nothing is a macro's.
+    judge.add(saw(Access(op, bytes(place.package / "data/b.txt"), True)), last=True)
+    expected_home = f"{macro.decode()} tells the age of {path}" if tells else ""
+    assert judge.verdict(NOTHING).home == expected_home
 
 
 def test_what_linkers_ask_for(machine: Home) -> None:

@@ -39,8 +39,14 @@ _SHARED_MEMORY: Final = b"/dev/shm/"
 _LIST: Final = "list"
 _WRITES: Final = ("write", "change")
 _LINK: Final = "readlink"
-# rust-embed and include_dir: `last_modified` and `created` of what they embed
-_TELL_AGES: Final = frozenset({b"rust_embed_impl", b"include_dir_macros"})
+# Macros that write `last_modified` or `created` of what they embed into the program, and what tells
+# that they did: most ask the path, one asks the open file.
+_TELL_AGES: Final = {
+    b"rust_embed_impl": "stat",
+    b"include_dir_macros": "stat",
+    b"embed_it_macros": "stat",
+    b"rust_embed_for_web_impl": "open",
+}
 
 
 @attrs.define
@@ -76,6 +82,10 @@ class Judge:
     programs: dict[bytes, None] = attrs.field(factory=dict)
     network: bool = False
     _judged: set[tuple[str, bytes, bool]] = attrs.field(factory=set)
+    _tell_ages: dict[str, bytes] = attrs.field(init=False)
+    """By what is done to a file: the macro that is known to write down how old it is."""
+    _aged: set[bytes] = attrs.field(factory=set)
+    """To which files that was done while macros ran."""
     _externs: frozenset[bytes] = attrs.field(init=False)
     _searched: frozenset[bytes] = attrs.field(init=False)
     _searched_for_crates: frozenset[bytes] = attrs.field(init=False)
@@ -92,6 +102,11 @@ class Judge:
         self._never_news = (*_KERNEL, *self._own)
         externs = self.plan.externs
         self._externs = frozenset(file.path for file in (*externs.files, *externs.macros))
+        self._tell_ages = {}
+        for macro in externs.macros:
+            crate = os.path.basename(macro.path).removeprefix(b"lib").rpartition(b"-")[0]
+            if crate in _TELL_AGES:
+                self._tell_ages[_TELL_AGES[crate]] = crate
         searched = [
             (os.path.join(self.plan.cwd, search.path), search.kind)
             for search in self.plan.call.search_paths
@@ -111,6 +126,8 @@ class Judge:
             path = self.here(access.path)
             here = access if path is access.path else attrs.evolve(access, path=path)
             self.accesses[access.op, path, access.found] = here
+            if not last and access.op in self._tell_ages:
+                self._aged.add(path)
         for name in observation.env_names:
             self.env_names[name] = None
         for program in observation.programs:
@@ -210,12 +227,13 @@ class Judge:
         A look at a file may mean its existence, its size or its age, and mostly means the first:
         only macros known for the last are not believed.
         """
-        if access.op != "stat" or self.shown.digest(access.path) is None:
+        crate = self._tell_ages.get(access.op)
+        if crate is None or access.path not in self._aged or access.path in self._externs:
             return
-        for macro in self.plan.externs.macros:
-            crate = os.path.basename(macro.path).removeprefix(b"lib").rpartition(b"-")[0]
-            if crate in _TELL_AGES and not access.path.endswith((b".rs", b"/Cargo.toml")):
-                verdict.home = f"{os.fsdecode(crate)} tells the age of {os.fsdecode(access.path)}"
+        if access.path.endswith((b".rs", b"/Cargo.toml")):
+            return
+        if self.shown.digest(access.path) is not None:
+            verdict.home = f"{os.fsdecode(crate)} tells the age of {os.fsdecode(access.path)}"
 
     def _judge_listing(self, path: bytes, verdict: Verdict) -> bool:
         shown = self.shown.listing(path)

@@ -26,11 +26,12 @@ from burst_lifecycle.context import Context, Wishes
 from burst_lifecycle.errors import NotConfigured
 from burst_lifecycle.ledger import Ledger
 from burst_lifecycle.notices import Notices
-from burst_lifecycle.places import Places, cache_dir
+from burst_lifecycle.places import Places
 from burst_lifecycle.project import Project
 from burst_lifecycle.session import Lifecycle
 from burst_lifecycle.settings import Hetzner, Settings
 from burst_lifecycle.token import Token, obtain
+from burst_lifecycle.xdg import cache_dir
 
 if TYPE_CHECKING:
     from burst_lifecycle.cloud.model import Server

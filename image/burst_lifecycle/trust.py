@@ -14,7 +14,7 @@ import os
 
 import attrs
 
-from burst_lifecycle.places import write_atomically
+from burst_lifecycle.atomic_file import write_atomically
 
 
 @attrs.frozen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 
 def test_a_plain_build_loads_nothing_of_the_verbs() -> None:
@@ -29,3 +31,45 @@ def test_a_plain_build_loads_nothing_of_the_verbs() -> None:
         "burst_wrapper.daemon.server_keeper",
     )
     assert [name for name in loaded if name.startswith(for_verbs)] == []
+
+
+def test_the_first_child_of_a_daemon_begins_before_anything_is_loaded(tmp_path: Path) -> None:
+    """The digests of a toolchain are the first build's longest wait: when the child that computes
+    them is forked, there are our few modules and builtin ones."""
+    rustc = tmp_path / "toolchain/bin/rustc"
+    rustc.parent.mkdir(parents=True)
+    rustc.touch()
+    (tmp_path / "toolchain/lib/rustlib").mkdir(parents=True)
+    script = (
+        "import os, sys\n"
+        "bare = set(sys.modules)\n"
+        "def fork():\n"
+        "    print(*sorted(set(sys.modules) - bare))\n"
+        "    sys.stdout.flush()\n"
+        "    os._exit(0)\n"
+        "os.fork = fork\n"
+        "from burst_wrapper.daemon.main import start\n"
+        f"sys.argv[1:] = ['--fd', '3', '--rustc', {str(rustc)!r}]\n"
+        "start()"
+    )
+    environ = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    loaded = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    ours = [name for name in loaded if name.startswith("burst_")]
+    assert ours == [
+        "burst_lifecycle",
+        "burst_lifecycle.xdg",
+        "burst_wrapper",
+        "burst_wrapper.daemon",
+        "burst_wrapper.daemon.early_hash",
+        "burst_wrapper.daemon.main",
+        "burst_wrapper.hot",
+        "burst_wrapper.paths",
+    ]
+    others = set(loaded) - set(ours) - set(sys.builtin_module_names)
+    assert others == {"__future__", "_socket"}

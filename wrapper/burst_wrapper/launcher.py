@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from burst_lifecycle.atomic_file import write_atomically
 from burst_protocol.version import BUILD
 from burst_wrapper import hot, paths
 from burst_wrapper.native_build import build_client
@@ -107,13 +108,13 @@ def write_launcher(environ: Mapping[bytes, bytes]) -> bytes:
     cache_dir = paths.cache_dir(environ)
     client = build_client(find_program(b"cc", b"/", environ), native_dir(cache_dir))
     if client is None:
-        paths.write_atomically(path, text, mode=0o755, keep_equal=True)
+        write_atomically(path, text, mode=0o755, keep_equal=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(python_path)
     else:
         # The Python one first: it must be there before anything can need it.
-        paths.write_atomically(python_path, text, mode=0o755, keep_equal=True)
-        paths.write_atomically(path, client.read_bytes(), mode=0o755, keep_equal=True)
+        write_atomically(python_path, text, mode=0o755, keep_equal=True)
+        write_atomically(path, client.read_bytes(), mode=0o755, keep_equal=True)
     return path
 
 
@@ -123,7 +124,7 @@ def write_hook(name: str, environ: Mapping[bytes, bytes]) -> bytes:
     path = paths.data_dir(environ) + b"/bin/" + name.encode()
     module = os.path.join(os.path.dirname(os.path.abspath(hot.__file__)), "runner.py")
     text = launcher_text(os.fsencode(sys.executable), os.fsencode(module), name)
-    paths.write_atomically(path, text, mode=0o755, keep_equal=True)
+    write_atomically(path, text, mode=0o755, keep_equal=True)
     return path
 
 
@@ -156,7 +157,7 @@ def publish(client: Path, environ: Mapping[bytes, bytes], cache_dir: bytes) -> N
     enable`.
     """
     content = client.read_bytes()
-    paths.write_atomically(client_path(cache_dir), content, mode=0o755, keep_equal=True)
+    write_atomically(client_path(cache_dir), content, mode=0o755, keep_equal=True)
     launcher = launcher_path(environ)
     if os.path.exists(python_launcher_path(environ)) and os.path.exists(launcher):
-        paths.write_atomically(launcher, content, mode=0o755, keep_equal=True)
+        write_atomically(launcher, content, mode=0o755, keep_equal=True)

@@ -1,24 +1,17 @@
 """Where burst keeps its files, for the wrapper package: XDG folders, and the socket's.
 
 The runtime folder and the socket in it are defined in `hot.py`, which may import nothing; the rest
-in `burst_lifecycle.places`.
+in `burst_lifecycle.xdg`.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-from burst_lifecycle.places import (
-    cache_dir,
-    config_dir,
-    data_dir,
-    home_dir,
-    state_dir,
-    write_atomically,
-)
+from burst_lifecycle.xdg import cache_dir, config_dir, data_dir, home_dir, state_dir
 from burst_wrapper.hot import check_private, runtime_dir, socket_name, socket_path
 
+TYPE_CHECKING = False  # as in `burst_lifecycle.xdg`
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -33,7 +26,6 @@ __all__ = [
     "socket_name",
     "socket_path",
     "state_dir",
-    "write_atomically",
 ]
 
 

@@ -22,11 +22,11 @@ from burst_lifecycle.admin.audit_view import (
 )
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.tariff import Tariff
+from burst_lifecycle.atomic_file import write_atomically
 from burst_lifecycle.cloud.model import Inventory, Resource
 from burst_lifecycle.errors import CloudProblem, NotConfigured, TokenProblem
 from burst_lifecycle.history import History, merge, observed
 from burst_lifecycle.labels import Claim
-from burst_lifecycle.places import write_atomically
 from burst_lifecycle.pricing import Amount, gross
 from burst_protocol.errors import ConfigError
 

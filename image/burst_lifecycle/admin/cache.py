@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 from burst_lifecycle.admin.desk import Desk
-from burst_lifecycle.places import cache_dir
 from burst_lifecycle.setting_keys import default
 from burst_lifecycle.settings import load, read_user
+from burst_lifecycle.xdg import cache_dir
 from burst_protocol.errors import AgentGone
 
 

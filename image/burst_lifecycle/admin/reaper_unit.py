@@ -23,8 +23,9 @@ from typing import Final
 import attrs
 
 from burst_lifecycle.admin.ports import Tell
+from burst_lifecycle.atomic_file import write_atomically
 from burst_lifecycle.errors import ReaperProblem
-from burst_lifecycle.places import Places, write_atomically
+from burst_lifecycle.places import Places
 
 NAME: Final = "burst-reap"
 EVERY_MIN: Final = 5

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import attrs
 
-from burst_lifecycle.places import Places, write_atomically
+from burst_lifecycle.atomic_file import write_atomically
+from burst_lifecycle.places import Places
 from burst_lifecycle.setting_keys import KEYS
 from burst_lifecycle.setting_values import convert
 from burst_lifecycle.settings import Hetzner

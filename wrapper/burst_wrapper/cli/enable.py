@@ -14,6 +14,7 @@ from typing import Any
 
 from attrs import define
 
+from burst_lifecycle.atomic_file import write_atomically
 from burst_protocol.errors import ConfigError, EnvironmentProblem, UserError
 from burst_wrapper import paths
 from burst_wrapper.cargo_config import (
@@ -88,7 +89,7 @@ class Records:
         }
         if entries:
             text = json.dumps(entries, indent=2).encode()
-            paths.write_atomically(self._path, text, mode=0o600)
+            write_atomically(self._path, text, mode=0o600)
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
@@ -191,7 +192,7 @@ def enable(path: bytes, wrapper: str, environ: dict[bytes, bytes], *, force: boo
         )
     # The record first: killed in between, `disable` finds nothing to undo and says so.
     _write(records.save, name)
-    _write(lambda: paths.write_atomically(path, edit.text.encode()), name)
+    _write(lambda: write_atomically(path, edit.text.encode()), name)
     return True
 
 
@@ -215,7 +216,7 @@ def disable(path: bytes, environ: dict[bytes, bytes]) -> bool:
                 with contextlib.suppress(OSError):  # not empty any more
                     os.rmdir(os.path.dirname(path))
         else:
-            _write(lambda: paths.write_atomically(path, restored.encode()), name)
+            _write(lambda: write_atomically(path, restored.encode()), name)
     _write(records.save, name)
     return found
 

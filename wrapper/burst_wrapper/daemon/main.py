@@ -1,9 +1,9 @@
-"""`python -m burst_wrapper.daemon.main --fd N`: the per-user daemon, started by a wrapper.
+"""`start`: the per-user daemon, started by a wrapper.
 
 The wrapper has bound the socket already, so its unit waits in the backlog while we import. It also
 waits for an agent and for the toolchain's digest. None of the three needs the others, so they are
 begun as early as possible, side by side; that is all this module does. The order of its imports is
-the point of it.
+the point of it (a test holds what is there when the first of them begins).
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from burst_wrapper import paths
 from burst_wrapper.daemon.early_hash import EarlyHash
 
+TYPE_CHECKING = False  # `typing` takes 8 ms
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from burst_wrapper.daemon.agent_process import AgentProcess, Place
 
 _USAGE = "usage: burst-daemon --fd N [--rustc PATH]\n"
@@ -88,5 +90,6 @@ def _text(name: object) -> str:
     return os.fsdecode(name) if isinstance(name, bytes | str) else str(name)
 
 
-if __name__ == "__main__":
+def start() -> NoReturn:
+    """Entry of the process that a wrapper started (`hot._spawn`): its arguments are `main`'s."""
     sys.exit(main(sys.argv[1:]))

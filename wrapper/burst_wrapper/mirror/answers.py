@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import attrs
 
-from burst_lifecycle.places import Places, write_atomically
+from burst_lifecycle.atomic_file import write_atomically
+from burst_lifecycle.places import Places
 
 _FOLDER: Final = "mirrors"
 _LIMIT_BYTES: Final = 1 << 20

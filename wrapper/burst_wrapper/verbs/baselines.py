@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from burst_lifecycle.places import write_atomically
+from burst_lifecycle.atomic_file import write_atomically
 
 FOLDER: Final = "criterion"
 FILE: Final = "burst-baselines.json"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any, Final
 
 import attrs
@@ -64,6 +63,8 @@ def convert(path: str, key: Key, value: Any) -> Any:
                 )
             return tuple(dict.fromkeys(words))
         case Form.EUROS:
+            from decimal import Decimal  # noqa: PLC0415 - few configurations name an amount
+
             return Decimal(str(_number(path, name, value, positive=True)))
         case Form.CHOICE:
             return _choice(path, key, _text(path, name, value))

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-import tomllib
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
@@ -20,6 +18,9 @@ from burst_lifecycle.places import Places
 from burst_lifecycle.setting_keys import BUILT_IN_EXCLUDES, KEYS, Scope, TokenSource, default
 from burst_lifecycle.setting_values import convert, unknown, wrong
 from burst_lifecycle.trust import Trust
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 PROJECT_FILE: Final = os.path.join(".config", "burst.toml")
 _LIMIT_BYTES: Final = 1 << 20
@@ -209,6 +210,8 @@ def _read(path: str, *, project: bool) -> Layer:
         raise wrong(path, f"cannot be read: {error.strerror}") from error
     if len(data) > _LIMIT_BYTES:
         raise wrong(path, "is larger than any configuration")
+    import tomllib  # noqa: PLC0415 - 3 ms, and most projects have no such file
+
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

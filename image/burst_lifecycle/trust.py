@@ -8,7 +8,6 @@ a single byte of the file has changed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 
@@ -45,12 +44,18 @@ class Trust:
             os.unlink(self._record(path))
 
     def _record(self, path: str) -> str:
-        name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+        name = _sha256(os.fsencode(os.path.realpath(path)))
         return os.path.join(self.state, "trusted", f"{name}.json")
 
 
 def _entry(path: str, content: bytes) -> dict[str, str]:
     return {
         "path": os.fsencode(os.path.realpath(path)).decode(errors="backslashreplace"),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": _sha256(content),
     }
+
+
+def _sha256(content: bytes) -> str:
+    import hashlib  # noqa: PLC0415 - with OpenSSL, 3 ms; most projects have no such file
+
+    return hashlib.sha256(content).hexdigest()

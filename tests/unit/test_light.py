@@ -73,3 +73,55 @@ def test_the_first_child_of_a_daemon_begins_before_anything_is_loaded(tmp_path: 
     ]
     others = set(loaded) - set(ours) - set(sys.builtin_module_names)
     assert others == {"__future__", "_socket"}
+
+
+def test_a_verb_loads_what_it_needs(tmp_path: Path) -> None:
+    """What a `cargo burst build` without any configuration imports before cargo starts is most of
+    what it costs (`benchmarks/verbs`): nothing that only some builds need."""
+    script = (
+        "import os, sys\n"
+        "from burst_wrapper.cli import afterwards, cargo_burst\n"
+        "from burst_wrapper.verbs import entry, job, perform\n"
+        "from burst_wrapper import config, session_client\n"
+        "environ = dict(os.environb)\n"
+        "entry.CargoSettings.read(os.getcwdb(), environ, [])\n"
+        "config.load_for(config.config_path(environ), os.getcwdb(), environ)\n"
+        "afterwards.say()\n"
+        "print(*sys.modules)"
+    )
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    environ |= {"HOME": str(tmp_path), "CARGO_HOME": str(tmp_path / ".cargo")}
+    loaded = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    for_some = (
+        "argparse",
+        "asyncio",
+        "concurrent",
+        "decimal",
+        "difflib",
+        "logging",
+        "pathspec",
+        "shutil",
+        "socket",
+        "tempfile",
+        "tomllib",
+        "burst_lifecycle.admin",
+        "burst_lifecycle.ledger",
+        "burst_protocol.messages",
+        "burst_protocol.programs",
+        "burst_wrapper.driver",
+        "burst_wrapper.mirror",
+        "burst_wrapper.verbs.help_text",
+    )
+    packages = {
+        name for part in for_some for name in loaded if name == part or name.startswith(f"{part}.")
+    }
+    assert packages == set()
+    daemon = {name for name in loaded if name.startswith("burst_wrapper.daemon.")}
+    assert daemon == {"burst_wrapper.daemon.request"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -43,6 +42,8 @@ def load(path: bytes) -> dict[str, Any] | None:
     """None for what is no TOML file."""
     try:
         with open(path, "rb") as file:
+            import tomllib  # noqa: PLC0415 - 3 ms, and many projects have no such file
+
             return tomllib.load(file)
     except (OSError, ValueError):
         return None

@@ -16,7 +16,6 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -105,6 +104,8 @@ def ship(cc: bytes, folder: Path) -> list[Path]:
 
     Never raises for a compiler that does not work.
     """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms, with `logging`
+
     origins = [(recipe, _system(recipe)) for recipe in _ALL]
     with ThreadPoolExecutor(len(_ALL)) as pool:
         jobs = [pool.submit(_build, cc, it, folder, origin, []) for it, origin in origins if origin]
@@ -144,6 +145,8 @@ def _build_all(
         origin = (_identity(cc),)
     except (OSError, subprocess.SubprocessError, ValueError) as problem:
         return list(products.values()), f"{os.fsdecode(cc)} does not work: {problem}"
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - as above
+
     reasons: list[str] = []
     # Side by side: a first build waits for this.
     with ThreadPoolExecutor(len(missing)) as pool:

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
@@ -26,6 +24,9 @@ from burst_wrapper import home_wire as w
 from burst_wrapper import hot
 from burst_wrapper.home_wire import KeptRequest, Progress, SessionInfo, SessionRequest, Summary
 from burst_wrapper.launcher import write_hook, write_launcher
+
+if TYPE_CHECKING:
+    from _socket import socket  # without the module that Python wraps around it: 1.4 ms
 
 __all__ = [
     "KeptRequest",
@@ -46,7 +47,7 @@ _READ_BYTES: Final = 65536
 class Session:
     """One open session. Its methods may be called from several threads."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket) -> None:
         self._connection = connection
         self._received = bytearray()
         self._lock = threading.Lock()
@@ -173,14 +174,13 @@ def _umask() -> int:
     return umask
 
 
-def _connect(environ: Mapping[bytes, bytes]) -> socket.socket:
+def _connect(environ: Mapping[bytes, bytes]) -> socket:
     try:
-        low = hot.connect_or_start(dict(environ))
+        connection = hot.connect_or_start(dict(environ))
     except Exception as error:
         if isinstance(error, BurstError):
             raise
         raise DaemonUnavailable(str(error)) from error
-    connection = socket.socket(fileno=low.detach())
     connection.settimeout(_SILENCE_S)
     return connection
 
@@ -203,6 +203,8 @@ def hook_path(name: str, environ: Mapping[bytes, bytes] | None = None) -> bytes:
     beside = os.path.join(os.path.dirname(sys.executable), name)
     if os.access(beside, os.X_OK):
         return os.fsencode(beside)
+    import shutil  # noqa: PLC0415 - rare
+
     found = shutil.which(name)
     if found is None:
         raise DaemonUnavailable(f"`{name}` is not installed beside {sys.executable}")

@@ -9,7 +9,6 @@ cargo says so itself.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -145,6 +144,8 @@ def _given(text: str, cwd: bytes) -> list[Mapping[str, Any]]:
     path = os.path.join(cwd, os.fsencode(text))
     if "=" not in text or os.path.exists(path):
         return _file(path, set())
+    import tomllib  # noqa: PLC0415 - few command lines have any
+
     try:
         return [tomllib.loads(text)]
     except tomllib.TOMLDecodeError:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Final
 
 from burst_protocol.errors import BurstError, UsageError
-from burst_wrapper.verbs import cargo_options, help_text, own_options
+from burst_wrapper.verbs import cargo_options, own_options
 from burst_wrapper.verbs.cargo import Cargo, NoCargo
 from burst_wrapper.verbs.cargo_settings import CargoSettings
 from burst_wrapper.verbs.command_line import OWN_CARGO_VERBS, CommandLine, parse
@@ -47,9 +47,12 @@ def run(words: Sequence[str], own_verbs: Sequence[str] = ()) -> int:
     line = parse(words, settings.alias)
     if line.verb in own_verbs:
         raise Misplaced(line.verb)
-    if line.wants_help and help_text.has(line.verb):
-        print(help_text.of(line.verb), end="")  # noqa: T201 - what was asked for
-        return 0
+    if line.wants_help:
+        from burst_wrapper.verbs import help_text  # noqa: PLC0415 - only where it is asked for
+
+        if help_text.has(line.verb):
+            print(help_text.of(line.verb), end="")  # noqa: T201 - what was asked for
+            return 0
     if line.own.driver == "remote":
         return _remote_driver(line)
     try:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Final
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -93,6 +92,8 @@ def wanted_services(
 
 def _by_value(value: bytes) -> str | None:
     """The service that an address on the loopback tells of."""
+    from urllib.parse import urlsplit  # noqa: PLC0415 - few verbs ask
+
     try:
         parts = urlsplit(value.decode())
         host = parts.hostname or ""

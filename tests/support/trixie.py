@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Self
 from sshd import descendants, keygen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 RECIPE: Final = 1
 """Raise it to have the tree made anew."""
@@ -32,11 +32,17 @@ PACKAGES: Final = ("python3", "openssh-server")
 UID: Final = 1000
 USER: Final = "builder"
 
-# Arguments: tree, upper, work, root. Runs in the new namespaces; waits for the network, then sshd.
+# Arguments: tree, upper, work, root, then folders of this machine and their places there. Runs in
+# the new namespaces; waits for the network, then sshd.
 _INIT: Final = r"""
 set -e
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"
 cd "$4"
+shift 4
+while [ $# -gt 0 ]; do
+  mkdir -p ".$2"; mount --bind "$1" ".$2"; mount -o remount,bind,ro ".$2"
+  shift 2
+done
 mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys
 mount -t tmpfs -o mode=755 tmpfs dev
@@ -99,7 +105,7 @@ def tree() -> Path:
     for tool in ("ip", "unshare", "nsenter"):
         if shutil.which(tool) is None:
             raise Unavailable(f"{tool} is not installed")
-    return cached_tree(f"trixie-{RECIPE}", _make)
+    return cached_tree(f"trixie-{RECIPE}", make)
 
 
 def cached_tree(name: str, make: Callable[[Path], None]) -> Path:
@@ -144,8 +150,9 @@ def run_or_unavailable(command: Sequence[str]) -> None:
         raise Unavailable(f"{command[0]}: " + "\n".join(done.stdout.splitlines()[-5:]))
 
 
-def _make(root: Path) -> None:
-    debootstrap(root, PACKAGES)
+def make(root: Path, packages: Sequence[str] = PACKAGES) -> None:
+    """The tree of such a machine, in an empty place."""
+    debootstrap(root, packages)
     # The password `*` never fits, but does not lock the account, which `!` does for sshd.
     user = ["useradd", "-m", "-u", str(UID), "-s", "/bin/bash", "-p", "*", USER]
     subprocess.run(["chroot", root, *user], check=True)
@@ -155,11 +162,14 @@ def _make(root: Path) -> None:
 class TrixieHost:
     """One running machine. `root` shows its files, `run` executes something inside."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shown: Mapping[Path, str]) -> None:
         self.folder = folder
         self.client_home = folder / "client"
         self.user = USER
         self.ip = ""
+        self.our_ip = ""
+        """Of this machine, as it is reached from there."""
+        self._shown = shown
         self.log: list[str] = []
         self._process: subprocess.Popen[str] | None = None
         self._drain: threading.Thread | None = None
@@ -167,10 +177,13 @@ class TrixieHost:
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, folder: Path) -> Iterator[Self]:
-        """Boot it; files of this run go below `folder` and are gone afterwards."""
-        lower = tree()
-        host = cls(folder)
+    def start(
+        cls, folder: Path, *, lower: Path | None = None, shown: Mapping[Path, str] | None = None
+    ) -> Iterator[Self]:
+        """Boot it; files of this run go below `folder` and are gone afterwards. `lower`: another
+        tree than `tree`. `shown`: folders of this machine, read-only, and their places there."""
+        lower = tree() if lower is None else lower
+        host = cls(folder, shown or {})
         try:
             host._prepare()
             host._boot(lower)
@@ -197,13 +210,14 @@ class TrixieHost:
         return " ".join(public.read_text().split()[:2])
 
     def run(
-        self, argv: Sequence[str], *, user: str | None = USER
+        self, argv: Sequence[str], *, user: str | None = USER, cwd: str = "/", **environ: str
     ) -> subprocess.CompletedProcess[str]:
-        """A command inside; user None is root."""
+        """A command inside; user None is root. `cwd` is a folder of its own."""
         become = [] if user is None else ["setpriv", f"--reuid={UID}", f"--regid={UID}"]
         if become:
             become += ["--clear-groups", "env", "-i", f"HOME=/home/{USER}", "PATH=/usr/bin:/bin"]
-        enter = ["nsenter", f"--target={self._init_pid}", "--all", "--wd=/"]
+            become += [f"{name}={value}" for name, value in environ.items()]
+        enter = ["nsenter", f"--target={self._init_pid}", "--all", f"--wdns={cwd}"]
         return subprocess.run(
             [*enter, *become, *argv],
             stdin=subprocess.DEVNULL,
@@ -235,6 +249,8 @@ class TrixieHost:
     def _boot(self, lower: Path) -> None:
         spaces = ["--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child=SIGKILL"]
         folders = [str(lower), *(str(self.folder / name) for name in ("upper", "work", "root"))]
+        for path, place in self._shown.items():
+            folders += [str(path), place]
         self._process = process = subprocess.Popen(
             ["unshare", *spaces, "--propagation=private", "sh", "-c", _INIT, "init", *folders],
             stdin=subprocess.PIPE,
@@ -270,6 +286,7 @@ class TrixieHost:
             net = f"198.18.{random.randrange(256)}.{random.randrange(0, 256, 4)}"
             prefix, _, last = net.rpartition(".")
             ours, self.ip = f"{prefix}.{int(last) + 1}", f"{prefix}.{int(last) + 2}"
+            self.our_ip = ours
             if f" {ours}/" not in used:
                 break
         # Not by pid: another run may live in a process namespace of its own. 15 characters at most.

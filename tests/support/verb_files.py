@@ -34,9 +34,15 @@ version = "0.1.0"
 edition = "2021"
 [dependencies]
 core-of-it = { path = "../core" }
+[features]
+board = []
 [[test]]
 name = "own"
 harness = false
+[[test]]
+name = "onboard"
+harness = false
+required-features = ["board"]
 [[bench]]
 name = "speed"
 harness = false
@@ -64,6 +70,7 @@ fn main() {
 }
 """,
     "tool/tests/own.rs": 'fn main() { println!("my own harness"); }\n',
+    "tool/tests/onboard.rs": 'fn main() { println!("on the board"); }\n',
     "tool/benches/speed.rs": """\
 fn main() {
     let mut seen: Vec<_> = std::env::args().skip(1).collect();

@@ -10,7 +10,7 @@ import pytest
 
 from burst_wrapper.verbs.cargo import Package, Project, Target
 from burst_wrapper.verbs.command_line import parse
-from burst_wrapper.verbs.testing import OwnHarness, TestPlan, own_harness, plan
+from burst_wrapper.verbs.testing import OwnHarness, TestPlan, not_built, own_harness, plan
 
 
 def package(name: str, *targets: Target) -> Package:
@@ -158,3 +158,36 @@ def test_harness_in_a_manifest() -> None:
     name = "tool"
     """
     assert tuple(own_harness(TOOL, tomllib.loads(text))) == OWN
+
+
+ONBOARD = OwnHarness("tool", "test", "onboard", test=True, bench=False, has_required_features=True)
+
+
+def test_what_needs_a_feature_is_not_named_before_cargo_has_built_it() -> None:
+    """A name that cargo is given must have its features; without one it is passed over."""
+    target = Target("onboard", ("test",), test=True, doctest=False)
+    tool = attrs.evolve(TOOL, targets=(*TOOL.targets, target))
+    project = attrs.evolve(WORKSPACE, packages=(CORE, tool))
+
+    def planned_for(text: str, *without: OwnHarness) -> TestPlan:
+        line, own = parse(shlex.split(text)), (*OWN, ONBOARD)
+        return plan(line, project, own, nextest=True, runner="auto", without=without)
+
+    found = planned_for("test -p tool")
+    assert found.doubtful == (ONBOARD,)
+    assert found.steps[1].words == ("test", "--test", "own", "--test", "onboard", "-p", "tool")
+    found = planned_for("test -p tool", ONBOARD)
+    assert found.steps[1].words == ("test", "--test", "own", "-p", "tool")
+    assert "binary(=onboard)" in " ".join(found.steps[0].words)
+    assert found.notes == ("without the usual harness, so by `cargo test`: own",)
+    assert planned_for("test -p tool --test onboard").doubtful == ()
+
+    def said(test: str, kind: str = "test") -> bytes:
+        return (
+            f'{{"reason":"compiler-artifact","package_id":"{TOOL.id}","profile":{{"test":{test}}},'
+            f'"target":{{"kind":["{kind}"],"name":"onboard"}}}}\n'
+        ).encode()
+
+    assert not_built([ONBOARD], b"", project) == {ONBOARD}
+    assert not_built([ONBOARD], said("false") + said("true", "bin"), project) == {ONBOARD}
+    assert not_built([ONBOARD], b"words\n" + said("true"), project) == set()

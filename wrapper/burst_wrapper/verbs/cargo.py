@@ -133,8 +133,13 @@ class Target:
     @property
     def kind(self) -> str:
         """As in a manifest: `lib`, `bin`, `test`, `bench`, `example`, `custom-build`."""
-        first = self.kinds[0] if self.kinds else ""
-        return first if first in _KINDS else "lib"
+        return kind_of(self.kinds)
+
+
+def kind_of(kinds: Sequence[str]) -> str:
+    """What cargo calls `rlib`, `cdylib` and the like is a `lib` in a manifest."""
+    first = kinds[0] if kinds else ""
+    return first if first in _KINDS else "lib"
 
 
 _KINDS: Final = frozenset({"bin", "test", "bench", "example", "custom-build"})

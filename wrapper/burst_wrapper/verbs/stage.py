@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from burst_protocol.errors import BurstError, EnvironmentProblem
+from burst_wrapper.processes import Completed, run_program
 from burst_wrapper.verbs import child, hooks, kinds, progress
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ class Stage:
             words = without_target_dir(words)
         with self._row():
             return child.run(self.job.cargo.argv(words), self.environ)
+
+    def ask(self, words: Sequence[str]) -> Completed:
+        """The same, for what it says. Blocks for up to 60 s."""
+        if self.elsewhere:
+            words = without_target_dir(words)
+        return run_program(self.job.cargo.argv(words), self.job.cargo.cwd, self.environ)
 
     @contextmanager
     def _row(self) -> Iterator[None]:

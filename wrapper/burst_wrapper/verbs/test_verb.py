@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from burst_wrapper.verbs.child import Ended
@@ -13,6 +14,8 @@ from burst_wrapper.verbs.testing import (
     NEXTEST_REFUSES,
     OwnHarness,
     Step,
+    listing,
+    not_built,
     own_harness,
     plan,
 )
@@ -25,17 +28,28 @@ if TYPE_CHECKING:
 
 def run(job: Job, stage: Stage) -> Ended:
     """One step after the other; after a failure only with `--no-fail-fast`. 101 if one failed."""
-    wanted = plan(
+    own = [] if job.project is None else list(harnesses(job.project))
+    planned = partial(
+        plan,
         job.line,
         job.project,
-        [] if job.project is None else list(harnesses(job.project)),
+        own,
         nextest=job.cargo.has_command("nextest"),
         runner=job.settings.test_runner,
     )
-    job.notes += wanted.notes
+    wanted = planned()
+    notes, doubtful = wanted.notes, wanted.doubtful
     goes_on = job.line.given("--no-fail-fast")
     result = Ended(0)
-    for step in wanted.steps:
+    steps = list(wanted.steps)
+    while steps:
+        if steps[0].what == "own harness" and doubtful:
+            # nextest has had all of them built by now: cargo only says which.
+            known = planned(without=_not_built(job, stage, doubtful))
+            notes, doubtful = known.notes, ()
+            steps = [step for step in known.steps if step.what != "nextest"]
+            continue
+        step = steps.pop(0)
         ended = stage.start((*_before(job, step), *step.words))
         if step.what == "nextest" and ended.code in NEXTEST_REFUSES and wanted.instead is not None:
             job.notes.append("nextest would not run these: tests ran by `cargo test`")
@@ -46,8 +60,17 @@ def run(job: Job, stage: Stage) -> Ended:
         if ended.code:
             result = ended if step.what == "cargo test" else Ended(EXIT_FAILED)
             if ended.interrupted or not goes_on:
-                return result
+                break
+    job.notes += notes
     return result
+
+
+def _not_built(job: Job, stage: Stage, doubtful: Sequence[OwnHarness]) -> set[OwnHarness]:
+    """Those that cargo passes over. If it cannot say: none, and it will tell why."""
+    if job.project is None:
+        return set()
+    answer = stage.ask((*job.line.before, *listing(job.line)))
+    return not_built(doubtful, answer.stdout, job.project) if answer.status == 0 else set()
 
 
 def _before(job: Job, step: Step) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ exit code is cargo's: 101 for any failure.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
 
-from burst_wrapper.verbs.cargo import Package, Project, Target
+from burst_wrapper.verbs.cargo import Package, Project, Target, kind_of
 from burst_wrapper.verbs.cargo_options import of
 from burst_wrapper.verbs.command_line import CommandLine
 
@@ -81,6 +82,9 @@ class TestPlan:
     """For the summary: why not nextest."""
     instead: Step | None = None
     """Where nextest refuses to run anything."""
+    doubtful: tuple[OwnHarness, ...] = ()
+    """Of those that steps name: cargo passes them over unless some features are on, but calls it an
+    error to name them then."""
 
     __test__ = False
 
@@ -94,6 +98,7 @@ class OwnHarness:
     name: str
     test: bool
     bench: bool
+    has_required_features: bool = False
 
 
 def plan(
@@ -103,8 +108,10 @@ def plan(
     *,
     nextest: bool,
     runner: str,
+    without: Collection[OwnHarness] = (),
 ) -> TestPlan:
-    """`nextest`: whether it is installed. `runner`: `auto`, `nextest`, `libtest`, `cargo`."""
+    """`nextest`: whether it is installed. `runner`: `auto`, `nextest`, `libtest`, `cargo`.
+    `without`: targets that cargo does not build for these arguments."""
     whole = Step(line.words, "cargo test")
     if line.own.no_doctests:
         whole = _without_doctests(line)
@@ -119,6 +126,7 @@ def plan(
     steps: list[Step] = []
     if not _only(selected, line):
         steps.append(Step(("nextest", "run", *_leaving_out(words, selected)), "nextest"))
+    selected = [one for one in selected if one not in without]
     steps += [Step(words, "own harness") for words in _harness_commands(line, project, selected)]
     if _wants_doctests(line):
         steps += [Step(words, "doctests") for words in _doctest_commands(line, project)]
@@ -126,7 +134,28 @@ def plan(
     if selected:
         names = ", ".join(one.name for one in selected)
         notes.append(f"without the usual harness, so by `cargo test`: {names}")
-    return TestPlan(tuple(steps), tuple(notes), whole)
+    doubtful = tuple(
+        one for one in selected if one.has_required_features and not _is_named(line, one)
+    )
+    return TestPlan(tuple(steps), tuple(notes), whole, doubtful)
+
+
+def listing(line: CommandLine) -> tuple[str, ...]:
+    """The command that has cargo name all that it builds for these arguments, and run nothing."""
+    return ("test", "--no-run", "--message-format=json", *line.own_words())
+
+
+def not_built(doubtful: Sequence[OwnHarness], messages: bytes, project: Project) -> set[OwnHarness]:
+    """Those of them that cargo's messages do not name as executables of tests."""
+    names = {package.id: package.name for package in project.packages}
+    built: set[tuple[str, str, str]] = set()
+    for text in messages.splitlines():
+        message = json.loads(text) if text.startswith(b"{") else {}
+        if message.get("reason") == "compiler-artifact" and message["profile"]["test"]:
+            target = message["target"]
+            package = names.get(message["package_id"], "")
+            built |= {(package, kind_of(target["kind"]), target["name"])}
+    return {one for one in doubtful if (one.package, one.kind, one.name) not in built}
 
 
 # -- nextest ---------------------------------------------------------------------------------------
@@ -230,7 +259,8 @@ def own_harness(package: Package, manifest: Mapping[str, object]) -> Iterator[Ow
             target = _target(package, kind, table)
             if target is not None:
                 bench = bool(table.get("bench", kind in ("lib", "bin", "bench")))
-                yield OwnHarness(package.name, kind, target.name, target.test, bench)
+                features = bool(table.get("required-features"))
+                yield OwnHarness(package.name, kind, target.name, target.test, bench, features)
 
 
 def _target(package: Package, kind: str, table: Mapping[str, object]) -> Target | None:
@@ -262,6 +292,14 @@ def _is_selected(line: CommandLine, one: OwnHarness) -> bool:
         if _KIND_OF_OPTION.get(name) == one.kind and fnmatch.fnmatchcase(one.name, value or ""):
             return True
     return False
+
+
+def _is_named(line: CommandLine, one: OwnHarness) -> bool:
+    """By an option of its own: what cargo says of it then is meant to be seen."""
+    return any(
+        _KIND_OF_OPTION.get(name) == one.kind and fnmatch.fnmatchcase(one.name, value or "")
+        for name, value in line.options()
+    )
 
 
 def _only(selected: Sequence[OwnHarness], line: CommandLine) -> bool:

@@ -235,8 +235,9 @@ class Conversation:
                 self._request(message.id, self._connect(message))
             case p.Input() | p.Credit() if self._connections and message.id in self._connections:
                 self._connections.said(message)
-            case p.Input() | p.Credit() | p.Resize() | p.Signal() if self._hosted is not None:
-                self._hosted.said(message)
+            case p.Input() | p.Credit() | p.Resize() | p.Signal() | p.StopOutput():
+                if self._hosted is not None:
+                    self._hosted.said(message)
             case _:
                 pass
 

@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from burst_protocol.errors import LocalProtocolError, RemoteProtocolError
 from burst_protocol.messages import Message, decode, encode
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the protocol between daemon and agent. Peers with another number are refused."""
 
 HEADER_BYTES: Final = 8

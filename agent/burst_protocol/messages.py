@@ -22,6 +22,7 @@ Client (a daemon)                         Agent
                                             Stopped*, ProgramEnded | Failed
     Connect                       ->        Connected | Failed, then ProgramOutput*
     Input, Resize, Signal         ->        (nothing): of a running program or connection
+    StopOutput                    ->        (nothing): nobody reads that stream any more
     Credit                       <->        (nothing): more of a stream may come
                                  <-         Notice: for the user, whenever there is one
     Shutdown                      ->        (closes)

@@ -184,6 +184,16 @@ class Resize:
 
 
 @attrs.frozen
+class StopOutput:
+    """Nobody reads this stream any more (`| head`): the program is to notice, as it would at home.
+    An empty ProgramOutput follows."""
+
+    id: int = field(INT)
+    stream: int = field(INT)
+    """1 or 2; a terminal has no such thing."""
+
+
+@attrs.frozen
 class Signal:
     """Send this signal to the program's foreground process group."""
 
@@ -230,11 +240,11 @@ class Connected:
 ProgramMessage = (
     AskMissing | SyncMirror | Mirrored | AskChanges | Changes | Fetched | StartProgram | Lacking
     | Running | ProgramOutput | Input | Credit | Resize | Signal | ProgramEnded | Connect
-    | Connected | Stopped
+    | Connected | Stopped | StopOutput
 )  # fmt: skip
 CLASSES: Final[tuple[type[Any], ...]] = (
     AskMissing, SyncMirror, Mirrored, AskChanges, Changes, Fetched, StartProgram, Lacking,
     Running, ProgramOutput, Input, Credit, Resize, Signal, ProgramEnded, Connect,
-    Connected, Stopped,
+    Connected, Stopped, StopOutput,
 )  # fmt: skip
 """Numbered from where those of `messages` end: append only."""

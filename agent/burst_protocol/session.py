@@ -33,7 +33,7 @@ class State(enum.Enum):
 _CLIENT_SAYS: Final = """
     Hello UseTools Lookup Execute PutBlobs BlobChunk PutFiles Fetch Accept Release Cancel
     PutResult Ping Pong AskStatus Shutdown OpenStore AskMissing SyncMirror AskChanges Fetched
-    StartProgram Input Credit Resize Signal Connect
+    StartProgram Input Credit Resize Signal Connect StopOutput
 """
 _AGENT_SAYS: Final = """
     Hello Ready Hit Lists Missing Started Output Stdout Stderr Observed Exited Failed

@@ -45,7 +45,7 @@ CLIENT_SAYS = {
     *("UseTools", "Lookup", "Execute", "PutBlobs", "BlobChunk", "PutFiles", "Fetch", "Accept"),
     *("Release", "Cancel", "PutResult", "Ping", "Pong", "AskStatus", "Shutdown"),
     *("OpenStore", "AskMissing", "SyncMirror", "AskChanges", "Fetched", "StartProgram", "Input"),
-    *("Credit", "Resize", "Signal", "Connect"),
+    *("Credit", "Resize", "Signal", "Connect", "StopOutput"),
 }
 AGENT_SAYS = {
     *("Ready", "Hit", "Lists", "Missing", "Started", "Output", "Stdout", "Stderr", "Observed"),
@@ -144,7 +144,7 @@ def test_numbers_on_the_wire_never_change() -> None:
         *("AskStatus", "Status", "Shutdown", "OpenStore", "Opened", "Notice"),
         *("AskMissing", "SyncMirror", "Mirrored", "AskChanges", "Changes", "Fetched"),
         *("StartProgram", "Lacking", "Running", "ProgramOutput", "Input", "Credit", "Resize"),
-        *("Signal", "ProgramEnded", "Connect", "Connected", "Stopped"),
+        *("Signal", "ProgramEnded", "Connect", "Connected", "Stopped", "StopOutput"),
     ]
     assert set(messages.all_classes()) == set(CLASSES)
     assert CLIENT_SAYS | AGENT_SAYS | {"Hello"} == {cls.__name__ for cls in CLASSES}
@@ -152,7 +152,7 @@ def test_numbers_on_the_wire_never_change() -> None:
 
 def test_known_frames() -> None:
     """The bytes themselves: length, check, payload; what a peer of any release must understand."""
-    assert VERSION == 3
+    assert VERSION == 4
     assert frame(messages.Ping(7)).hex() == "0400000078f9ce4f92179107"
     hello = frame(messages.Hello(2, "0.1.0", 5))
     assert hello.hex() == "0b0000001953296292009302a5302e312e3005"

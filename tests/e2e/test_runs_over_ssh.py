@@ -205,6 +205,36 @@ def test_stdin_of_any_size(space: Space) -> None:
     assert done.stdout == data
 
 
+def test_a_reader_that_leaves_is_for_the_program_to_notice(space: Space) -> None:
+    """`| head`, a full disk: it sees the failing write and ends as it does at home."""
+    with session_of(space, "run") as session:
+        env = {**space.env, **hooks(space, session)}
+        command = ["cargo", "run", "-q", "--", "pour"]
+        with subprocess.Popen(
+            command,
+            cwd=space.project,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.read(10000) == b"y" * 10000
+            process.stdout.close()
+            assert process.stderr.read() == b"BrokenPipe\n"
+            assert process.wait() == 9
+        with open("/dev/full", "wb") as full:
+            ended = subprocess.run(
+                command,
+                cwd=space.project,
+                env=env,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        assert (ended.returncode, ended.stderr) == (9, b"BrokenPipe\n")
+
+
 FULL = r"""
 stty raw -echo
 printf '\033[?1049h\033[?25lsize '; stty size

@@ -44,6 +44,12 @@ fn main() {
             std::io::stdin().read_to_end(&mut all).unwrap();
             std::io::stdout().write_all(&all).unwrap();
         }
+        Some("pour") => loop {
+            if let Err(error) = std::io::stdout().write_all(&[b'y'; 4096]) {
+                eprintln!("{:?}", error.kind());
+                std::process::exit(9);
+            }
+        },
         Some("wait") => {
             println!("waits");
             loop { std::thread::park() }

@@ -222,25 +222,29 @@ def test_a_lost_program_is_never_a_pass(
     assert hint.startswith("hint: ")
 
 
-def test_a_reader_that_goes_is_a_broken_pipe(runner: str, programs: FakePrograms) -> None:
-    """As for a program that `head` has read enough of."""
+def test_a_reader_that_goes_is_told_once(runner: str, programs: FakePrograms) -> None:
+    """What the program does about it is its own affair: stderr and its end come as ever."""
 
     def play(peer: Runner) -> None:
         peer.tell(BEGUN)
-        try:
-            while True:
-                peer.tell(w.frame(b"O", bytes(4096)))
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+        peer.tell(*[w.frame(b"O", bytes(4096))] * 100)
+        assert peer.hear_a(b"W") == b"\1"
+        peer.tell(w.frame(b"O", b"late"), w.frame(b"E", b"broken"), exit_frame(9))
 
     programs.play = play
     with subprocess.Popen(
-        [runner, "/t/app"], env={**os.environ, **IN}, stdout=subprocess.PIPE, stdin=subprocess.PIPE
+        [runner, "/t/app"],
+        env={**os.environ, **IN},
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.read(10)
         process.stdout.close()
-        assert process.wait(30) == -signal.SIGPIPE
+        assert process.stderr.read() == b"broken"
+        assert process.wait(30) == 9
 
 
 # --- at a terminal ---
@@ -446,7 +450,7 @@ def test_rustdoc_keeps_the_run_tool_where_it_is_needed(
     done = call(launcher, *arguments, BURST_RUSTDOC=str(own), **IN)
     kept = arguments if answer == b"K" else ["--test"]
     assert done.stdout.decode() == " ".join(kept) + "\n"
-    assert programs.seen[0].fields == [b"rustdoc", b"1", IN["BURST_SESSION"].encode()]
+    assert programs.seen[0].fields == [b"rustdoc", b"2", IN["BURST_SESSION"].encode()]
     call(launcher, "src/lib.rs", BURST_RUSTDOC=str(own), **IN)
     assert len(programs.seen) == 1
 

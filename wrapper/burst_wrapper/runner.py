@@ -15,7 +15,8 @@ frames.
 From the daemon: `B` it runs; `O`, `E`, `T` bytes for stdout, stderr, the terminal; `C` so many more
 bytes of stdin may come (u32); `Z` it stopped itself (signal, u8); `X` its end (i32, negative: a
 signal); `L` run it here; `F` our failure: a text to show; `D` it goes on without us; `H` heartbeat.
-To the daemon: `I` stdin, empty: its end; `R` rows and columns (u16 each); `S` a signal (u8).
+To the daemon: `I` stdin, empty: its end; `R` rows and columns (u16 each); `S` a signal (u8); `W`
+nobody takes stdout (1) or stderr (2) any more (u8).
 
 Nothing of ours goes to stdout, and to stderr only why a program could not be run to its end: then
 the exit code is 125, which neither cargo nor nextest takes for success.
@@ -45,7 +46,7 @@ else:
 
     hot = sys.modules.get("burst_wrapper.hot") or _load_hot()
 
-VERSION = b"1"
+VERSION = b"2"
 MAGIC = b"BRS2"
 OWN_NAME = b"burst-runner"
 SESSION = b"BURST_SESSION"
@@ -238,6 +239,7 @@ class _Stand:
         self.runs = False
         self.credit = 0
         self.ended_input = False
+        self.stopped: set[int] = set()
         self.interrupt = -1
         self.typed_interrupt = False
         self.modes = _Modes()
@@ -333,9 +335,9 @@ class _Stand:
 
     def _obey(self, tag: bytes, payload: bytes) -> None:
         if tag == b"O":
-            hot._write(1, payload)
+            self._show(1, payload)
         elif tag == b"E":
-            hot._write(2, payload)
+            self._show(2, payload)
         elif tag == b"T":
             self.modes.saw(payload)
             hot._write(self.tty_out, payload)
@@ -358,6 +360,22 @@ class _Stand:
             posix._exit(0)
         elif tag != b"H":
             raise _Lost(f"the daemon sent an unknown frame {tag!r}")
+
+    def _show(self, fd: int, data: bytes) -> None:
+        """What the program wrote. Where that fails (`| head`, a full disk), it is for the program
+        to notice by its next write, and to end or not."""
+        if fd in self.stopped:
+            return
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    rest = rest[posix.write(fd, rest) :]
+                except BlockingIOError:  # somebody else made it non-blocking
+                    hot._pause()
+        except OSError:
+            self.stopped.add(fd)
+            self._say(b"W", bytes([fd]))
 
     def _begin(self) -> None:
         """It runs: from now on its signals and its terminal are not ours."""

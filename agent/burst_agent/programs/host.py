@@ -75,7 +75,7 @@ class ProgramHost:
         self._running[request.id] = (program, task)
         task.add_done_callback(lambda _: self._ended(program))
 
-    def said(self, message: p.Input | p.Credit | p.Resize | p.Signal) -> None:
+    def said(self, message: p.Input | p.Credit | p.Resize | p.Signal | p.StopOutput) -> None:
         """Of a running program; of another one: nothing."""
         program, task = self._running.get(message.id, (None, None))
         if program is None or task is None:
@@ -94,6 +94,8 @@ class ProgramHost:
                 program.resize(message.rows, message.columns)
             case p.Signal():
                 program.signal(message.number)
+            case p.StopOutput():
+                program.stop_output(message.stream)
 
     async def cancel(self, request_id: int) -> bool:
         """It is gone on return. False if there is none."""

@@ -99,6 +99,12 @@ class Program:
         if outflow is not None:
             outflow.grant(size)
 
+    def stop_output(self, stream: int) -> None:
+        """Its pipe breaks, as at home where the reader has gone."""
+        outflow = self._outflows.get(stream)
+        if outflow is not None and stream:
+            outflow.close()
+
     def resize(self, rows: int, columns: int) -> None:
         if self._child is not None:
             self._child.resize(rows, columns)

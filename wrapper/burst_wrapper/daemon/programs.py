@@ -35,7 +35,7 @@ from burst_wrapper.environ import parse_environ
 if TYPE_CHECKING:
     from burst_wrapper.daemon.home_session import HomeSession
 
-VERSION: Final = b"1"
+VERSION: Final = b"2"
 # Frames to the runner; `runner` has the table.
 BEGUN: Final = b"B"
 STDOUT: Final = b"O"
@@ -264,6 +264,8 @@ class Program:
                     link.send(p.Resize(identity, rows, columns))
                 elif kind == b"S" and len(data) == 1:
                     link.send(p.Signal(identity, data[0]))
+                elif kind == b"W" and len(data) == 1:
+                    link.send(p.StopOutput(identity, data[0]))
 
     def _fail(self, error: BurstError) -> None:
         """Never a pass: the runner shows this and ends with 125."""

@@ -113,6 +113,17 @@ def test_run_ends_as_the_program_does(desk: Space) -> None:
     assert done.stdout == b"read 70000\n"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(desk: Space, closed: str) -> None:
+    """As some daemons start what they start: nothing of ours minds, nor does cargo."""
+    for program in (CARGO_BURST, CARGO_BURST.parent / "burst-admin"):
+        words = "burst run -q exit" if program == CARGO_BURST else "cache size"
+        expected = 3 if program == CARGO_BURST else 0
+        done = desk.run("sh", "-c", f"exec {program} {words} {closed}")
+        assert done.status == expected, done
+        assert done.stderr == ""
+
+
 def test_variables(desk: Space) -> None:
     """Programs see what is named; what can only mean this machine is refused with a word."""
     done = desk.burst("run", "-q", "-e", "SPECIAL=a b", "variable").check()
@@ -176,6 +187,17 @@ def test_test_by_nextest_then_by_cargo(desk: Space) -> None:
     done = desk.burst("test", "--no-doctests", "-p", "core-of-it", "doubles").check()
     assert "1 test run: 1 passed, 1 skipped" in done.stderr
     assert "Doc-tests" not in done.stderr
+
+
+@NEEDS_NEXTEST
+def test_an_own_harness_that_needs_a_feature(desk: Space) -> None:
+    """Runs if that is on; passed over if not, as by cargo; its error if it is named."""
+    done = desk.burst("test", "-p", "tool", "--features", "board").check()
+    assert sorted(done.stdout.splitlines()) == ["my own harness", "on the board"]
+    assert "by `cargo test`: own, onboard" in done.stderr
+    done = desk.burst("test", "-p", "tool", "--test", "onboard")
+    assert done.status == 101
+    assert "requires the features: `board`" in done.stderr
 
 
 @NEEDS_NEXTEST

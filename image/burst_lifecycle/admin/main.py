@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from burst_lifecycle import standard_streams
 from burst_lifecycle.admin.parser import make_parser
 from burst_protocol.errors import BurstError
 
@@ -23,6 +24,7 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script; returns the exit code."""
+    standard_streams.ensure()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         options = make_parser().parse_args(words or ["--help"])

@@ -13,6 +13,7 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
+from burst_lifecycle import standard_streams
 from burst_protocol.errors import BurstError, ConfigError
 from burst_protocol.version import BUILD
 
@@ -56,6 +57,7 @@ def start() -> NoReturn:
 
 def main() -> int:
     """The exit code."""
+    standard_streams.ensure()
     arguments = sys.argv[1:]
     if arguments[:1] == ["burst"]:  # `cargo burst x` runs `cargo-burst burst x`
         del arguments[0]

@@ -77,6 +77,22 @@ def test_another_target_folder(space: Space) -> None:
     assert (space.project / "third/burst/debug/tool").exists()
     done = space.burst("run", "-q", "--", "--target-dir", "x").check()
     assert done.stdout == '["--target-dir", "x"]\n'
+    done = space.burst("run", "-q", "word", "--target-dir", "x", "--", "--config").check()
+    assert done.stdout == '["word", "--target-dir", "x", "--", "--config"]\n'
+    assert space.burst("run", "-q", "--config", 'build.target-dir="fourth"', "exit").status == 3
+    assert (space.project / "fourth/burst/debug/tool").exists()
+    assert not (space.project / "fourth/debug").exists()
+
+
+def test_another_build_folder(space: Space) -> None:
+    """`build.build-dir`, where cargo keeps what is not for its user: nothing of ours lies there."""
+    done = space.burst("test", "-p", "core-of-it", "--lib", CARGO_BUILD_BUILD_DIR="between").check()
+    assert "2 passed" in done.stderr + done.stdout
+    words = ("--lib", "--config", 'build.build-dir="between"')
+    for verb in (("test", "--cargo-test"), ("nextest", "run")):
+        done = space.burst(*verb, "-p", "core-of-it", *words).check()
+        assert "2 passed" in done.stderr + done.stdout
+    assert not (space.project / "between").exists()
 
 
 def test_variables_go_there_only_by_name(space: Space) -> None:

@@ -60,11 +60,13 @@ class Session:
 
     @property
     def environ(self) -> dict[bytes, bytes]:
-        """What cargo's environment gets besides the hooks: `BURST_SESSION`, and `CARGO_TARGET_DIR`
-        where programs stay on another machine."""
+        """What cargo's environment gets besides the hooks: `BURST_SESSION`, and where programs stay
+        on another machine `CARGO_TARGET_DIR`, which holds cargo's `build.build-dir`, too: a user's
+        own is for real files."""
         added = {b"BURST_SESSION": self.info.id.encode()}
         if self.info.executor == "remote":
-            added[b"CARGO_TARGET_DIR"] = self.info.target_dir
+            for name in (b"CARGO_TARGET_DIR", b"CARGO_BUILD_BUILD_DIR"):
+                added[name] = self.info.target_dir
         return added
 
     def progress(self) -> Progress:

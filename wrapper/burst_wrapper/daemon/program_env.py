@@ -29,7 +29,7 @@ _NEVER: Final = frozenset(
         *(b"MAKEFLAGS", b"MFLAGS", b"MAKELEVEL", b"RUSTC", b"RUSTDOC", b"RUSTC_WRAPPER"),
         *(b"RUSTC_WORKSPACE_WRAPPER", b"CARGO_BUILD_RUSTC_WRAPPER", b"RUST_RECURSION_COUNT"),
         *(b"HOME", b"PATH", b"PWD", b"OLDPWD", b"SHLVL", b"_", b"TMPDIR", b"LD_PRELOAD"),
-        *(b"USER", b"LOGNAME", b"SHELL", b"CARGO_TARGET_DIR"),
+        *(b"USER", b"LOGNAME", b"SHELL", b"CARGO_TARGET_DIR", b"CARGO_BUILD_BUILD_DIR"),
     }
 )
 """They speak of this machine's processes and files, and the other one has its own."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from burst_protocol.errors import BurstError, EnvironmentProblem
 from burst_wrapper.processes import Completed, run_program
 from burst_wrapper.verbs import child, hooks, kinds, progress
+from burst_wrapper.verbs.cargo_options import ends_at_first_word
 
 if TYPE_CHECKING:
     from burst_wrapper.session_client import Session, SessionRequest
     from burst_wrapper.verbs.child import Ended
+    from burst_wrapper.verbs.command_line import CommandLine
     from burst_wrapper.verbs.job import Job
+
+
+_BUILD_DIR: Final = "build-dir"
 
 
 class NotRemote(EnvironmentProblem):
@@ -42,16 +49,19 @@ class Stage:
 
     def start(self, words: Sequence[str]) -> Ended:
         """One cargo command. CannotStart."""
-        if self.elsewhere:
-            words = without_target_dir(words)
+        words = self._for_cargo(words)
         with self._row():
             return child.run(self.job.cargo.argv(words), self.environ)
 
     def ask(self, words: Sequence[str]) -> Completed:
         """The same, for what it says. Blocks for up to 60 s."""
-        if self.elsewhere:
-            words = without_target_dir(words)
+        words = self._for_cargo(words)
         return run_program(self.job.cargo.argv(words), self.job.cargo.cwd, self.environ)
+
+    def _for_cargo(self, words: Sequence[str]) -> Sequence[str]:
+        if not self.elsewhere or self.session is None:
+            return words
+        return with_target_dir(words, self.session.info.target_dir, _programs_words(self.job.line))
 
     @contextmanager
     def _row(self) -> Iterator[None]:
@@ -72,17 +82,33 @@ class Stage:
             row.stop()
 
 
-def without_target_dir(words: Sequence[str]) -> list[str]:
-    """Cargo's words without `--target-dir`: the session was told of it, and where programs stay
-    elsewhere the folder is one below it, by CARGO_TARGET_DIR."""
-    at = list(words).index("--") if "--" in words else len(words)
+def _programs_words(line: CommandLine) -> int:
+    """So many words at the end are a program's, without any `--` before them (`run word …`)."""
+    if not ends_at_first_word(line.verb):
+        return 0
+    return sum(not name for name, _ in line.options())
+
+
+def with_target_dir(words: Sequence[str], folder: bytes, programs: int = 0) -> list[str]:
+    """Cargo's words for building into a folder that is none of the user's. `--target-dir` goes, as
+    CARGO_TARGET_DIR names the folder; a `--config` is stronger than CARGO_BUILD_BUILD_DIR, so that
+    is said once more behind it. The last `programs` words stay as they are."""
+    end = len(words) - programs
+    at = list(words[:end]).index("--") if "--" in words[:end] else end
     kept: list[str] = []
     options = iter(words[:at])
     for word in options:
         if word == "--target-dir":
             next(options, None)
-        elif not word.startswith("--target-dir="):
-            kept.append(word)
+            continue
+        if word.startswith("--target-dir="):
+            continue
+        given = [word, *islice(options, 1)] if word == "--config" else [word]
+        kept += given
+        text = given[-1].removeprefix("--config=")
+        if word.startswith("--config") and ("=" not in text or _BUILD_DIR in text):
+            # JSON's strings are TOML's, too.
+            kept += ["--config", f"build.{_BUILD_DIR}={json.dumps(os.fsdecode(folder))}"]
     return [*kept, *words[at:]]
 
 

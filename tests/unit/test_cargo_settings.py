@@ -131,3 +131,18 @@ def test_variables_for_programs() -> None:
     assert is_refused(b"CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER")
     assert is_refused(b"BURST_SESSION")
     assert not is_refused(b"DATABASE_URL")
+
+
+def test_where_a_target_directory_lies(tree: Path) -> None:
+    """Relative to the folder that `.cargo` is in, wherever below it cargo is called; from options,
+    which are stronger than variables, to the working directory."""
+    below = "up/project/member"
+    cwd = os.fsencode(tree / below)
+    (tree / below).mkdir()
+    assert settings(tree, below=below).target_dir(cwd) is None
+    (tree / "up/project/.cargo/config").write_text('build.target-dir = "out"')
+    assert settings(tree, below=below).target_dir(cwd) == os.fsencode(tree / "up/project/out")
+    variable = settings(tree, below=below, CARGO_BUILD_TARGET_DIR="v")
+    assert variable.target_dir(cwd) == cwd + b"/v"
+    option = settings(tree, "build.target-dir='o'", below=below, CARGO_BUILD_TARGET_DIR="v")
+    assert option.target_dir(cwd) == cwd + b"/o"

@@ -172,11 +172,9 @@ def _target_dir(line: CommandLine, cwd: bytes, root: bytes, environ: dict[bytes,
     """As cargo finds it: option, environment, configuration."""
     given = [os.fsencode(value) for value in line.values("--target-dir")]
     given += [value for value in (environ.get(b"CARGO_TARGET_DIR"),) if value]
-    configured = CargoSettings.read(cwd, environ, line.values("--config")).get(
-        "build", "target-dir"
-    )
-    if not given and isinstance(configured, str):
-        given = [os.fsencode(configured)]
+    configured = CargoSettings.read(cwd, environ, line.values("--config")).target_dir(cwd)
+    if not given and configured is not None:
+        given = [configured]
     found = os.path.join(cwd, given[-1 if line.values("--target-dir") else 0]) if given else b""
     return os.path.normpath(found or os.path.join(root, b"target"))
 

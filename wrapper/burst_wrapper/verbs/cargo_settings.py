@@ -27,28 +27,50 @@ class CargoSettings:
 
     layers: tuple[Mapping[str, Any], ...]
     environ: Mapping[bytes, bytes]
+    folders: tuple[bytes, ...] = ()
+    """Of each layer: what paths in it are relative to."""
+    given: int = 0
+    """So many of the layers are of `--config`, and stronger than the environment."""
 
     @classmethod
     def read(
         cls, cwd: bytes, environ: Mapping[bytes, bytes], given: Sequence[str] = ()
     ) -> CargoSettings:
         """`given`: the values of `--config`, in order."""
-        layers: list[Mapping[str, Any]] = []
+        layers: list[_Layer] = []
         for text in reversed(given):
             layers += _given(text, cwd)
+        of_options = len(layers)
         seen: set[bytes] = set()
         for path in (*configurations(cwd), config_file(cargo_home(environ))):
             layers += _file(path, seen)
-        return cls(tuple(layers), environ)
+        tables, folders = [layer[0] for layer in layers], [layer[1] for layer in layers]
+        return cls(tuple(tables), environ, tuple(folders), of_options)
 
     def get(self, *path: str) -> Any:
         """What holds for `a.b.c`; None if nothing does."""
+        return self._found(path)[0]
+
+    def target_dir(self, cwd: bytes) -> bytes | None:
+        """`build.target-dir`, absolute: cargo takes it relative to the folder that `.cargo` is in,
+        from options and the environment relative to `cwd`. CARGO_TARGET_DIR is stronger."""
+        value, layer = self._found(("build", "target-dir"))
+        if not isinstance(value, str):
+            return None
+        folder = self.folders[layer] if 0 <= layer < len(self.folders) else cwd
+        return os.path.join(folder, os.fsencode(value))
+
+    def _found(self, path: Sequence[str]) -> tuple[Any, int]:
+        """What holds, and in which layer it stands; -1: in the environment, or nowhere."""
+        values = [_at(layer, path) for layer in self.layers]
+        found = [(value, at) for at, value in enumerate(values) if value is not None]
+        if found and found[0][1] < self.given:
+            return found[0]
         variable = "CARGO_" + "_".join(path).upper().replace("-", "_").replace(".", "_")
         value = self.environ.get(variable.encode())
         if value is not None:
-            return os.fsdecode(value)
-        values = (_at(layer, path) for layer in self.layers)
-        return next((value for value in values if value is not None), None)
+            return os.fsdecode(value), -1
+        return found[0] if found else (None, -1)
 
     def alias(self, name: str) -> list[str] | None:
         """The words that stand for this name. An empty alias is none."""
@@ -139,7 +161,10 @@ def _at(layer: Mapping[str, Any], path: Sequence[str]) -> Any:
     return value
 
 
-def _given(text: str, cwd: bytes) -> list[Mapping[str, Any]]:
+_Layer = tuple[Mapping[str, Any], bytes]
+
+
+def _given(text: str, cwd: bytes) -> list[_Layer]:
     """One `--config`: TOML, or a file that exists."""
     path = os.path.join(cwd, os.fsencode(text))
     if "=" not in text or os.path.exists(path):
@@ -147,12 +172,12 @@ def _given(text: str, cwd: bytes) -> list[Mapping[str, Any]]:
     import tomllib  # noqa: PLC0415 - few command lines have any
 
     try:
-        return [tomllib.loads(text)]
+        return [(tomllib.loads(text), cwd)]
     except tomllib.TOMLDecodeError:
         return []
 
 
-def _file(path: bytes, seen: set[bytes]) -> list[Mapping[str, Any]]:
+def _file(path: bytes, seen: set[bytes]) -> list[_Layer]:
     real = os.path.realpath(path)
     if real in seen or len(seen) > _MOST_INCLUDES:
         return []
@@ -160,7 +185,7 @@ def _file(path: bytes, seen: set[bytes]) -> list[Mapping[str, Any]]:
     table = load(path)
     if table is None:
         return []
-    layers: list[Mapping[str, Any]] = [table]
+    layers: list[_Layer] = [(table, os.path.dirname(os.path.dirname(path)))]
     for included in reversed(includes(table)):
         layers += _file(os.path.join(os.path.dirname(path), os.fsencode(included)), seen)
     return layers

@@ -283,7 +283,11 @@ WRITES = {
 #[test]
 fn writes() {
     std::fs::create_dir_all("tests/snapshots").unwrap();
-    std::fs::write("tests/snapshots/one.snap.new", "new").unwrap();
+    std::fs::create_dir_all("wip").unwrap();
+    for name in ["tests/snapshots/one.snap.new", "tests/.inline.rs.pending-snap",
+            "tests/seeds.proptest-regressions", "wip/said.stderr"] {
+        std::fs::write(name, "new").unwrap();
+    }
     std::fs::write("other.txt", "other").unwrap();
     let target = std::env::var("CARGO_TARGET_DIR").unwrap();
     let report = std::path::Path::new(&target).join("criterion");
@@ -305,8 +309,14 @@ def test_what_programs_write_comes_back(space: Space) -> None:
     usual = run(other, "test").summary
     snapshot = other.project / "tests" / "snapshots" / "one.snap.new"
     report = other.project / "target" / "criterion" / "index.html"
-    assert set(usual.fetched) == {bytes(snapshot), bytes(report)}
-    assert snapshot.read_text() == "new"
+    beside = (
+        "tests/.inline.rs.pending-snap",
+        "tests/seeds.proptest-regressions",
+        "wip/said.stderr",
+    )
+    files = {snapshot, *(other.project / name for name in beside)}
+    assert set(usual.fetched) == {bytes(path) for path in (*files, report)}
+    assert {path.read_text() for path in files} == {"new"}
     assert report.read_text() == "<html>"
     assert not (other.project / "other.txt").exists()
     asked = run(other, "test", fetch=("/other.txt",)).summary

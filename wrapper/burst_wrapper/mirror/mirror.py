@@ -34,11 +34,16 @@ from burst_wrapper.statcache import StatCache
 
 DEFAULT_FETCH: Final = (
     "**/*.snap.new",
+    "**/.*.pending-snap",
     "**/proptest-regressions/**",
+    "**/*.proptest-regressions",
+    "**/wip/*.stderr",
     "**/junit.xml",
     "**/criterion/**",
 )
-"""What comes back unless the user says otherwise: snapshots, failing seeds, reports, baselines."""
+"""What comes back unless the user says otherwise: snapshots of insta, in files and inline; failing
+seeds of proptest, which writes those of `tests/x.rs` beside it; what trybuild expected nothing of;
+reports, baselines."""
 _TRIES: Final = 5
 _EAGER_BLOBS: Final = 500
 _EAGER_BYTES: Final = 8 << 20

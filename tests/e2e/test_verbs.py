@@ -256,6 +256,12 @@ def test_a_test_that_fails(desk: Space) -> None:
     assert "Doc-tests" in done.stderr
     assert desk.burst("nextest", "run", "-p", "core-of-it", FAIL="1").status == 100
     assert desk.burst("test", "--cargo-test", "--lib", FAIL="1").status == 101
+    for more in ((), ("--cargo-test",)):
+        # Of one that fails, cargo hands its code on.
+        own = desk.burst("test", *more, "-p", "tool", "--test", "own", "--", "fails")
+        assert (own.status, own.stdout) == (3, "my own harness\n")
+    odd = desk.burst("test", "--no-such")
+    assert (odd.status, odd.stderr.count("ran by")) == (1, 0)
 
 
 @NEEDS_NEXTEST

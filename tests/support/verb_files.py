@@ -69,7 +69,12 @@ fn main() {
     }
 }
 """,
-    "tool/tests/own.rs": 'fn main() { println!("my own harness"); }\n',
+    "tool/tests/own.rs": """\
+fn main() {
+    println!("my own harness");
+    if std::env::args().any(|word| word == "fails") { std::process::exit(3) }
+}
+""",
     "tool/tests/onboard.rs": 'fn main() { println!("on the board"); }\n',
     "tool/benches/speed.rs": """\
 fn main() {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from burst_wrapper.verbs.child import Ended
 from burst_wrapper.verbs.testing import (
     EXIT_FAILED,
+    EXIT_USAGE,
     NEXTEST_REFUSES,
     OwnHarness,
     Step,
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 
 def run(job: Job, stage: Stage) -> Ended:
-    """One step after the other; after a failure only with `--no-fail-fast`. 101 if one failed."""
+    """One step after the other; after a failure only with `--no-fail-fast`. 101 if one failed,
+    or cargo's own code for it."""
     own = [] if job.project is None else list(harnesses(job.project))
     planned = partial(
         plan,
@@ -58,10 +60,13 @@ def run(job: Job, stage: Stage) -> Ended:
         if ended.signal_number or (ended.interrupted and ended.good):
             return ended
         if ended.code:
-            result = ended if step.what == "cargo test" else Ended(EXIT_FAILED)
+            # As cargo: of one target that failed its own code, of several 101.
+            alone = result.good and step.what != "nextest"
+            result = Ended(ended.code if alone else EXIT_FAILED)
             if ended.interrupted or not goes_on:
                 break
-    job.notes += notes
+    if result.code != EXIT_USAGE:
+        job.notes += notes
     return result
 
 

@@ -20,6 +20,8 @@ from burst_wrapper.verbs.command_line import CommandLine
 
 EXIT_FAILED: Final = 101
 """cargo's, for a build or a test that failed."""
+EXIT_USAGE: Final = 1
+"""cargo's, for words that it does not understand: nothing has run."""
 NEXTEST_REFUSES: Final = frozenset({2, 70, 94, 95, 96, 102, 104})
 """Exit codes of a nextest that has run no test: usage, double spawn, filterset, experimental,
 setup, metadata, list (`nextest_metadata::NextestExitCode`)."""

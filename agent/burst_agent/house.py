@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from burst_agent.network.network import Network
     from burst_protocol.programs import StartProgram
 
-_STOP_S: Final = 30.0
+STOP_S: Final = 30.0
+"""Patience with tasks that shall end: a disk may not answer."""
 _STUCK: Final = 70
 _NOTICES: Final = 20
 _log = logging.getLogger("burst.agent")
@@ -309,7 +310,7 @@ async def end_all(tasks: set[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
-        _, stuck = await asyncio.wait(tasks, timeout=_STOP_S)
+        _, stuck = await asyncio.wait(tasks, timeout=STOP_S)
         if stuck:
             # A disk that does not answer, say. The sandboxes die with us in any case, and an
             # agent that nobody talks to must not stay.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from burst_agent import sandbox
 from burst_agent.connection import Connection
 from burst_agent.execute import Workshop, missing_inputs
-from burst_agent.house import House, end_all
+from burst_agent.house import STOP_S, House, end_all
 from burst_agent.place import AGENT_BUG, Place
 from burst_agent.runs import Event, Listener, Run
 from burst_agent.uploads import Uploads
@@ -489,7 +489,13 @@ class Conversation:
             self._fail(request_id, Cancelled("as asked"))
 
     async def _stop(self) -> None:
-        """Ends what was for this client alone; runs may wait for it to come back."""
+        """Ends what was for this client alone; runs may wait for it to come back.
+
+        What it gave us is written down first: who says goodbye right after it, or is cut off, does
+        not take it back, and to make it again costs seconds.
+        """
+        if self._keeping:
+            await asyncio.wait(set(self._keeping), timeout=STOP_S)
         await end_all(set(self._tasks))
         if self._hosted is not None:
             await self._hosted.close()

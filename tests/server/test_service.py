@@ -375,6 +375,39 @@ def test_notices_reach_those_who_are_there_and_those_who_come(start: Start) -> N
     run(scenario)
 
 
+def test_what_was_accepted_before_a_goodbye_is_kept(start: Start) -> None:
+    """A daemon that is told to end says what it accepts and then goodbye, in one packet."""
+    keys = [bytes([number]) * 32 for number in range(64)]
+
+    async def scenario() -> None:
+        async with start() as server:
+            one = await server.connect()
+            request = await remote_shell(one, "echo out >/work/out/f")
+            outcome = await one.execute(request)
+            result = outcome.result(request.action)
+            (blob,) = await one.put(b"made at home")
+            made = attrs.evolve(
+                result, outputs=tuple(attrs.evolve(o, digest=blob) for o in result.outputs)
+            )
+            last = b"".join(
+                one.session.send(message)
+                for message in (
+                    m.Accept(request.id, WEAK, b"a list", STRONG, result),
+                    *(m.PutResult(WEAK, b"a list", key, made) for key in keys),
+                    m.Shutdown(),
+                )
+            )
+            one.writer.write(last)
+            await one.close()
+            await server.status(clients=0)
+            two = await server.connect()
+            for key in (STRONG, *keys):
+                found = await two.ask(m.Lookup(two.new_id(), WEAK, (key,)))
+                assert isinstance(found, m.Hit), key
+
+    run(scenario)
+
+
 # Stores
 
 

@@ -20,8 +20,11 @@ from burst_lifecycle import creation, firewall, labels
 from burst_lifecycle.cloud.model import Kind, Server, ServerState, Volume, VolumeSpec
 from burst_lifecycle.context import Context
 from burst_lifecycle.errors import (
+    Ambiguous,
     Busy,
     CloudProblem,
+    CloudUnreachable,
+    DeadlinePassed,
     NameTaken,
     NotFound,
     NotOurs,
@@ -31,13 +34,22 @@ from burst_lifecycle.events import Resized
 from burst_lifecycle.host import Host, Mount
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.pricing import Rate
-from burst_protocol.errors import EnvironmentProblem
+from burst_protocol.errors import EnvironmentProblem, LinkLost, Unreachable
 
 SLOTS: Final = 16
 """The API attaches no more to one server."""
 _ATTACH_TRIES: Final = 6
 _MOUNT_TRIES: Final = 4
 _SECOND_S: Final = 2.0
+_PASSING: Final = (
+    Ambiguous,
+    Busy,
+    CloudUnreachable,
+    DeadlinePassed,
+    LinkLost,
+    Unreachable,
+)
+"""Errors after which the same may work a minute later."""
 
 
 class Content(StrEnum):
@@ -75,6 +87,8 @@ class Store:
     """None: on the server's own disk."""
     why: str = ""
     """Why there, for people."""
+    passing: bool = False
+    """What keeps the volume away is likely to pass: it is worth bringing it later."""
 
     @property
     def folder(self) -> str:
@@ -145,15 +159,16 @@ async def mount_project(
             await _grow(context, host, volume)
         return await _mount(context, host, volume, file_system)
     except (CloudProblem, EnvironmentProblem) as error:
-        return _local(context, str(error))
+        return _local(context, str(error), passing=isinstance(error, _PASSING))
 
 
-def _local(context: Context, why: str) -> Store:
+def _local(context: Context, why: str, *, passing: bool = False) -> Store:
+    goes = "until its volume can be had" if passing else "and goes with it"
     context.tell(
         f"local-disk:{context.wishes.project}",
-        f"the store of this project is on the server's own disk and goes with it: {why}",
+        f"the store of this project is on the server's own disk {goes}: {why}",
     )
-    return Store(None, why)
+    return Store(None, why, passing)
 
 
 async def _find_or_make(context: Context, server: Server, *, make: bool) -> Volume | str | None:
@@ -366,6 +381,8 @@ async def _mount(context: Context, host: Host, volume: Volume, file_system: File
             "nothing on it was touched",
             hint="`burst-admin volume rm` deletes it; the next boot makes another",
         )
+    if mount.may_pass:
+        raise Busy(f"{mount.why}: {mount.detail}", what=f"volume {volume.name}")
     detail = f"volume {volume.name} cannot be mounted ({mount.why}: {mount.detail})"
     raise ServerProblem(detail, what=host.login.host)
 

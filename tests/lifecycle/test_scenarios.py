@@ -518,6 +518,46 @@ def test_a_volume_stuck_to_a_deleted_server() -> None:
     assert up(machine).store.volume_id == volume_id
 
 
+def test_a_volume_that_does_not_come_off_is_brought_later() -> None:
+    """Units go on with the server's own disk; that is not how it stays."""
+    machine = fresh()
+    volume_id = up(machine).store.volume_id
+    machine.account.world.pass_time(30)
+    run(machine.lifecycle.down())
+    held = machine.account.held[Kind.VOLUME]
+
+    def stuck(name: str) -> None:
+        if name == "after detach":
+            held[volume_id] = attrs.evolve(held[volume_id], server_id=4711)
+
+    held[volume_id] = attrs.evolve(held[volume_id], server_id=4711)
+    machine.hook = stuck
+    store = up(machine).store
+    assert (store.volume_id, store.passing) == (None, True)
+    (told,) = [one for one in machine.notices.notices if one.key.startswith("local-disk:")]
+    assert "until its volume can be had" in told.text
+    machine.hook = lambda _name: None
+    joined = run(machine.lifecycle.join(make_volume=True))
+    assert joined.store.volume_id == volume_id
+    assert volume_id in box_of(machine).mounted
+
+
+def test_a_device_that_does_not_come_is_no_damage() -> None:
+    """The volume is not given up; what really is on it nobody has seen."""
+    machine = fresh()
+
+    def late(name: str) -> None:
+        if name == "after attach":
+            box_of(machine).device_missing = 100
+
+    machine.hook = late
+    store = up(machine).store
+    assert (store.volume_id, store.passing) == (None, True)
+    machine.hook = lambda _name: None
+    box_of(machine).device_missing = 0
+    assert run(machine.lifecycle.join(make_volume=True)).store.volume_id is not None
+
+
 def test_after_a_rename() -> None:
     machine = fresh()
     volume_id = up(machine).store.volume_id

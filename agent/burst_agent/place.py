@@ -176,7 +176,7 @@ class Place:
 
     def known_elsewhere(self, request: m.Execute) -> m.Hit | m.Lists | None:
         """The same with what the neighbours have. Blocking, and may copy."""
-        hit = self.find_elsewhere(request.id, request.strong_keys)
+        hit = self.find_elsewhere(request.id, request.weak_key, request.strong_keys)
         if hit is not None:
             return hit
         if request.lists_tried >= 0:
@@ -192,13 +192,25 @@ class Place:
                 return m.Hit(request_id, key, ActionResult.decode(entry))
         return None
 
-    def find_elsewhere(self, request_id: int, strong_keys: tuple[bytes, ...]) -> m.Hit | None:
+    def find_elsewhere(
+        self, request_id: int, weak_key: bytes, strong_keys: tuple[bytes, ...]
+    ) -> m.Hit | None:
         """Blocking, and may copy."""
         for key in strong_keys:
             entry = self.neighbours.result(key)
             if entry is not None:
+                self._copy_lists(weak_key)
                 return m.Hit(request_id, key, ActionResult.decode(entry))
         return None
+
+    def _copy_lists(self, weak_key: bytes) -> None:
+        """Without the list that it was made with, nobody who begins anew finds a result."""
+        known = self.lists.get(weak_key)
+        try:
+            for encoded in reversed(self.neighbours.lists(weak_key, known)[len(known) :]):
+                self.lists.add(weak_key, encoded)
+        except (BurstError, OSError) as error:
+            _log.warning("lists not copied: %s", error)
 
     def all_lists(self, weak_key: bytes) -> list[bytes]:
         return self.neighbours.lists(weak_key, self.lists.get(weak_key))

@@ -334,7 +334,9 @@ class Conversation:
         # 0.1 ms of small files: less than a thread costs.
         answer: m.Hit | m.Lists | None = place.find(message.id, message.strong_keys)
         if answer is None and place.neighbours.roots():
-            answer = await asyncio.to_thread(place.find_elsewhere, message.id, message.strong_keys)
+            answer = await asyncio.to_thread(
+                place.find_elsewhere, message.id, message.weak_key, message.strong_keys
+            )
         if isinstance(answer, m.Hit):
             self._house.hit()
             if message.push:

@@ -285,6 +285,8 @@ class Boot:
                     took_s=context.time.monotonic() - self.began_s,
                     boot_s=self._boot_s(),
                     image=self._maker.source if self._maker else "",
+                    pin=told.get(labels.PIN, ""),
+                    boot_by=told.get(labels.BOOT_BY, ""),
                 )
             )
         return Booted(server, attrs.evolve(host.login, user="burst"), store, agent, self.how)

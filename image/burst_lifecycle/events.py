@@ -134,6 +134,10 @@ class Ready(_Line):
     """Of a cold start: from the create on, without what was waited for before."""
     image: str = ""
     """What it was made of: `stock`, or a recipe; empty: not known."""
+    pin: str = ""
+    """Of its host key from then on, and the boot's deadline as its label has it: labels that lose
+    this boot's pin are put right by who has seen it."""
+    boot_by: str = ""
 
 
 @attrs.frozen(kw_only=True)

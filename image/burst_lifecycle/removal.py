@@ -144,6 +144,9 @@ async def abandon(context: Context, guard: Guard, server: Server) -> None:
     """Give up a boot: its deadline is now, so case (d) holds. NotOurs, or Busy if it is ready."""
     cloud = context.cloud
     try:
+        if (claim := Claim.of(server.labels)) is not None and claim.owner == guard.owner:
+            await guard.learn_time(server.id)
+        # Nothing comes between this and the write: it may become ready at any moment.
         fresh = await cloud.server(server.id)
     except NotFound:
         return
@@ -151,7 +154,6 @@ async def abandon(context: Context, guard: Guard, server: Server) -> None:
     if labels.READY in fresh.labels:
         raise Busy("it is ready by now", what=f"server {fresh.name}")
     if claim is not None and claim.owner == guard.owner:
-        await guard.learn_time(server.id)
         told = labels.merged(fresh.labels, **{labels.BOOT_BY: str(int(cloud.now_s()) - 1)})
         with context.effect("give the boot up"):
             await cloud.set_labels(Kind.SERVER, server.id, told)

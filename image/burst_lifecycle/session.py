@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from burst_lifecycle import labels, records, removal, situation, volumes
+from burst_lifecycle import hostkey, labels, records, removal, situation, volumes
 from burst_lifecycle.books import Books, add_up
 from burst_lifecycle.boot import Boot, Booted
 from burst_lifecycle.cloud.model import Inventory, Kind, Resource, Server, ServerState, Volume
 from burst_lifecycle.context import Context
 from burst_lifecycle.errors import CloudProblem, NotFound, OverBudget, ServerProblem
-from burst_lifecycle.events import Event, Settled
+from burst_lifecycle.events import Event, Ready, Settled
 from burst_lifecycle.events import Refusal as Refused
 from burst_lifecycle.guard import Guard, VolumeGround, is_ready
 from burst_lifecycle.host import Lease, Refusal
@@ -98,8 +98,32 @@ class Lifecycle:
         books = (await asyncio.to_thread(context.ledger.read)).events
         if found := _answers(context, inventory, books):
             await context.ledger.record(*found)
+        if await self._repair(inventory, books):
+            inventory = await context.cloud.inventory(labels.selector(context.wishes.owner))
         await self._bury(inventory, add_up(books))
         return inventory
+
+    async def _repair(self, inventory: Inventory, events: tuple[Event, ...]) -> bool:
+        """Labels are read, merged and written back as a whole, and the API has no condition for a
+        write: a machine that was suspended in between takes back what others wrote meanwhile. What
+        this machine itself has seen and written is written again; whether there was any."""
+        context = self.context
+        seen = {event.id: event for event in events if isinstance(event, Ready)}
+        repaired = False
+        for server in situation.of_owner(inventory.servers, context.wishes.owner):
+            ready = seen.get(server.id)
+            if ready is None or not hostkey.lost(server.labels, ready.pin, ready.boot_by):
+                continue
+            try:
+                fresh = await context.cloud.server(server.id)
+                if lost := hostkey.lost(fresh.labels, ready.pin, ready.boot_by):
+                    told = labels.merged(fresh.labels, **lost)
+                    with context.effect("put its labels right"):
+                        await context.cloud.set_labels(Kind.SERVER, server.id, told)
+                    repaired = True
+            except NotFound:
+                continue
+        return repaired
 
     async def _bury(self, inventory: Inventory, books: Books) -> None:
         """What the ledger has and the cloud has not. A resource that only lost its labels bills

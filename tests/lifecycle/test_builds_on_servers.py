@@ -92,8 +92,7 @@ def test_what_home_compiled_meanwhile_is_offered(real_cloud: LocalCloud) -> None
         assert at_home
         cloud.wait_for(lambda: ready_servers(cloud), "the server is ready")
         (server,) = ready_servers(cloud)
-        # Any unit that has to be compiled makes the daemon reach for it.
-        space.cargo("build", "--offline", "--release").check()
+        # The build is over by now: no unit makes the daemon reach for it.
         log = space.state / "daemon.log"
         cloud.wait_for(lambda: "has been offered" in log.read_text(), "the offers were made")
 
@@ -136,6 +135,7 @@ def test_another_project_uses_the_server_that_is_there(real_cloud: LocalCloud) -
         assert projects == {find(str(one.project)).key for one in (space, builds)}
         builds.fresh_target()
         builds.cargo("build", "--offline", "--release").check()
+        cloud.wait_for(lambda: "has been offered" in log.read_text(), "its volume has it all")
         space.stop()
 
         # What this machine knew is lost: of its builds the volume still tells.
@@ -149,6 +149,16 @@ def test_another_project_uses_the_server_that_is_there(real_cloud: LocalCloud) -
 
         status = admin_json(space, "status")
         assert [one["name"] for one in status["resources"] if one["kind"] == "server"] == [server]
+
+        # What was compiled before the volume came is on it, too: not gone with the server's disk.
+        admin(space, "down", "--yes").check()
+        builds.fresh_target()
+        builds.forget_store()
+        builds.cargo("build", "--offline").check()
+        (again,) = ready_servers(cloud)
+        units = builds.units()
+        assert {(unit["where"], unit["executor"]) for unit in units} == {("hit", again)}, units
+        builds.stop()
         admin(space, "down", "--yes", "--everything").check()
         audit = admin_json(space, "audit")
         assert Decimal(audit["total"]["eur"]).quantize(Decimal("0.01")) == cloud.bill().cents

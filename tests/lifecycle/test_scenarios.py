@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burst_lifecycle import access, labels, removal
+from burst_lifecycle import access, hostkey, labels, removal
 from burst_lifecycle.cloud.model import Kind, Server, ServerState
 from burst_lifecycle.context import HOUR_S
 from burst_lifecycle.errors import (
@@ -701,6 +701,45 @@ class _Meanwhile:
     def _work(self) -> None:
         with contextlib.suppress(BurstError):
             up(self.other)
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_labels_written_back_after_a_suspend(*, gives_up: bool) -> None:
+    """Another machine read them in the middle of the boot and writes them after it: the pin from
+    before the rotation, not ready, given up. The machine that has seen it ready puts it right."""
+    machine = fresh()
+    read: list[dict[str, str]] = []
+
+    def watch(name: str) -> None:
+        if name == "after ssh hostkey rotate" and not read:
+            read.append(dict(the_server(machine).labels))
+
+    machine.hook = watch
+    booted = up(machine)
+    good = dict(the_server(machine).labels)
+    (stale,) = read
+    assert stale[labels.PIN] != good[labels.PIN]
+    assert labels.READY not in stale
+    box_of(machine).work()
+
+    other = second(machine)
+    _, cloud = other.start()
+    changed = {labels.BOOT_BY: "1"} if gives_up else {}
+    told = labels.merged(stale, **changed)
+    run(cloud.set_labels(Kind.SERVER, booted.server.id, told))
+    machine.account.world.pass_time(2 * HOUR_S)  # the boot's deadline is long over
+    assert run(machine.lifecycle.reap()).done == ()
+    assert the_server(machine).labels == good
+    assert box_of(machine).running == 1
+
+
+def test_a_later_boot_has_its_own_pin() -> None:
+    """What this machine saw of an earlier one never comes back over it."""
+    now = {labels.BOOT_BY: "2000", labels.PIN: "new", labels.NEXT_PIN: "newer"}
+    assert hostkey.lost(now, "old", "1000") == {}
+    assert hostkey.lost(now, "", "2000") == {}
+    assert hostkey.lost({}, "old", "1000") == {}
+    assert hostkey.lost(now, "newer", "2000")[labels.PIN] == "newer"
 
 
 def test_two_owners_in_one_account() -> None:

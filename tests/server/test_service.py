@@ -428,6 +428,10 @@ def test_each_client_works_in_its_projects_store(start: Start) -> None:
             shutil.rmtree(volumes[0])
             again = await two.ask(m.Lookup(two.new_id(), WEAK, (STRONG,)))
             assert isinstance(again, m.Hit)
+            # Also for who does not know yet which inputs make that key.
+            lists = await two.ask(m.Lookup(two.new_id(), WEAK, ()))
+            assert isinstance(lists, m.Lists)
+            assert lists.lists == (b"a list",)
             assert await two.fetch(outcome.outputs[b"f"].digest) == b"out\n"
 
     run(scenario)

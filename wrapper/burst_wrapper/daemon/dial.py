@@ -28,6 +28,11 @@ class Dial(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def lasting(self) -> bool:
+        """Whether what its store is given is there for later builds, too."""
+        ...
+
     async def open(self, config: Config, auth_sock: str | None) -> Stream:
         """To its agent, which is brought there if need be. Errors of the tree."""
         ...
@@ -58,6 +63,7 @@ class KnownHost:
 
     name: str
     cache_dir: bytes
+    lasting: bool = True
 
     async def open(self, config: Config, auth_sock: str | None) -> Stream:
         # asyncssh costs 0.2 s to import: only who has a host pays for it.

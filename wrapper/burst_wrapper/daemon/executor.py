@@ -14,8 +14,14 @@ from burst_wrapper.daemon.upload import Uploader
 class Executor:
     """`name` is `embedded` or the host. A link that is gone needs a new Executor."""
 
-    def __init__(self, name: str, link: AgentLink, spool: Spool | None) -> None:
+    def __init__(
+        self, name: str, link: AgentLink, spool: Spool | None, *, lasting: bool = True
+    ) -> None:
+        """`lasting`: what is stored there outlives the machine, or the machine stays."""
         self.name = name
+        self.lasting = lasting
+        self.offered: set[bytes] = set()
+        """Strong keys of what its store was offered; see `offers`."""
         self.link = link
         self.uploader = Uploader(link)
         self.spool = spool

@@ -28,6 +28,11 @@ class OwnServer:
     def name(self) -> str:
         return self.booted.server.name
 
+    @property
+    def lasting(self) -> bool:
+        """A volume is; a server's own disk goes with it."""
+        return self.booted.store.volume_id is not None
+
     async def open(self, config: Config, auth_sock: str | None) -> Stream:
         """To the service of our version there; it is brought if there is none (any more)."""
         del config, auth_sock

@@ -156,7 +156,7 @@ class Host:
         link = AgentLink(stream, self.name, silence_s=config.silence_s, local=False)
         link.on_notice = self.on_notice
         spool = Spool(os.path.join(self._cache_dir, b"spool", _safe(self.name)))
-        executor = Executor(self.name, link, spool)
+        executor = Executor(self.name, link, spool, lasting=self._dial.lasting)
         try:
             ready = await link.start(lambda _: self._bring_tools(executor))
         except BaseException:

@@ -46,7 +46,7 @@ from burst_lifecycle.settings import Hetzner
 from burst_protocol.errors import BurstError, Draining, EnvironmentProblem
 from burst_wrapper.config import Config
 from burst_wrapper.daemon.executor import Executor
-from burst_wrapper.daemon.offers import offer
+from burst_wrapper.daemon.offers import offer, wanted
 from burst_wrapper.daemon.own_server import OwnServer
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.remote import Host, NotYet
@@ -133,6 +133,9 @@ class Keeper:
         self._joining: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None
         self._offering: asyncio.Task[None] | None = None
+        self._greeting: asyncio.Task[None] | None = None
+        """Reaches a server for offers, if nobody else does."""
+        self._greeted: Host | None = None
         self._closing_host: asyncio.Task[None] | None = None
         self._failure: BurstError | None = None
         """Why there is no server, last."""
@@ -386,6 +389,8 @@ class Keeper:
             return
         if booted is None or self._host is None:
             return  # it has gone in between
+        if booted.store.passing:
+            return  # it is tried again
         if make or booted.store.volume_id is not None:
             self._found(config, booted, equipped=True)
 
@@ -408,16 +413,21 @@ class Keeper:
         assert isinstance(installer, ServiceInstaller)
         self._failure = None
         self._exists = True
-        known = booted.store.volume_id is not None or booted.how is not None
+        store = booted.store
+        known = store.volume_id is not None or (booted.how is not None and not store.passing)
         self._equipped = equipped or known
         if self._host is not None:
             self._former.append(self._host)
+        if self._offering is not None:
+            self._offering.cancel()  # it goes to the former one
+            self._offering = None
         self._booted = booted
         self._host = Host(OwnServer(booted, ssh, installer), self._cache_dir, self._tools)
         self._host.on_notice = lambda text: _tell(config, text)
         self._records.attached(booted.server.id)
         self._begin_reaping(config)
         _log.info("server %s is used (%s)", booted.server.name, booted.server.type)
+        self._greet(config)
 
     def _failed(self, error: BurstError | OSError) -> None:
         self._failure = error if isinstance(error, BurstError) else EnvironmentProblem(str(error))
@@ -500,6 +510,7 @@ class Keeper:
         self._exists = servers or self._booting is not None
         if not servers and self._host is not None:
             self._lost(Draining("it was deleted"))
+        self._greet(config)
 
     async def _round(self, lifecycle: Lifecycle) -> bool:
         """Whether there are servers of ours after it."""
@@ -522,10 +533,30 @@ class Keeper:
     # -- offers ------------------------------------------------------------------------------
 
     def _begin_offers(self, executor: Executor) -> None:
-        if self._made and (self._offering is None or self._offering.done()):
+        if self._offering is not None and not self._offering.done():
+            return
+        if self._made and next(wanted(self._made, executor), None) is not None:
             home = self._home()
             if home is not None:
                 self._offering = self._task(offer(self._made, home, executor))
+
+    def _greet(self, config: Config) -> None:
+        """Offers do not wait for the next unit."""
+        host = self._host
+        if host is None or not self._made:
+            return
+        if self._greeting is None or self._greeting.done() or host is not self._greeted:
+            self._greeted = host
+            self._greeting = self._task(self._offer_now(config, host))
+
+    async def _offer_now(self, config: Config, host: Host) -> None:
+        """The build may be over before its server, or volume, is there: no unit comes then."""
+        try:
+            executor = await host.connected(config, None)
+        except BurstError as error:
+            _log.info("%s is offered nothing yet: %s", host.name, error)
+        else:
+            self._begin_offers(executor)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -540,7 +571,14 @@ class Keeper:
             async with asyncio.timeout(_GRACE_S):
                 await self._share_records()
         await self._records.close()
-        tasks = (self._looking, self._booting, self._joining, self._reaping, self._offering)
+        tasks = (
+            self._looking,
+            self._booting,
+            self._joining,
+            self._reaping,
+            self._greeting,
+            self._offering,
+        )
         for task in tasks:
             if task is not None:
                 task.cancel()

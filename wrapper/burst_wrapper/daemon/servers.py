@@ -38,7 +38,8 @@ _CHECKS: Final = frozenset((b"check", b"c", b"clippy", b"doc", b"d", b"rustdoc")
 
 
 class Made:
-    """A result that home compiled and that a server does not have yet."""
+    """A result that the project's volume does not have yet: home compiled it, or a server that had
+    no volume."""
 
     __slots__ = ("inputs", "result", "strong_key", "weak_key")
 
@@ -248,8 +249,8 @@ class Servers:
         if keeper is not None and isinstance(error, Draining):
             keeper.drained(error)
 
-    def made_at_home(self, build: Build, made: Made) -> None:
-        """To be offered to the server's store when there is one."""
+    def offer_later(self, build: Build, made: Made) -> None:
+        """To the project's store on a server, when there is one that lasts."""
         kept = self._made.setdefault(build.project.key, {})
         while len(kept) >= _MADE_LIMIT:
             del kept[next(iter(kept))]

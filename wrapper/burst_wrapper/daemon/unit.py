@@ -486,6 +486,7 @@ class Unit:
                 return False
             if not left:
                 await self._fill_home(executor, home, hit.strong_key, hit.result)
+            self._offer_later(executor, hit.strong_key, hit.result)
         finally:
             if executor.spool is not None:
                 executor.spool.drop(fetched)
@@ -594,12 +595,9 @@ class Unit:
                 encoded,
                 *(data for data in known if data != encoded),
             )[:8]
-            if not executor.local:
-                if not any(self._left(output) for output in result.outputs):
-                    await self._fill_home(executor, home, key, result)
-            elif self._build is not None:
-                made = Made(plan.weak_key, encoded, key, result)
-                self._services.servers.made_at_home(self._build, made)
+            if not executor.local and not any(self._left(output) for output in result.outputs):
+                await self._fill_home(executor, home, key, result)
+            self._offer_later(executor, key, result)
         finally:
             executor.forget(attempt.identity, attempt.digests())
 
@@ -619,6 +617,16 @@ class Unit:
             home.link.send(m.PutResult(plan.weak_key, lists[0], key, result))
             # Whether it has a blob that it has not is answered after all that came before.
             await home.link.ask(m.Fetch(home.link.new_id(), _NO_BLOB))
+
+    def _offer_later(self, executor: Executor, key: bytes, result: ActionResult) -> None:
+        """What the project's own store on a server lacks: it was not made there, or only on that
+        server's own disk, which goes with it."""
+        plan = self._plan
+        if plan is None or self._build is None or not (executor.local or not executor.lasting):
+            return
+        if lists := self._services.lists.get(plan.weak_key, ()):
+            made = Made(plan.weak_key, lists[0], key, result)
+            self._services.servers.offer_later(self._build, made)
 
     # -- bookkeeping -------------------------------------------------------------------------
 

@@ -389,15 +389,10 @@ def test_what_was_accepted_before_a_goodbye_is_kept(start: Start) -> None:
             made = attrs.evolve(
                 result, outputs=tuple(attrs.evolve(o, digest=blob) for o in result.outputs)
             )
-            last = b"".join(
-                one.session.send(message)
-                for message in (
-                    m.Accept(request.id, WEAK, b"a list", STRONG, result),
-                    *(m.PutResult(WEAK, b"a list", key, made) for key in keys),
-                    m.Shutdown(),
-                )
-            )
-            one.writer.write(last)
+            last = [one.session.send(m.Accept(request.id, WEAK, b"a list", STRONG, result))]
+            last += [one.session.send(m.PutResult(WEAK, b"a list", key, made)) for key in keys]
+            last += [one.session.send(m.Shutdown())]
+            one.writer.write(b"".join(last))
             await one.close()
             await server.status(clients=0)
             two = await server.connect()

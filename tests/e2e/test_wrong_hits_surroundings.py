@@ -61,6 +61,12 @@ def test_variables_of_odd_values(twin: Twin) -> None:
     twin.agree("none")
 
 
+def test_a_file_of_the_kernel(twin: Twin) -> None:
+    """It is this machine's, and a sandbox has few of them: neither another one's, nor an error."""
+    twin.write(_prints('include_str!("/sys/class/net/lo/address").trim().to_owned()'))
+    assert twin.agree("00:00:00:00:00:00")["app bin"] == "local"
+
+
 def test_a_variable_in_a_dependency(twin: Twin) -> None:
     """It changes a library; the program that uses it follows."""
     twin.write({"Cargo.toml": workspace("app", "dep"), "dep/Cargo.toml": package("dep")})

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from burst_protocol.errors import AgentGone, DiskFull, LimitExceeded
-from burst_wrapper.daemon.attempt import machine_trouble
+from burst_wrapper.daemon.attempt import is_about_kernel, machine_trouble
 
 FOLDERS = (b"/p/target/debug/deps", b"/p/target/debug/incremental")
 
@@ -43,3 +43,19 @@ def test_errors_that_are_the_machines(message: str, expected: type[Exception] | 
     trouble = machine_trouble([line("unused", "warning"), line(message)], FOLDERS)
     assert trouble is None if expected is None else isinstance(trouble, expected)
     assert machine_trouble([line(message, "warning")], FOLDERS) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("couldn't read `/sys/kernel/x`: No such file or directory (os error 2)", True),
+        ("proc macro panicked: cannot open /proc/cpuinfo", True),
+        ("couldn't read `src/sys/x.rs`: No such file or directory (os error 2)", False),
+        ("couldn't read `/home/me/proc/x`: No such file or directory (os error 2)", False),
+        ("mismatched types", False),
+    ],
+)
+def test_errors_about_files_of_the_kernel(message: str, expected: bool) -> None:
+    """`include_str!` of what home's kernel has and a sandbox has not; never a warning."""
+    assert is_about_kernel([line("unused", "warning"), line(message)]) is expected
+    assert not is_about_kernel([line(message, "warning")])

@@ -272,6 +272,22 @@ def test_variables(machine: Home, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        (b"/proc/version", "the unit includes /proc/version, which is this machine's"),
+        (b"/sys/kernel/x", "the unit includes /sys/kernel/x, which is this machine's"),
+        (b"/dev/null", ""),
+        (b"src/lib.rs", ""),
+    ],
+)
+def test_included_files_of_the_kernel(machine: Home, name: bytes, home: str) -> None:
+    """Another machine has others, and what lies below /proc/self is another process's here."""
+    judge = judge_of(machine)
+    judge.add(saw())
+    assert judge.verdict(DepInfo((name,), ())).home == home
+
+
+@pytest.mark.parametrize(
     ("macro", "does", "tells"),
     [
         (b"rust_embed_impl", "stat data/a.txt", True),

@@ -107,6 +107,7 @@ _TROUBLE: Final = re.compile(
 _FULL: Final = re.compile(rb"\(os error (?:28|122)\)|No space left|quota exceeded")
 
 
+_KERNEL_FILE: Final = re.compile(rb"(?<![\w./-])/(?:proc|sys)/")
 _GONE: Final = b"No such file or directory"
 _LINKING: Final = b"linking with "
 """A linker's command line names all folders, whatever it is that the linker did not find."""
@@ -127,6 +128,14 @@ def machine_trouble(lines: list[bytes], folders: Iterable[bytes] = ()) -> BurstE
         if is_gone and _LINKING not in line and is_error(classify(line)):
             return AgentGone("its folders were removed")
     return None
+
+
+def is_about_kernel(lines: list[bytes]) -> bool:
+    """If a failed run tells of a file of the kernel's: a sandbox has few of them, and others.
+
+    Which were looked for tells nothing: rustc itself asks for control groups and huge pages.
+    """
+    return any(_KERNEL_FILE.search(line) and is_error(classify(line)) for line in lines)
 
 
 class Attempt:
@@ -290,7 +299,12 @@ class Attempt:
         if self._stdout:
             self._client.stdout(self._stdout)
         for line in held:
-            await self._forward(line)
+            # rustc goes on after an error, far enough to name its sources.
+            self._failing = self._failing or is_error(classify(line))
+            if self._failing:
+                self._held.append(line)
+            else:
+                await self._forward(line)
         return None
 
     def _verdict(self) -> Verdict:
@@ -399,6 +413,8 @@ class Attempt:
             return Ended(End.HOME, verdict, why=verdict.home)
         if not verdict.right:
             return again
+        if is_about_kernel(self._lines):
+            return Ended(End.HOME, verdict, why="a failure that speaks of this machine's kernel")
         if not verdict.complete or (
             self._plan.call.links
             and any(is_suspicious(classify(line)) for line in self._lines)

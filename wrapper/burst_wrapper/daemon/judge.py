@@ -35,6 +35,7 @@ from burst_wrapper.inputlist import (
 )
 
 _KERNEL: Final = (b"/proc/", b"/sys/", b"/dev/")
+_KERNEL_FACTS: Final = (b"/proc/", b"/sys/")
 _SHARED_MEMORY: Final = b"/dev/shm/"
 _LIST: Final = "list"
 _WRITES: Final = ("write", "change")
@@ -170,6 +171,9 @@ class Judge:
             verdict.home = "a macro uses the network"
             return verdict
         self._judge_env(verdict, dep_info)
+        for name in () if dep_info is None else dep_info.files:
+            if name.startswith(_KERNEL_FACTS):
+                verdict.home = f"the unit includes {os.fsdecode(name)}, which is this machine's"
         for key, access in self.accesses.items():
             if key not in self._judged and not self._judge_access(access, verdict):
                 continue

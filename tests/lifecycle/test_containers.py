@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -28,6 +31,7 @@ from burst_lifecycle.token import Token
 from burst_lifecycle.userdata import server_files
 from lifecycles import MemoryNotices, wishes
 from localcloud import LocalCloud, Server, Volume
+from localcloud.host import listen_in
 
 pytest_plugins = ("cloud_fixtures",)
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -50,6 +54,8 @@ class Home:
         self.key = access.load_or_make(folder / "ssh" / "ed25519", new_key_pair)
         self.ledger = Ledger(str(folder / "cloud"), "home")
         self.notices = MemoryNotices()
+        self.server_token = ""
+        """With which servers may delete themselves."""
         self.changes: dict[str, Any] = {
             "stock_image": "debian-13",
             "volume_gb": 10,
@@ -60,6 +66,10 @@ class Home:
         async def main() -> Any:
             ssh = PinnedSsh()
             token = Token(self.cloud.token, self.cloud.endpoint, "test")
+
+            async def its_own() -> Token:
+                return Token(self.server_token, self.cloud.endpoint, "test")
+
             async with HetznerCloud(token) as port, contextlib.AsyncExitStack() as stack:
                 stack.push_async_callback(ssh.close)
                 context = Context(
@@ -74,6 +84,7 @@ class Home:
                     server_files=server_files(),
                     new_host_key=new_key_pair,
                     account=Account(self.cloud.endpoint, "token"),
+                    self_delete=its_own if self.server_token else None,
                 )
                 return await work(Lifecycle(context))
 
@@ -117,4 +128,82 @@ def test_a_life(real_cloud: LocalCloud, tmp_path: Path) -> None:
     down = home.run(lambda life: life.down(with_volumes=True))
     assert down.refused == ()
     real_cloud.clock.advance(200 * 86400)
+    assert home.run(lambda life: life.reap()).failed == ()
+
+
+@contextlib.contextmanager
+def reaches_the_api(cloud: LocalCloud, machine: Any) -> Iterator[None]:
+    """What listens there on the API's address of loopback leads to it; the API sees loopback."""
+    parts = urlsplit(cloud.endpoint)
+    address = (str(parts.hostname), int(parts.port or 0))
+    listening = listen_in(machine._name, *address)
+
+    def relay(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                inside, _ = listening.accept()
+                with inside, socket.create_connection(address) as outside:
+                    there = threading.Thread(target=relay, args=(inside, outside), daemon=True)
+                    there.start()
+                    relay(outside, inside)
+                    there.join(10)
+
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
+    try:
+        yield
+    finally:
+        # A listener that is only closed would go on in `accept`.
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        accepting.join(10)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.thorough
+def test_a_server_deletes_itself(real_cloud: LocalCloud, tmp_path: Path, *, allowed: bool) -> None:
+    """Its hard end has passed and nobody comes by: with a token of its own it is gone, without one
+    off. Either way nothing on the volume is lost."""
+    cloud = real_cloud
+    home = Home(cloud, tmp_path)
+    its_own = cloud.add_token()
+    if allowed:
+        home.server_token = its_own.value
+    booted = home.run(lambda life: life.up("test"))
+    assert home.notices.notices == []
+    name = booted.server.name
+    machine = cloud.machine(name)
+    machine.run(["sh", "-c", f"echo precious >{booted.store.folder}/store/kept"])
+    if allowed:
+        # Builds' user cannot read it; it is on no disk.
+        secret = "/run/burst-private/self-delete"
+        assert machine.run(["cat", secret]).stdout.count(its_own.value) == 1
+        assert machine.run(["runuser", "-u", "burst", "--", "cat", secret]).returncode != 0
+        assert machine.run(["stat", "-f", "-c", "%T", secret]).stdout == "tmpfs\n"
+    before = len(cloud.calls())
+    with reaches_the_api(cloud, machine):
+        machine.run(["burst-agent", "lease", "extend", "--hard-end-in", "0"])
+        # Its timer looks every few seconds; nobody else does anything.
+        if allowed:
+            cloud.wait_for(lambda: not cloud.all(Server), "it is deleted")
+        else:
+            cloud.wait_for(lambda: cloud.server(name).status == "off", "it is off")
+    asked = [call.operation for call in cloud.calls()[before:]]
+    assert asked == (["DELETE /servers/{id}"] if allowed else []), asked
+    assert cloud.expected_incidents == cloud.world.backend.incidents == []
+
+    # The next command finds out, and what was on the volume is there.
+    again = home.run(lambda life: life.up("test"))
+    # (Of one that is only off the paid hour is used up.)
+    assert (again.server.name == name) is not allowed
+    kept = cloud.machine(again.server.name).run(["cat", f"{again.store.folder}/store/kept"])
+    assert kept.stdout == "precious\n"
+    home.run(lambda life: life.down(with_volumes=True))
+    cloud.clock.advance(200 * 86400)
     assert home.run(lambda life: life.reap()).failed == ()

@@ -1,8 +1,7 @@
 """Which project a folder belongs to: what a volume is for, and where its settings lie.
 
 All worktrees of a repository are one project: they share a volume, so the second of ten worktrees
-begins warm. No program is run for it: git's own files say where the common directory is
-(gitrepository-layout(5): `.git` may be a file `gitdir: …`, and `commondir` leads on from there).
+begins warm. No program is run for it: git's own files say where the common directory is.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import Final
 import attrs
 
 from burst_lifecycle.folders import ancestors
+from burst_lifecycle.git_directory import common_directory, git_directory
 
-_LIMIT_BYTES: Final = 4096
 _SETTINGS: Final = (".config", "burst.toml")
 
 
@@ -54,30 +53,12 @@ def nearest_workspace(folder: str) -> str:
 
 
 def _common_directory(folder: str) -> str | None:
-    for probe in ancestors(folder):
-        entry = os.path.join(probe, ".git")
-        if os.path.isdir(entry):
-            return os.path.realpath(entry)
-        if os.path.isfile(entry):
-            return _linked(entry)
+    for probe in ancestors(os.fsencode(folder)):
+        entry = os.path.join(probe, b".git")
+        if os.path.isdir(entry) or os.path.isfile(entry):
+            own = git_directory(probe)
+            common = None if own is None else common_directory(own)
+            if common is None or not os.path.isdir(common):
+                return None
+            return os.fsdecode(os.path.realpath(common))
     return None
-
-
-def _linked(entry: str) -> str | None:
-    """A worktree's or submodule's `.git` file, followed."""
-    text = _read(entry)
-    if text is None or not text.startswith("gitdir:"):
-        return None
-    directory = os.path.join(os.path.dirname(entry), text.removeprefix("gitdir:").strip())
-    common = _read(os.path.join(directory, "commondir"))
-    if common is not None:
-        directory = os.path.join(directory, common.strip())
-    return os.path.realpath(directory) if os.path.isdir(directory) else None
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read(_LIMIT_BYTES)
-    except OSError:
-        return None

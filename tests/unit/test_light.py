@@ -21,6 +21,8 @@ def test_a_plain_build_loads_nothing_of_the_verbs() -> None:
         "burst_wrapper.driver",
         "burst_wrapper.daemon.sessions",
         "burst_wrapper.daemon.home_session",
+        "burst_wrapper.daemon.orphans",
+        "burst_wrapper.daemon.program_needs",
         "burst_wrapper.home_wire",
         "burst_protocol.programs",
         "burst_agent.programs",

@@ -18,6 +18,7 @@ from burst_protocol.elf import read_elf
 from burst_protocol.errors import ToolchainProblem
 from burst_wrapper.pathwalk import Walk, walk
 from burst_wrapper.processes import find_program, run_program
+from burst_wrapper.rustup import is_rustups
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -186,17 +187,7 @@ def _role(path: bytes) -> Literal["rustc", "clippy-driver"] | None:
 
 def is_proxy(program: bytes) -> bool:
     """Whether rustup decides, by folder and environment, which toolchain this program is."""
-    return _is_rustup(os.path.realpath(program)) and _role(program) is not None
-
-
-def _is_rustup(real: bytes) -> bool:
-    """Proxies are links to rustup, or hard links beside it (older rustups)."""
-    if os.path.basename(real) in (b"rustup", b"rustup-init"):
-        return True
-    try:
-        return os.path.samefile(os.path.join(os.path.dirname(real), b"rustup"), real)
-    except OSError:
-        return False
+    return _role(program) is not None and is_rustups(program)
 
 
 def _loads_driver(program: bytes) -> bool:

@@ -11,28 +11,22 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
-from burst_lifecycle.folders import within
 from burst_lifecycle.places import Places
-from burst_protocol import messages as m
 from burst_protocol import programs as p
-from burst_protocol.digest import EMPTY, Digest
-from burst_protocol.errors import BurstError, LinkLost, ProgramNotStarted, RemoteRequired
-from burst_protocol.tree import TreeBuilder
+from burst_protocol.digest import Digest
+from burst_protocol.errors import BurstError, LinkLost, RemoteRequired
 from burst_wrapper import home_wire as w
 from burst_wrapper import stubs
 from burst_wrapper.argv import RustcCall
 from burst_wrapper.config import Config, config_path, load_for
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.forwards import Forwards
-from burst_wrapper.daemon.platform import Sources
+from burst_wrapper.daemon.orphans import Orphans
+from burst_wrapper.daemon.program_needs import ProgramNeeds
 from burst_wrapper.daemon.tally import Tally
 from burst_wrapper.driver.errors import NobodyDrives
-from burst_wrapper.driver.home_toolchain import Trees, trees
 from burst_wrapper.driver.kept import fetch_kept
 from burst_wrapper.driver.surroundings import ONLINE, TOOLCHAIN
-from burst_wrapper.home_libraries import find_libraries
 from burst_wrapper.mirror import answers, weight
 from burst_wrapper.mirror.mirror import DEFAULT_FETCH, Mirror
 from burst_wrapper.mirror.snapshot import Project
@@ -55,6 +49,7 @@ class HomeSession:
         self.request = request
         self.tally = Tally()
         self.environ = dict(request.environ)
+        self.needs = ProgramNeeds(services.stats)
         self._services = services
         self._notes: dict[str, None] = {}
         self._config = Config()
@@ -66,19 +61,13 @@ class HomeSession:
         self._mirror: Mirror | None = None
         self._arriving: asyncio.Task[None] | None = None
         """Until a server of our own is there, or is known not to come."""
-        self._orphans: list[bytes] = []
-        """Stubs found without a program while cargo was at work: removed when it has ended."""
+        self._orphans = Orphans()
         self._forwards: Forwards | None = None
-        self._toolchain: tuple[bytes, Trees, Sources] | None = None
-        """Of a cargo there that has no other: home's folder, and what is shown of it."""
         self._lock = asyncio.Lock()
         self._generation = 1
         self._synced: tuple[Executor, int] | None = None
         self._began_s = time.time()
         self._patient_until_s = 0.0
-        self._more_sources = Sources()
-        self._lacked: dict[str, Digest] = {}
-        """What programs of this session were given: the next one is not asked what it lacks."""
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -155,8 +144,7 @@ class HomeSession:
             finally:
                 if not self._away:
                     # What it would have run is linked again, here, the next time.
-                    found = await asyncio.to_thread(list, stubs.find(self.burst_target))
-                    self._orphans += [path for path, _ in found]
+                    await self._orphans.find_all(self.burst_target)
             if not waiting and not self._away:
                 await self._stay(tell)
 
@@ -198,7 +186,9 @@ class HomeSession:
         self._mirror = await self._of_project()
         if away and not self.request.drives:
             note(f"looking at what lies on {executor.name}")
-            await self._remove_orphans(executor)
+            await self._orphans.find(self.target_dir, executor)
+            if self._arriving is None:
+                self._orphans.remove()
         note(f"bringing the project to {executor.name}")
         await self._sync(executor)
         self._executor = executor
@@ -252,26 +242,6 @@ class HomeSession:
             note,
             keep_alive_s=request.keep_alive_s if request.reap else None,
         )
-
-    async def _remove_orphans(self, executor: Executor) -> None:
-        """Stubs whose program is not there any more: cargo makes it again."""
-        found = await asyncio.to_thread(list, stubs.find(self.target_dir))
-        if not found:
-            return
-        link = executor.link
-        digests = tuple(dict.fromkeys(digest for _, digest in found))
-        answer = await link.ask(p.AskMissing(link.new_id(), digests))
-        gone = set(answer.digests) if isinstance(answer, m.Missing) else set()
-        self._orphans += [path for path, digest in found if digest in gone]
-        if self._arriving is None:
-            self._unlink_orphans()
-
-    def _unlink_orphans(self) -> None:
-        """Never while cargo is at work: it may be about to link one to where it belongs."""
-        for path in self._orphans:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-        self._orphans.clear()
 
     async def _sync(self, executor: Executor) -> None:
         """The mirror as home is now; nothing where it is so already."""
@@ -397,8 +367,8 @@ class HomeSession:
             terminals=program.terminals,
             rows=program.rows,
             columns=program.columns,
-            trees=self._alone_in_its_folder(program),
-            libraries=tuple(sorted(self._lacked.items())),
+            trees=self.needs.alone_in_its_folder(program, self._shown) if self._away else (),
+            libraries=self.needs.libraries,
             services=request.services,
             memory_bytes=0 if request.drives else int(self._config.program_memory_gb * 1e9),
             wall_s=0 if request.drives else math.ceil(self._config.program_wall_s),
@@ -417,59 +387,18 @@ class HomeSession:
         folder = program.environ.get(TOOLCHAIN) if self.request.drives else None
         if not folder:
             return start
-        if self._toolchain is None or self._toolchain[0] != folder:
-            found = await asyncio.to_thread(trees, folder, self._services.stats)
-            self._toolchain = (folder, *found)
-        return attrs.evolve(start, trees=(*start.trees, *self._toolchain[1]))
+        return await self.needs.with_toolchain(start, folder)
+
+    @property
+    def _shown(self) -> tuple[bytes, ...]:
+        """Folders that the mirror has."""
+        return (self.request.workspace_root, self.target_dir, *self.request.roots)
 
     @property
     def _keeps(self) -> tuple[tuple[bytes, str], ...]:
         if not self.request.drives or self._mirror is None:
             return ()
         return ((os.path.normpath(self.request.target_dir), self._mirror.name),)
-
-    def _alone_in_its_folder(self, program: ProgramRequest) -> tuple[tuple[bytes, Digest], ...]:
-        """For a program that no root of the mirror has: rustdoc links its tests below /tmp."""
-        path = program.argv[0]
-        roots = (self.request.workspace_root, self.target_dir, *self.request.roots)
-        inside = any(within(path, root) for root in roots)
-        temporary = (program.environ.get(b"TMPDIR") or b"/tmp").rstrip(b"/") + b"/"
-        if not self._away or inside or not path.startswith(temporary):
-            return ()
-        state = self._services.stats.digest(path)
-        if state is None:
-            return ()
-        builder = TreeBuilder()
-        builder.file(os.path.basename(path), state.digest, executable=True)
-        self._more_sources.files[state.digest] = path
-        return ((os.path.dirname(path), builder.build(self._more_sources.blobs)),)
-
-    def sources(self) -> list[Sources]:
-        """Where the bytes of what a program needs besides the mirror are at home."""
-        own = [] if self._toolchain is None else [self._toolchain[2]]
-        return [self._more_sources, *own]
-
-    async def with_libraries(self, start: p.StartProgram, lacking: p.Lacking) -> p.StartProgram:
-        """The same with what of home's libraries that machine lacks. ProgramNotStarted."""
-        known = dict(start.libraries)
-        if known.keys() >= set(lacking.libraries):
-            raise ProgramNotStarted(f"it lacks still what it was given: {lacking.reason}")
-        path = dict(start.env).get(b"LD_LIBRARY_PATH", b"")
-        folders = [folder for folder in path.split(b":") if folder.startswith(b"/")]
-        known |= await asyncio.to_thread(self._find_libraries, lacking.libraries, folders)
-        self._lacked |= known
-        return attrs.evolve(start, libraries=tuple(sorted(known.items())))
-
-    def _find_libraries(self, names: tuple[str, ...], folders: list[bytes]) -> dict[str, Digest]:
-        found: dict[str, Digest] = {}
-        for library in find_libraries(names, folders):
-            state = None if library.path is None else self._services.stats.digest(library.path)
-            if state is None or library.path is None:
-                found[library.name] = EMPTY
-            else:
-                found[library.name] = state.digest
-                self._more_sources.files[state.digest] = library.path
-        return found
 
     # -- end -------------------------------------------------------------------------------------
 
@@ -515,7 +444,7 @@ class HomeSession:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, BurstError):
                 await task
-        self._unlink_orphans()
+        self._orphans.remove()
 
     async def fetch_kept(self, wanted: w.KeptRequest) -> w.KeptFiles:
         """Of the target directory that a cargo there has. BurstError."""

@@ -144,14 +144,14 @@ class Program:
                         asked.update(message.digests)
                         if max(asked[digest] for digest in message.digests) >= ASKED_IN_VAIN:
                             raise unkept(link)
-                        sources = self._session.sources()
+                        sources = self._session.needs.sources()
                         sent = await executor.uploader.send(
                             self._identity, message.digests, sources
                         )
                         self._session.tally.bytes_up += sent
                         link.send(start)
                     case p.Lacking():
-                        start = await self._session.with_libraries(start, message)
+                        start = await self._session.needs.with_libraries(start, message)
                         link.send(start)
                     case p.Running():
                         self._begun(message)

@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 
 from burst_lifecycle.folders import ancestors
+from burst_lifecycle.git_directory import common_directory, git_directory
 from burst_wrapper.mirror.ignore import Level, Patterns
 from burst_wrapper.processes import find_program, run_program
 
@@ -61,7 +62,8 @@ def look_up(folder: bytes, environ: Mapping[bytes, bytes]) -> Repository:
     top = _top(folder)
     if top is None:
         return Repository()
-    common = _common(top)
+    own = git_directory(top) or os.path.join(top, b".git")
+    common = common_directory(own)
     files: list[bytes] = [_global_excludes(top, environ), os.path.join(common, b"info/exclude")]
     between = os.path.relpath(folder, top).split(b"/")
     above = [top]
@@ -79,7 +81,7 @@ def look_up(folder: bytes, environ: Mapping[bytes, bytes]) -> Repository:
         if patterns:
             prefix = os.fsdecode(base).rstrip("/") + "/"
             levels.append(Level(prefix, patterns, os.fsdecode(path)))
-    index = os.path.join(_own(top), b"index")
+    index = os.path.join(own, b"index")
     now = stamp(index)
     return Repository(tuple(levels), _tracked(folder, environ), tuple(watched), (index, now))
 
@@ -96,28 +98,6 @@ def read_patterns(path: bytes) -> Patterns:
 def _top(folder: bytes) -> bytes | None:
     tops = (top for top in ancestors(folder) if os.path.lexists(os.path.join(top, b".git")))
     return next(tops, None)
-
-
-def _own(top: bytes) -> bytes:
-    """The git directory of this working tree (gitrepository-layout(5))."""
-    entry = os.path.join(top, b".git")
-    try:
-        with open(entry, "rb") as file:
-            text = file.read(4096)
-    except OSError:
-        return entry
-    if not text.startswith(b"gitdir:"):
-        return entry
-    return os.path.join(top, text.removeprefix(b"gitdir:").strip())
-
-
-def _common(top: bytes) -> bytes:
-    own = _own(top)
-    try:
-        with open(os.path.join(own, b"commondir"), "rb") as file:
-            return os.path.join(own, file.read(4096).strip())
-    except OSError:
-        return own
 
 
 def _configurations(common: bytes, environ: Mapping[bytes, bytes]) -> list[bytes]:

@@ -14,6 +14,7 @@ from burst_protocol.errors import EnvironmentProblem
 from burst_wrapper.cargo_files import MANIFEST
 from burst_wrapper.paths import cargo_home
 from burst_wrapper.processes import Completed, find_program, run_program
+from burst_wrapper.rustup import is_rustups
 from burst_wrapper.verbs.command_line import CommandLine
 
 _HANDED_TO_METADATA: Final = (
@@ -64,7 +65,7 @@ class Cargo:
             found = find_program(b"cargo", cwd, environ)
             if found is None:
                 raise NoCargo
-            if not _is_rustups(found):
+            if not is_rustups(found):
                 raise NoRustup(toolchain=toolchain, program=os.fsdecode(found))
             return cls(found, environ, toolchain, cwd)
         found = called_by if called_by and os.access(called_by, os.X_OK) else None
@@ -242,16 +243,3 @@ def _project(document: Any) -> Project:
         packages,
         tuple(document.get("workspace_default_members") or members),
     )
-
-
-def _is_rustups(program: bytes) -> bool:
-    """A link to rustup, or one of its copies beside it."""
-    if os.path.basename(os.path.realpath(program)) == b"rustup":
-        return True
-    beside = os.path.join(os.path.dirname(program), b"rustup")
-    try:
-        return os.path.samefile(program, beside) or (
-            os.stat(program).st_size == os.stat(beside).st_size
-        )
-    except OSError:
-        return False

@@ -22,7 +22,7 @@ import pytest
 
 from faults import MANIFEST, Running
 from space import CARGO_BURST, Space
-from sshd import SSHD, Sshd
+from sshd import Sshd
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -42,12 +42,7 @@ MAIN: Final = 'fn main() {{ println!("{{}}", {calls}); }}\n'
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Sshd]:
-    if SSHD is None:
-        pytest.skip("openssh-server is not installed")
-    with (
-        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
-        Sshd.start(Path(folder, "sshd"), plain_user=True) as sshd,
-    ):
+    with Sshd.for_user() as sshd:
         # As on a host that has been used before: the toolchain is there.
         with job(sshd) as space:
             space.write({"Cargo.toml": MANIFEST.format(name="first"), "src/lib.rs": ""})

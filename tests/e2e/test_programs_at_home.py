@@ -18,7 +18,7 @@ from builds import with_env
 from faults import MANIFEST, alive, until
 from screens import Screen
 from space import Space
-from verbs_by_hand import APP, hooks, run, session_of
+from verbs_by_hand import APP, hooks, not_run_to_its_end, run, session_of, waiting_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -99,38 +99,19 @@ def test_it_sees_cargos_variables_and_not_the_users(space: Space) -> None:
 def test_a_killed_cargo_ends_its_program(space: Space) -> None:
     """cargo run becomes the runner; whoever kills that has killed the program."""
     with session_of(space, "run", alone=True) as session:
-        env = {**space.env, **hooks(space, session)}
-        command = ["cargo", "run", "-q", "--", "wait"]
-        with subprocess.Popen(
-            command, cwd=space.project, env=env, stdout=subprocess.PIPE, stdin=subprocess.PIPE
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"waits\n"
+        with waiting_program(space, session) as process:
             (program,) = until(lambda: _programs(space), "the program")
             process.kill()
         assert until(lambda: not alive(program), "its end")
 
 
 def test_the_daemons_end_is_not_a_pass(space: Space) -> None:
-    with session_of(space, "run", alone=True) as session:
-        env = {**space.env, **hooks(space, session)}
-        command = ["cargo", "run", "-q", "--", "wait"]
-        with subprocess.Popen(
-            command,
-            cwd=space.project,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.PIPE,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            assert process.stdout.readline() == b"waits\n"
-            space.stop()
-            assert process.wait(60) == 125
-            error, hint = process.stderr.read().decode().splitlines()
-        assert error.startswith("error: ")
-        assert hint.startswith("hint: ")
+    with (
+        session_of(space, "run", alone=True) as session,
+        waiting_program(space, session) as process,
+    ):
+        space.stop()
+        assert not_run_to_its_end(process)
 
 
 def test_a_program_that_runs_for_too_long_is_ended(space: Space) -> None:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import pytest
 from builds import with_env
 from faults import MANIFEST, configure, until
 from space import CARGO_BURST, Done, Space
-from sshd import SSHD, Sshd, keygen
+from sshd import Sshd, keygen
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -86,12 +85,7 @@ ln -s "$HOME"/.rustup/toolchains/1.95-* "$RUSTUP_HOME/toolchains/$3-$(uname -m)-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Sshd]:
     """With this machine's toolchain in the account's rustup folder."""
-    if SSHD is None:
-        pytest.skip("openssh-server is not installed")
-    with (
-        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
-        Sshd.start(Path(folder, "sshd"), plain_user=True) as sshd,
-    ):
+    with Sshd.for_user() as sshd:
         sysroot = subprocess.check_output(["rustc", "--print", "sysroot"], text=True).strip()
         toolchains = sshd.remote_home / ".rustup" / "toolchains"
         toolchains.mkdir(parents=True)
@@ -227,11 +221,8 @@ def test_a_toolchain_that_is_not_there(home: Space) -> None:
 @pytest.mark.thorough
 def test_homes_own_toolchain_goes_where_there_is_none(tmp_path: Path) -> None:
     """A host without any Rust, driven by choice from a machine that has one."""
-    if SSHD is None:
-        pytest.skip("openssh-server is not installed")
     with (
-        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
-        Sshd.start(Path(folder, "sshd"), plain_user=True) as bare,
+        Sshd.for_user() as bare,
         Space.open(BURST_HOST=bare.address) as space,
     ):
         shutil.copytree(bare.client_home / ".ssh", space.home / ".ssh", dirs_exist_ok=True)

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,21 +19,15 @@ from burst_wrapper import stubs
 from faults import MANIFEST
 from screens import Screen
 from space import Space
-from sshd import SSHD, Sshd
-from verbs_by_hand import APP, hooks, run, session_of
+from sshd import Sshd
+from verbs_by_hand import APP, hooks, not_run_to_its_end, run, session_of, waiting_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Sshd]:
-    """By and for a user who is not root, where there is one."""
-    if SSHD is None:
-        pytest.skip("openssh-server is not installed")
-    with (
-        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
-        Sshd.start(Path(folder, "sshd"), plain_user=True) as sshd,
-    ):
+    with Sshd.for_user() as sshd:
         yield sshd
 
 
@@ -421,24 +414,10 @@ def test_libraries_that_only_home_has(space: Space) -> None:
 def test_a_link_that_is_cut_is_not_a_pass(space: Space, server: Sshd) -> None:
     """A clear end; the next session is as if nothing had been."""
     with session_of(space, "run") as session:
-        env = {**space.env, **hooks(space, session)}
-        command = ["cargo", "run", "-q", "--", "wait"]
-        with subprocess.Popen(
-            command,
-            cwd=space.project,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.PIPE,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            assert process.stdout.readline() == b"waits\n"
+        with waiting_program(space, session) as process:
             server.restart()
-            assert process.wait(60) == 125
-            error, hint = process.stderr.read().decode().splitlines()
+            error = not_run_to_its_end(process)
         assert error.startswith("error: `target/burst/debug/app` was not run to its end")
-        assert hint.startswith("hint: ")
         # The same session: the connection is made again.
         done = space.plain("run", "-q", "--", "exit", "3", **hooks(space, session))
         assert (done.status, done.stderr) == (3, "")

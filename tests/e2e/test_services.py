@@ -4,7 +4,6 @@ sshd, with none at home."""
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from builds import machine
 from faults import MANIFEST
 from networks import needs
 from space import CARGO_BURST, Done, Space
-from sshd import SSHD, Sshd
+from sshd import Sshd
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -78,11 +77,8 @@ def space(request: pytest.FixtureRequest) -> Iterator[Space]:
         with Space.open(CARGO_INCREMENTAL="0") as opened:
             yield opened
         return
-    if SSHD is None:
-        pytest.skip("openssh-server is not installed")
     with (
-        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
-        Sshd.start(Path(folder, "sshd"), plain_user=True) as server,
+        Sshd.for_user() as server,
         machine(BURST_HOST=server.address, CARGO_INCREMENTAL="0") as opened,
     ):
         shutil.copytree(server.client_home / ".ssh", opened.home / ".ssh", dirs_exist_ok=True)

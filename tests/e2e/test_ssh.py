@@ -7,15 +7,13 @@ so that what the third build gets comes from the server. BURST_TEST_ALL=1 adds r
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from builds import machine, same_bits, save_measurement, with_env, with_project
 from space import Space
-from sshd import SSHD, Sshd
+from sshd import Sshd
 from tiers import thorough
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -23,13 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Sshd]:
-    """By and for a user who is not root, where there is one; not tmp_path, which is closed."""
-    if SSHD is None:
-        pytest.skip("openssh-server is not installed")
-    with (
-        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
-        Sshd.start(Path(folder, "sshd"), plain_user=True) as sshd,
-    ):
+    with Sshd.for_user() as sshd:
         yield sshd
 
 

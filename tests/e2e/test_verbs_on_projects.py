@@ -8,16 +8,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from builds import machine, with_project
 from space import CARGO_BURST, Space
-from sshd import SSHD, Sshd
+from sshd import Sshd
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,11 +31,8 @@ _TOTAL = re.compile(r"^test result: \w+\. \d+ passed; \d+ failed; \d+ ignored", 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Space]:
     """A machine with a host."""
-    if SSHD is None:
-        pytest.skip("openssh-server is not installed")
     with (
-        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
-        Sshd.start(Path(folder, "sshd"), plain_user=True) as server,
+        Sshd.for_user() as server,
         machine(CARGO_INCREMENTAL="0", CARGO_TERM_COLOR="never") as space,
     ):
         shutil.copytree(server.client_home / ".ssh", space.home / ".ssh", dirs_exist_ok=True)

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from builds import machine as new_machine
 from space import CARGO_BURST, Space
-from sshd import SSHD, Sshd
+from sshd import Sshd
 from verb_files import FILES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -27,12 +26,7 @@ NEEDS_NEXTEST = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Sshd]:
-    if SSHD is None:
-        pytest.skip("openssh-server is not installed")
-    with (
-        tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
-        Sshd.start(Path(folder, "sshd"), plain_user=True) as sshd,
-    ):
+    with Sshd.for_user() as sshd:
         yield sshd
 
 

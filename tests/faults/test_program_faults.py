@@ -5,7 +5,6 @@ And nothing goes on there that nobody asked to.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ import faults
 from faults import kill, until
 from space import Done
 from sshd import SSHD, Proxy
-from verbs_by_hand import APP, hooks, run, session_of
+from verbs_by_hand import APP, hooks, not_run_to_its_end, run, session_of, waiting_program
 
 if TYPE_CHECKING:
     from ssh_lab import Lab
@@ -67,25 +66,14 @@ def test_a_test_that_was_lost_has_failed(lab: Lab, breaks: Callable[[Lab, Proxy]
         lab.through(proxy)
         lab.write(APP)
         assert run(space, "run", "-q", "--", "exit", "3").done.status == 3
-        with session_of(space, "run") as session:
-            env = {**space.env, **hooks(space, session)}
-            with subprocess.Popen(
-                ["cargo", "run", "-q", "--", "wait"],
-                cwd=space.project,
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                stdin=subprocess.PIPE,
-            ) as process:
-                assert process.stdout is not None
-                assert process.stderr is not None
-                assert process.stdout.readline() == b"waits\n"
-                assert programs_there(lab)
-                breaks(lab, proxy)
-                assert process.wait(60) == 125
-                error, hint = process.stderr.read().decode().splitlines()
+        with (
+            session_of(space, "run") as session,
+            waiting_program(space, session) as process,
+        ):
+            assert programs_there(lab)
+            breaks(lab, proxy)
+            error = not_run_to_its_end(process)
         assert "was not run to its end" in error
-        assert hint.startswith("hint: ")
         proxy.resume()
         if breaks is not stall:  # nobody tells a host of a connection that is silent
             assert until(lambda: not programs_there(lab), "its end there")
@@ -98,16 +86,7 @@ def test_a_killed_runner_ends_the_program_there(lab: Lab) -> None:
     space = lab.space
     lab.write(APP)
     with session_of(space, "run") as session:
-        env = {**space.env, **hooks(space, session)}
-        with subprocess.Popen(
-            ["cargo", "run", "-q", "--", "wait"],
-            cwd=space.project,
-            env=env,
-            stdout=subprocess.PIPE,
-            stdin=subprocess.PIPE,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"waits\n"
+        with waiting_program(space, session) as process:
             assert programs_there(lab)
             process.kill()
         assert until(lambda: not programs_there(lab), "its end there")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from attrs import define, field
 
-from burst_wrapper.hot import check_private, runtime_dir, socket_path
+from fake_listener import FakeListener
 
 
 def frame(tag: bytes, payload: bytes = b"") -> bytes:
@@ -54,39 +52,20 @@ Answer = bytes | Callable[[socket.socket, Request], None]
 
 
 @define
-class FakeDaemon:
+class FakeDaemon(FakeListener):
     """Answers the connections in order; the last answer is repeated."""
 
     answers: list[Answer] = field(factory=lambda: [exit_frame(0)])
     requests: list[Request] = field(factory=list)
-    listener: socket.socket = field(factory=lambda: socket.socket(socket.AF_UNIX))
 
-    def start(self) -> None:
-        environ = dict(os.environb)
-        check_private(runtime_dir(environ))
-        self.listener.bind(socket_path(environ))
-        self.listener.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return  # closed
-            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-            with connection:
-                request = Request.read(connection)
-                self.requests.append(request)
-                if isinstance(answer, bytes):
-                    connection.sendall(answer)
-                else:
-                    answer(connection, request)
-
-    def stop(self) -> None:
-        # A thread in accept() is woken by shutdown, not by close.
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+    def talk(self, connection: socket.socket) -> None:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        request = Request.read(connection)
+        self.requests.append(request)
+        if isinstance(answer, bytes):
+            connection.sendall(answer)
+        else:
+            answer(connection, request)
 
 
 @pytest.fixture

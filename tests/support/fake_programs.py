@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from attrs import define, field
 
 from burst_wrapper import home_wire as w
-from burst_wrapper.hot import check_private, runtime_dir, socket_path
+from fake_listener import FakeListener
 
 
 def exit_frame(status: int) -> bytes:
@@ -71,43 +69,25 @@ class Runner:
 
 
 @define
-class FakePrograms:
+class FakePrograms(FakeListener):
     """Each connection is a program; `play` is what it does."""
 
     play: Callable[[Runner], None] = field(default=lambda runner: runner.tell(exit_frame(0)))
     seen: list[Runner] = field(factory=list)
     failures: list[BaseException] = field(factory=list)
-    listener: socket.socket = field(factory=lambda: socket.socket(socket.AF_UNIX))
 
-    def start(self) -> None:
-        environ = dict(os.environb)
-        check_private(runtime_dir(environ))
-        self.listener.bind(socket_path(environ))
-        self.listener.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.settimeout(30)
-                head = connection.recv(8, socket.MSG_WAITALL)
-                assert head[:4] == w.MAGIC
-                size = int.from_bytes(head[4:], "little")
-                body = connection.recv(size, socket.MSG_WAITALL)
-                runner = Runner(connection, w.fields_of(body))
-                self.seen.append(runner)
-                try:
-                    self.play(runner)
-                except BaseException as failure:
-                    self.failures.append(failure)
-
-    def stop(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+    def talk(self, connection: socket.socket) -> None:
+        connection.settimeout(30)
+        head = connection.recv(8, socket.MSG_WAITALL)
+        assert head[:4] == w.MAGIC
+        size = int.from_bytes(head[4:], "little")
+        body = connection.recv(size, socket.MSG_WAITALL)
+        runner = Runner(connection, w.fields_of(body))
+        self.seen.append(runner)
+        try:
+            self.play(runner)
+        except BaseException as failure:
+            self.failures.append(failure)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -89,6 +90,22 @@ class Sshd:
             yield server
         finally:
             server.stop()
+
+    @classmethod
+    @contextlib.contextmanager
+    def for_user(cls) -> Iterator[Self]:
+        """By and for a user who is not root, where there is one; not in tmp_path, which is closed
+        to that user. Skips the test where there is no sshd.
+        """
+        import pytest  # benchmarks do without
+
+        if SSHD is None:
+            pytest.skip("openssh-server is not installed")
+        with (
+            tempfile.TemporaryDirectory(prefix="burst-sshd-", dir="/var/tmp") as folder,
+            cls.start(Path(folder, "sshd"), plain_user=True) as sshd,
+        ):
+            yield sshd
 
     @property
     def address(self) -> str:

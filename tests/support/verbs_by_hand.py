@@ -131,3 +131,29 @@ def run(
         settings = {**hooks(space, session), **(env or {})}
         done = space.plain(*arguments, cwd=cwd, **settings)
         return Verb(done, session.close(), session)
+
+
+@contextmanager
+def waiting_program(space: Space, session: Session) -> Iterator[subprocess.Popen[bytes]]:
+    """`cargo run` of APP in a session, once its program has said that it waits."""
+    with subprocess.Popen(
+        ["cargo", "run", "-q", "--", "wait"],
+        cwd=space.project,
+        env={**space.env, **hooks(space, session)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waits\n"
+        yield process
+
+
+def not_run_to_its_end(process: subprocess.Popen[bytes]) -> str:
+    """The runner ends with 125, an error and a hint: the error."""
+    assert process.stderr is not None
+    assert process.wait(60) == 125
+    error, hint = process.stderr.read().decode().splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    return error

@@ -293,7 +293,8 @@ def daemon_pid(space: Space) -> int:
             return 0
         data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid: int = struct.unpack("3i", data)[0]
-    return pid if "burst_wrapper.daemon.main" in _cmdline(pid) and alive(pid) else 0
+    ours = any("burst_wrapper.daemon.main" in word for word in _cmdline(pid))
+    return pid if ours and alive(pid) else 0
 
 
 def agent_pid(space: Space) -> int:

@@ -220,6 +220,7 @@ def test_a_build_that_boots(real_cloud: LocalCloud, points: Points) -> None:
     theirs = foreign(cloud)
     with stage(cloud, boot_after_s=0, wait=True) as space:
         for number, at in enumerate(points):
+            space.stop()  # the one that a wrapper has started after the killed one
             space.forget_store()
             space.fresh_target()
             with killable_daemon(space, at) as daemon:

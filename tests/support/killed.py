@@ -94,7 +94,9 @@ def _daemon() -> int:
     from burst_wrapper.daemon.main import main
 
     path = paths.socket_path(dict(os.environb))
-    Path(os.fsdecode(path)).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = Path(os.fsdecode(path))
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)  # a killed daemon's
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(4096)

@@ -27,7 +27,8 @@ from space import Space
 from tiers import EVERYTHING
 
 pytest_plugins = ("cloud_fixtures",)
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+# Four minutes; in `make test` are kills on servers that are there (`test_sigkill_on_servers.py`).
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(1800)]
 
 _DAY_S = 86_400
 _CALLS = 40

@@ -156,7 +156,7 @@ def at_each(
     cloud.expect(**theirs)
 
 
-@killed_at("after POST /servers", "after ssh burst-agent volume format", about=88)
+@killed_at("after ssh burst-agent volume format", about=88)
 def test_up(real_cloud: LocalCloud, points: Points) -> None:
     """From nothing to a server that is ready."""
     foreign(real_cloud)
@@ -164,6 +164,7 @@ def test_up(real_cloud: LocalCloud, points: Points) -> None:
         at_each(real_cloud, space, points, lambda: None, "up")
 
 
+@pytest.mark.thorough
 @killed_at("after ssh burst-agent lease drain", about=29)
 def test_down(real_cloud: LocalCloud, points: Points) -> None:
     """In the middle of taking a server away in good order."""
@@ -176,6 +177,7 @@ def up(space: Space) -> None:
     admin(space, "up").check()
 
 
+@pytest.mark.thorough
 @killed_at("after POST /volumes/{id}/actions/detach", about=33)
 def test_reap(real_cloud: LocalCloud, points: Points) -> None:
     """One that is idle at the edge of its paid hour."""

@@ -5,16 +5,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+
+def said(
+    script: str, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> list[str]:
+    """The words that a fresh interpreter prints."""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
 
 
 def test_a_plain_build_loads_nothing_of_the_verbs() -> None:
     """What a daemon and an agent load before the first unit, that unit waits for. A `cargo burst`
     verb can wait for the rest."""
     script = "import sys, burst_wrapper.daemon.life, burst_agent.single\nprint(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout.split()
+    loaded = said(script)
     for_verbs = (
         "burst_wrapper.mirror",
         "burst_wrapper.verbs",
@@ -55,13 +68,7 @@ def test_the_first_child_of_a_daemon_begins_before_anything_is_loaded(tmp_path: 
         "start()"
     )
     environ = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    loaded = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    loaded = said(script, env=environ)
     ours = [name for name in loaded if name.startswith("burst_")]
     assert ours == [
         "burst_lifecycle",
@@ -93,14 +100,7 @@ def test_a_verb_loads_what_it_needs(tmp_path: Path) -> None:
     )
     environ = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
     environ |= {"HOME": str(tmp_path), "CARGO_HOME": str(tmp_path / ".cargo")}
-    loaded = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        cwd=tmp_path,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    loaded = said(script, env=environ, cwd=tmp_path)
     for_some = (
         "argparse",
         "asyncio",

@@ -800,14 +800,20 @@ def _take_token(jobserver: bytes) -> None:
 
 
 def _write(fd: int, data: bytes) -> None:
+    try:
+        write_all(fd, data)
+    except BrokenPipeError:
+        _die(SIGPIPE)  # cargo is gone; rustc would die the same way
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """OSError if that cannot be."""
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[posix.write(fd, rest) :]
         except BlockingIOError:  # somebody else made the shared terminal or pipe non-blocking
             _pause()
-        except BrokenPipeError:
-            _die(SIGPIPE)  # cargo is gone; rustc would die the same way
 
 
 def _pause() -> None:

@@ -366,13 +366,8 @@ class _Stand:
         to notice by its next write, and to end or not."""
         if fd in self.stopped:
             return
-        rest = memoryview(data)
         try:
-            while rest:
-                try:
-                    rest = rest[posix.write(fd, rest) :]
-                except BlockingIOError:  # somebody else made it non-blocking
-                    hot._pause()
+            hot.write_all(fd, data)
         except OSError:
             self.stopped.add(fd)
             self._say(b"W", bytes([fd]))

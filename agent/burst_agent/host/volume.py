@@ -210,19 +210,21 @@ def _mount(host: Host, device: str, path: str) -> bool:
     judged, or a sound one would be given up for ever.
     """
     argv = ("mount", "-t", "ext4", "-o", "noatime,nosuid,nodev", device, path)
-    said = f"{device} is in use"
+    checked = False
+    said = ""
     for _ in range(_MOUNT_TRIES):
-        if run(*argv).returncode == 0:
-            return False
-        if not in_use(device):
-            checked = run("e2fsck", "-p", device)
-            if checked.returncode not in _SOUND and not in_use(device):
+        mounted = run(*argv)
+        if mounted.returncode == 0:
+            return checked
+        said = tail(mounted)
+        if not checked and not in_use(device):
+            found = run("e2fsck", "-p", device)
+            if found.returncode in _SOUND:
+                checked = True
+                continue
+            if not in_use(device):
                 _leave(path)
-                raise Refusal("bad", tail(checked))
-            again = run(*argv)
-            if again.returncode == 0:
-                return True
-            said = tail(again)
+                raise Refusal("bad", tail(found))
         host.sleep(_MOUNT_REST_S)
     _leave(path)
     raise Refusal("busy" if in_use(device) else "bad", said)

@@ -535,7 +535,7 @@ class Keeper:
     def _begin_offers(self, executor: Executor) -> None:
         if self._offering is not None and not self._offering.done():
             return
-        if self._made and next(wanted(self._made, executor), None) is not None:
+        if next(wanted(self._made, executor), None) is not None:
             home = self._home()
             if home is not None:
                 self._offering = self._task(offer(self._made, home, executor))

@@ -29,7 +29,7 @@ from burst_wrapper.cargo_files import (
 )
 
 _TARGETS: Final = ("bin", "example", "test", "bench")
-_MOSTMANIFESTS: Final = 20_000
+_MOST_MANIFESTS: Final = 20_000
 """A glob may reach far more than anybody means; more than any workspace known has."""
 
 
@@ -125,7 +125,7 @@ class _Reader:
 
     def follow(self, manifest: bytes) -> None:
         """Look into this one, too, if there is such a file."""
-        if manifest not in self.seen and len(self.seen) < _MOSTMANIFESTS:
+        if manifest not in self.seen and len(self.seen) < _MOST_MANIFESTS:
             if os.path.isfile(manifest):
                 self.seen.add(manifest)
                 self._queue.append(manifest)

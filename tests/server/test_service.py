@@ -704,7 +704,9 @@ def test_a_program_that_runs_alone(start: Start) -> None:
     async def scenario() -> None:
         async with start() as server:
             first, second = await server.connect(), await server.connect()
-            compiler = await remote_shell(first, "echo up >&2; sleep 0.3")
+            # Nothing but a shell is there: a `sleep` would be an end at once.
+            script = "echo up >&2; while [ ! -e /work/out/go ]; do :; done"
+            compiler = await remote_shell(first, script)
             await first.send(compiler)
             while not isinstance(await first.next(compiler.id), m.Stderr):
                 pass
@@ -714,6 +716,8 @@ def test_a_program_that_runs_alone(start: Start) -> None:
             await server.status(running=2)
             later = await remote_shell(first, "echo later >&2")
             await first.send(later)
+            (out,) = server.folder.glob("root/**/out")
+            (out / "go").touch()
             assert isinstance((await first.collect(compiler.id)).end, m.Exited)
             await alone.until(b"begun")
             assert isinstance(await first.next(later.id), m.Started)

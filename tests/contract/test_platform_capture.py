@@ -124,6 +124,21 @@ def test_every_entry_of_a_capture_resolves_within_it(
     assert not any(e.path.startswith(toolchain.sysroot) for e in tree.files)
 
 
+def test_a_sysroot_that_holds_the_linker_too(
+    capture: PlatformCapture, toolchain: Toolchain, tmp_path: Path
+) -> None:
+    """A distribution's rustc: its sysroot is /usr, and so is what everything else lies in. All was
+    taken for the toolchain's own, nothing was captured, and every link ran at home."""
+    request = LinkRequest.of_argv([b"-Clinker-features=-lld"])
+    usual = capture.link(toolchain, request, b"/", ENV)
+    packaged = attrs.evolve(toolchain, sysroot=b"/usr")
+    other = PlatformCapture(os.fsencode(tmp_path / "other")).link(packaged, request, b"/", ENV)
+    assert other.tools.flavour == usual.tools.flavour != "ld"
+    assert other.tools.programs == usual.tools.programs
+    assert other.tools.library_folders == usual.tools.library_folders
+    assert other.tree == usual.tree
+
+
 def test_a_repeat_starts_nothing_and_a_new_process_neither(
     capture: PlatformCapture, toolchain: Toolchain
 ) -> None:

@@ -53,6 +53,17 @@ def test_only_what_this_machine_compiles_with(sysroot: Path) -> None:
     assert names == ["libcore-1.rlib", "librustc_driver-1.so"]
 
 
+def test_a_distributions_libraries_too(sysroot: Path) -> None:
+    """Debian has them in a folder per architecture, beside everybody else's."""
+    folder = sysroot / "lib" / f"{os.uname().machine}-linux-gnu"
+    folder.mkdir()
+    for name in ("librustc_driver-2.so", "libLLVM.so.19.1", "libgtk.so"):
+        (folder / name).write_bytes(bytes(SIZE))
+    names = {Path(path).name for path in large_files(str(sysroot))}
+    assert {"librustc_driver-2.so", "libLLVM.so.19.1"} <= names
+    assert "libgtk.so" not in names
+
+
 def test_a_file_just_written_is_not_believed(sysroot: Path) -> None:
     """File systems stamp coarsely: a second write within a tick would go unseen."""
     assert begun(sysroot).rows() == {}

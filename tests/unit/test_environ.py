@@ -163,6 +163,9 @@ def test_rustcs_own_lookups_of_hidden_names_are_accepted() -> None:
     assert environ.judge([], [], [], home, linker_names=environ.LINKER_HIDDEN).accepted
     # a macro may ask for TERM; only the linker's question means nothing
     assert environ.judge([b"TERM"], [], [], home).missing == {b"TERM"}
+    # gcc 13 and newer, its collect2 too: every new link ran twice
+    assert environ.judge([], [], [], {b"LANG": b"C.UTF-8"}, linker_names=[b"LANG"]).accepted
+    assert environ.judge([b"LANG"], [], [], {b"LANG": b"C.UTF-8"}).missing == {b"LANG"}
 
 
 def test_a_hidden_name_in_dep_info_is_refused() -> None:

@@ -97,6 +97,7 @@ LINKER_HIDDEN: Mapping[bytes, str] = {
     b"COLLECT_GCC_OPTIONS": "gcc sets it for its own child",
     b"TERM": "colours; the linker's stderr is a pipe",
     b"DEB_BUILD_OPTIONS": "how Debian's gcc retries after its own crash",
+    b"LANG": "gcc >= 13 draws diagrams by it; rustc sets LC_ALL, which decides about words",
 }
 
 

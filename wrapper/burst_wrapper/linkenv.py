@@ -391,7 +391,7 @@ class _Found:
     ) -> None:
         linker, first = where
         self.programs[linker] = None
-        if linker.startswith(prober.toolchain.sysroot + b"/"):
+        if prober.toolchain.holds(linker):
             # rust-lld started directly: all it uses is in the toolchain or named by arguments.
             self.linked = True
             return
@@ -414,16 +414,18 @@ class _Found:
                 prober.run([linker, *_mode_args(args), b"-print-search-dirs"], prober.cwd, env), env
             )
             self._read_builtin_folders(prober, env)
-        own = (folder + b"/", prober.toolchain.sysroot + b"/")
-        for path in [path for path in self.library_folders if path.startswith(own)]:
-            del self.library_folders[path]
+        own = folder + b"/"
+        toolchain = prober.toolchain
+        for path in [*self.library_folders]:
+            if path.startswith(own) or toolchain.holds(path):
+                del self.library_folders[path]
         if done.status != 0 or not os.path.exists(listing):
             return
         self.linked = True
         with open(listing, "rb") as file:
             for used in parse_dependencies(file.read()):
                 used_path = os.path.join(prober.cwd, used)
-                if not used_path.startswith(own):
+                if not (used_path.startswith(own) or toolchain.holds(used_path)):
                     self.files[used_path] = None
 
     def _read_messages(self, done: Completed, env: Mapping[bytes, bytes], cwd: bytes) -> None:

@@ -37,13 +37,12 @@ def libraries(
         return ()
     folders = env.get(b"LD_LIBRARY_PATH", b"").split(b":")
     closure = library_closure(unusual, library_path=[folder for folder in folders if folder])
-    sysroot = platform.toolchain.sysroot + b"/"
     return tuple(
         path
         for path in closure.files
-        if not path.startswith(sysroot)
-        and path not in system
+        if path not in system
         and os.path.realpath(path) not in system
+        and not platform.toolchain.holds(path)
     )
 
 

@@ -69,6 +69,15 @@ class Toolchain:
         wanted = {b"", self.host, target}
         return tuple(entry for entry in self.entries if entry.triple in wanted)
 
+    def holds(self, path: bytes) -> bool:
+        """Whether a path is one of `entries` or below one: the sysroot of a distribution's rustc
+        is /usr, and what else lies there is the system's."""
+        return any(
+            entry.path == name or (entry.kind == "dir" and name.startswith(entry.path + b"/"))
+            for name in dict.fromkeys((path, os.path.realpath(path)))
+            for entry in self.entries
+        )
+
 
 def resolve(
     rustc_argv0: bytes, cwd: bytes, env: Mapping[bytes, bytes], run: Run = run_program

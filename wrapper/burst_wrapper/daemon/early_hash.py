@@ -108,10 +108,10 @@ def _hash_all(sysroot: str, pipe: int) -> None:
 def large_files(sysroot: str) -> list[str]:
     """The compiler's libraries and its own target's standard library, the largest first."""
     lib = os.path.join(sysroot, "lib")
-    folders = [lib, os.path.join(sysroot, "lib64")]
     rustlib = os.path.join(lib, "rustlib")
     machine = os.uname().machine + "-"
-    folders += [
+    shared = [lib, os.path.join(sysroot, "lib64"), os.path.join(lib, machine + "linux-gnu")]
+    folders = shared + [
         os.path.join(rustlib, name, "lib")
         for name in os.listdir(rustlib)
         if name.startswith(machine) and "linux" in name
@@ -123,7 +123,7 @@ def large_files(sysroot: str) -> list[str]:
         except OSError:
             continue
         for entry in entries:
-            if folder in folders[:2] and not entry.name.startswith(("librustc", "libLLVM")):
+            if folder in shared and not entry.name.startswith(("librustc", "libLLVM")):
                 continue
             if entry.is_file(follow_symlinks=False):
                 size = entry.stat(follow_symlinks=False).st_size

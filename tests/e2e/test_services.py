@@ -11,63 +11,12 @@ from pathlib import Path
 import pytest
 
 from builds import machine
-from faults import MANIFEST
+from database_suites import project, project_of_three
 from networks import needs
 from space import CARGO_BURST, Done, Space
 from sshd import Sshd
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-# PostgreSQL's protocol on foot: a crate for it would bring forty others.
-SUITE = """
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
-fn talk(stream: &mut TcpStream, kind: &[u8], body: &[u8]) -> Vec<String> {
-    let mut message = kind.to_vec();
-    message.extend((body.len() as u32 + 4).to_be_bytes());
-    message.extend(body);
-    stream.write_all(&message).unwrap();
-    let mut said = Vec::new();
-    loop {
-        let mut head = [0; 5];
-        stream.read_exact(&mut head).unwrap();
-        let mut data = vec![0; u32::from_be_bytes(head[1..].try_into().unwrap()) as usize - 4];
-        stream.read_exact(&mut data).unwrap();
-        match head[0] {
-            b'Z' => return said,
-            b'D' => said.push(String::from_utf8_lossy(&data[6..]).into_owned()),
-            b'E' => panic!("{}", String::from_utf8_lossy(&data)),
-            _ => {}
-        }
-    }
-}
-
-#[test]
-fn creates_its_table() {
-    let url = std::env::var("DATABASE_URL").expect("DATABASE_URL");
-    assert_eq!(url, "postgres://burst:burst@127.0.0.1:5432/burst");
-    let mut stream = TcpStream::connect("127.0.0.1:5432").expect("PostgreSQL");
-    let mut start = 196608u32.to_be_bytes().to_vec();
-    start.extend(b"user\\0burst\\0database\\0burst\\0\\0");
-    talk(&mut stream, b"", &start);
-    let mut query = |text: &str| talk(&mut stream, b"Q", format!("{text}\\0").as_bytes());
-    query("DROP TABLE IF EXISTS things");
-    query("CREATE TABLE things (name text)");
-    query("INSERT INTO things VALUES ('NAME')");
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    assert_eq!(query("SELECT name FROM things"), ["NAME"]);
-}
-"""
-
-
-def project(name: str, *, services: str = 'services = ["postgres"]\n') -> dict[str, str]:
-    files = {
-        "Cargo.toml": MANIFEST.format(name=name),
-        "src/lib.rs": "",
-        "tests/database.rs": SUITE.replace("NAME", name),
-    }
-    return files | ({".config/burst.toml": services} if services else {})
 
 
 @pytest.fixture(scope="module", params=["at home", "over ssh"])
@@ -101,6 +50,29 @@ def test_two_suites_at_once_that_create_the_same_table(space: Space) -> None:
     with ThreadPoolExecutor(2) as pool:
         for done in pool.map(suite, folders):
             assert "test creates_its_table ... ok" in done.check().stdout, done.stderr
+
+
+@pytest.mark.thorough
+def test_all_three_at_once_in_two_projects(space: Space) -> None:
+    """MySQL and Redis beside PostgreSQL, each project's its own."""
+    needs("mysql")
+    needs("redis")
+    folders = []
+    for name in ("five", "six"):
+        folder = space.project.parent / name
+        for path, text in project_of_three(name).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+        folders.append(folder)
+
+    def suite(folder: Path) -> Done:
+        return space.burst("test", "--cargo-test", cwd=folder, BURST_REQUIRE_REMOTE="1")
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(suite, folders):
+            out = done.check().stdout
+            for test in ("creates_its_table", "mysql_has_a_table", "redis_has_a_key"):
+                assert f"test {test} ... ok" in out, out + done.stderr
 
 
 def test_by_a_variable_that_is_forwarded(space: Space) -> None:

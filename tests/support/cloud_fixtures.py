@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     may have to make their tree."""
     limit = MAKING_TIMEOUT_S
     for item in items:
-        if "real_cloud" in getattr(item, "fixturenames", ()):
+        if {"real_cloud", "database_cloud"} & set(getattr(item, "fixturenames", ())):
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(limit))
             limit = REAL_TIMEOUT_S
@@ -52,10 +52,20 @@ def check_answers(cloud: LocalCloud) -> None:
 @pytest.fixture
 def real_cloud() -> Iterator[LocalCloud]:
     """Servers are containers. Needs root (mark the test `root` and `slow`)."""
+    yield from _containers(databases=False)
+
+
+@pytest.fixture
+def database_cloud() -> Iterator[LocalCloud]:
+    """The same, and its servers have the databases of a baked image."""
+    yield from _containers(databases=True)
+
+
+def _containers(*, databases: bool) -> Iterator[LocalCloud]:
     from localcloud.containers import Containers
 
     try:
-        backend = Containers()
+        backend = Containers(databases=databases)
     except Unavailable as error:
         pytest.skip(str(error))
     with LocalCloud(backend=lambda _: backend) as cloud:

@@ -30,7 +30,7 @@ from .filters import ruleset
 from .host import Run, free_net, listen_in, neighbour, run, sweep
 from .machines import Spec
 from .metadata import ADDRESS, MetadataService, decoded
-from .stock import stock_tree
+from .stock import databases_layer, stock_tree
 
 Json = dict[str, Any]
 BOOT_PATIENCE_S: Final = 30.0
@@ -66,7 +66,7 @@ class Container:
         self._made = False
         self._rules: list[Json] | None = None
         layer = cast("Layer | None", spec.layer)
-        self._below = (owner.stock,) if layer is None else layer.folders
+        self._below = owner.stock_folders if layer is None else layer.folders
 
     # power
 
@@ -353,11 +353,13 @@ class Containers:
 
     compressed_gb = 1.5
 
-    def __init__(self) -> None:
+    def __init__(self, *, databases: bool = False) -> None:
+        """`databases`: every stock image has the databases of a baked one."""
         for tool in ("systemd-nspawn", "ip", "losetup", "mkfs.ext4", "nsenter", "ssh-keygen"):
             if shutil.which(tool) is None:
                 raise Unavailable(f"{tool} is not installed")
         self.stock = stock_tree()
+        self.stock_folders = (*((databases_layer(),) if databases else ()), self.stock)
         sweep()
         self.run = Run()
         self.machines: list[Container] = []

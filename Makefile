@@ -13,7 +13,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 SYSTEM_PACKAGES := bubblewrap openssh-server systemd-container debootstrap iproute2 build-essential shellcheck \
-	passt slirp4netns postgresql mariadb-server redis-server
+	passt slirp4netns postgresql mariadb-server redis-server \
+	gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check --no-input
 

@@ -55,8 +55,7 @@ def test_two_suites_at_once_that_create_the_same_table(space: Space) -> None:
 @pytest.mark.thorough
 def test_all_three_at_once_in_two_projects(space: Space) -> None:
     """MySQL and Redis beside PostgreSQL, each project's its own."""
-    needs("mysql")
-    needs("redis")
+    needs("mariadbd", "redis-server")
     folders = []
     for name in ("five", "six"):
         folder = space.project.parent / name

@@ -13,7 +13,9 @@ import pytest
 
 import burst_wrapper.runner as runner_module
 from burst_wrapper import home_wire as w
+from burst_wrapper import runner_daemon
 from burst_wrapper.launcher import launcher_text
+from burst_wrapper.runner_rustdoc import without_runner
 from fake_programs import BEGUN, FakePrograms, Runner, exit_frame
 from faults import until
 from screens import Screen
@@ -61,8 +63,8 @@ def test_it_starts_as_light_as_the_wrapper() -> None:
     )
     answer = call(sys.executable, "-I", "-S", "-c", script)
     added, _, imported = answer.stdout.decode().partition("|")
-    assert imported.split() == ["_socket", "hot", "posix", "sys"], answer.stderr
-    assert set(added.split()) <= {"_socket"}
+    assert imported.split() == ["hot", "posix", "sys"], answer.stderr
+    assert set(added.split()) <= {"_socket", "burst_wrapper", "burst_wrapper.hot"}
 
 
 # --- at home ---
@@ -136,7 +138,7 @@ def test_what_it_asks_and_shows(runner: str, programs: FakePrograms, tmp_path: P
     done = call(runner, "/t/app", "a b", b"\xff", stdin="123456", **IN, X="y")
     assert (done.returncode, done.stdout, done.stderr) == (3, b"out", b"err")
     (seen,) = programs.seen
-    assert seen.fields[:3] == [b"program", runner_module.VERSION, IN["BURST_SESSION"].encode()]
+    assert seen.fields[:3] == [b"program", runner_daemon.VERSION, IN["BURST_SESSION"].encode()]
     assert seen.fields[3] == os.getcwdb()
     assert seen.argv == [b"/t/app", b"a b", b"\xff"]
     assert b"X=y\0" in seen.fields[5]
@@ -413,7 +415,7 @@ def test_in_the_background_the_terminal_is_left_alone(runner: str, programs: Fak
     ],
 )
 def test_rustdoc_loses_only_our_run_tool(given: list[str], kept: list[str]) -> None:
-    assert runner_module.without_runner([os.fsencode(word) for word in given]) == [
+    assert without_runner([os.fsencode(w) for w in given], b"burst-runner") == [
         os.fsencode(word) for word in kept
     ]
 

@@ -81,6 +81,32 @@ def users_runner(cargo: Cargo, settings: CargoSettings, names: Sequence[str]) ->
     return ""
 
 
+_RUNS: Final = {
+    "x86_64": ("x86_64", "x86"),
+    "aarch64": ("aarch64",),
+    "riscv64": ("riscv64",),
+}
+"""`target_arch` of programs that a machine of this architecture runs by itself."""
+
+
+def foreign_target(cargo: Cargo, names: Sequence[str]) -> str:
+    """The first of these targets whose programs no Linux machine like this one can run; empty if
+    there is none. What becomes of them is for cargo to find out here, as without us: the kernel may
+    know an emulator (binfmt_misc), or it says that it does not."""
+    if len(names) < 2:  # home's own, which is among them
+        return ""
+    host = cargo.host()
+    runs = _RUNS.get(host.partition("-")[0])
+    for name in names:
+        if name == host or runs is None:
+            continue
+        facts = dict(fact.split("=", 1) for fact in _facts(cargo, name) if "=" in fact)
+        arch, system = (facts.get(key, "").strip('"') for key in ("target_arch", "target_os"))
+        if arch and (arch not in runs or system != "linux"):
+            return name
+    return ""
+
+
 def _facts(cargo: Cargo, triple: str) -> list[str]:
     """`rustc --print cfg`; nothing if it cannot say."""
     argv = [b"rustc", *([os.fsencode(cargo.toolchain)] if cargo.toolchain else [])]

@@ -120,7 +120,8 @@ def opened(job: Job) -> Iterator[Stage]:
     if kinds.executes(job.line):
         triples = hooks.triples(job.cargo, job.line, job.cargo_settings)
     users = hooks.users_runner(job.cargo, job.cargo_settings, triples)
-    executes = bool(triples) and not users
+    foreign = "" if users else hooks.foreign_target(job.cargo, triples)
+    executes = bool(triples) and not users and not foreign
     # Without another machine there is nothing to hold back from a program.
     at_home = executes and not job.has_elsewhere
     try:
@@ -139,9 +140,12 @@ def opened(job: Job) -> Iterator[Stage]:
             job.voice.note(note)
         elsewhere = session.info.executor == "remote"
         if job.line.verb == "run-remote" and not elsewhere:
-            raise NotRemote
+            raise NotRemote(f" that runs programs for {foreign}" if foreign else "")
         if users and job.has_elsewhere:
             job.notes.append(f"{users}: programs are started by your own runner, here")
+        if foreign and job.has_elsewhere:
+            text = "cargo starts programs here: the other machine cannot run them"
+            job.notes.append(f"{foreign}: {text}")
         environ |= hooks.given(session, job.forwarded.variables)
         if executes and (elsewhere or (at_home and _needs_agent(job))):
             environ |= hooks.runners(job.cargo.environ, triples, job.cargo_settings)

@@ -133,6 +133,7 @@ class Driver:
 
 
 async def main() -> None:
+    os.umask(0o077)  # as `burst_agent.single`
     driver = Driver(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))
     print(json.dumps(os.getpid()), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):

@@ -52,6 +52,8 @@ from typing import Any, Final, NoReturn
 METADATA: Final = ("169.254.169.254", "fd00:ec2::254")
 """Where clouds tell a machine's secrets to whoever asks."""
 DATA: Final = "/tmp/data"  # noqa: S108 - in a mount namespace of our own
+_FOLDER_MODE: Final = 0o755
+"""Whatever the agent's umask: services are somebody else."""
 BIN: Final = "/tmp/bin"  # noqa: S108 - likewise
 """Programs under another name: AppArmor's profile of a distribution's mysqld, say, is for the path
 of that and lets it use the distribution's folders only."""
@@ -163,6 +165,7 @@ def _build_view(settings: dict[str, Any]) -> None:
         _set_read_only(DATA, read_only=False)
     os.close(fd)
     os.mkdir(BIN)
+    os.chmod(BIN, _FOLDER_MODE)
     for name, program in found.items():
         _bind(f"/proc/self/fd/{program}", f"{BIN}/{name}")
         os.close(program)
@@ -179,6 +182,7 @@ def _build_view(settings: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a machine without that file
             if target.startswith(_MAYBE_HIDDEN):  # systemd-resolved's resolv.conf
                 os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.chmod(os.path.dirname(target), _FOLDER_MODE)
                 os.close(os.open(target, os.O_WRONLY | os.O_CREAT, 0o644))
             _mount(source, target, "", _BIND, "")
 

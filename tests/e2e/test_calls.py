@@ -208,6 +208,9 @@ def test_coverage(calls: Space) -> None:
         said = calls.cargo("build", "-p", "many", RUSTFLAGS=flags, **more).check()
         reasons = {unit["crate"]: unit["reason"] for unit in calls.units()}
         assert reasons.pop("many") == "undeclared", calls.units()
+        # Not run once in vain before, as it was at every build.
+        many = next(unit for unit in calls.units() if unit["crate"] == "many")
+        assert many["sent_bytes"] == 0, many
         assert reasons == {"macros": "hit" if more == {} else "executed"}, calls.units()
         # Without a name LLVM writes into the working folder, at rustc's very end: its complaint
         # about the sandbox comes when the run was found right long ago.

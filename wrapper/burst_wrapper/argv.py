@@ -227,6 +227,11 @@ class RustcCall:
         return self.codegen_value(b"profile-generate") not in {None, b"no", b"n", b"off"}
 
     @property
+    def instruments_coverage(self) -> bool:
+        """`-C instrument-coverage`; without `--target` cargo gives it to macros as well."""
+        return self._switch(b"instrument-coverage")
+
+    @property
     def profile_use(self) -> bytes | None:
         """File of `-C profile-use`."""
         return self.codegen_value(b"profile-use")

@@ -9,13 +9,17 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from burst_protocol.elf import library_closure, read_elf
+from burst_protocol.elf import library_closure, read_elf, read_mapped
 
 if TYPE_CHECKING:
     from burst_wrapper.closures import ExternFile
     from burst_wrapper.daemon.platform import Platform
+
+_COUNTERS: Final = b"__llvm_prf_cnts"
+"""The section of what counts how often code ran; its name survives `strip` (LLVM's
+`InstrProfData.inc`)."""
 
 
 def libraries(
@@ -44,6 +48,18 @@ def libraries(
         and os.path.realpath(path) not in system
         and not platform.toolchain.holds(path)
     )
+
+
+def writes_profiles(macros: Iterable[ExternFile]) -> bool:
+    """Whether one of them was compiled with `-C instrument-coverage`: LLVM's runtime in it then
+    writes a file when rustc ends, whatever the macro does."""
+    return any(_is_instrumented(macro.path, macro.digest.hash) for macro in macros)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_instrumented(path: bytes, digest: bytes) -> bool:  # noqa: ARG001 - part of the key
+    data = read_mapped(path)
+    return data is not None and data.find(_COUNTERS) >= 0
 
 
 @functools.lru_cache(maxsize=4096)

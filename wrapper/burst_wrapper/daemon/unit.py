@@ -46,6 +46,7 @@ from burst_wrapper.environ import parse_environ
 from burst_wrapper.inputlist import VARIABLE, InputList, World, strong_key, variant
 from burst_wrapper.jobs import TokenPool, token_source
 from burst_wrapper.journal import UnitRecord
+from burst_wrapper.macro_libraries import writes_profiles
 
 if TYPE_CHECKING:
     from burst_wrapper.daemon.home_session import HomeSession
@@ -170,6 +171,9 @@ class Unit:
         self._delivery.before_rename = self._remember_closure
         if plan.externs.missing:
             raise Home("extern-missing", "a dependency's file does not exist", failure=False)
+        if plan.call.instruments_coverage and writes_profiles(plan.externs.macros):
+            # Known before it has run once in vain.
+            raise Home("undeclared", "an instrumented macro writes its profile", failure=False)
         self._leaves = self._session is not None and self._session.leaves(plan.call, plan.out_dir)
         embedded = await self._embedded()
         await services.calm.settle(plan.weak_key)

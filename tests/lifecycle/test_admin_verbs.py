@@ -263,6 +263,24 @@ def test_nobody_came_by_for_a_while(running: Stage) -> None:
     assert said.code == 0
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "up", "status", "audit", "down --dry-run", "extend --by 1h", "image list", "volume list",
+        "volume rm 4 --yes", "cache list", "cache size", "doctor",
+    ],
+)  # fmt: skip
+def test_every_command_says_that_nobody_comes_by(running: Stage, verb: str) -> None:
+    """More than 15 minutes after the last good reap, also when it fails; not before."""
+    running.run("reap")
+    running.machine.account.world.pass_time(880)
+    assert "the last good reap" not in running.run(*verb.split()).err
+    running.machine.account.world.pass_time(30)
+    said = running.run(*verb.split())
+    assert "warning: something bills, and the last good reap was 15 min" in said.err
+    assert "hint: `burst-admin reap`, or for good `burst-admin reap --install`" in said.err
+
+
 def test_notices_are_shown_once(stage: Stage) -> None:
     desk = stage.desk()
     text = "no server: no capacity"
@@ -316,15 +334,39 @@ def test_commands_that_ask_no_cloud_name_it_too(stage: Stage, verb: list[str]) -
     assert "burst-build-other" not in said.out
 
 
-@pytest.mark.parametrize("verb", [["status"], ["reap"], ["down", "--yes"], ["up"]])
-def test_a_revoked_token(running: Stage, verb: list[str]) -> None:
-    """Everything that may bill is out of reach; named, and the token's own exit code."""
-    running.refusal = Unauthorized("unauthorized", what="GET /servers")
-    said = running.run(*verb)
-    assert said.code == 45
-    assert "server burst-build-" in said.err
-    assert "may still cost" in said.err
-    assert "volume burst-store-" in said.err
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("verb", "code"),
+    [
+        ("status", 45),
+        ("reap", 45),
+        ("down --yes", 45),
+        ("up", 45),
+        ("extend --by 1h", 45),
+        ("image list", 45),
+        ("volume list", 45),
+        ("audit", 55),
+        ("doctor", 1),
+    ],
+)
+def test_a_revoked_token(running: Stage, verb: str, code: int, *, late: bool) -> None:
+    """Everything that may bill is out of reach; named with its price, and never a success."""
+    refusal = Unauthorized("unauthorized", what="GET /servers")
+
+    def refuse(name: str) -> None:
+        if name in {"before inventory", "before server_types"}:
+            raise refusal
+
+    if late:
+        running.machine.hook = refuse
+    else:
+        running.refusal = refusal
+    said = running.run(*verb.split())
+    assert said.code == code
+    for what, price in (("server burst-build-", "€1.3678/h"), ("volume burst-store-", "€0.0077/h")):
+        (line,) = [one for one in said.err.splitlines() if f"warning: {what}" in one]
+        assert f"may still cost {price}" in line
+    assert "https://console.hetzner.com" in said.err
 
 
 def test_volumes(running: Stage) -> None:

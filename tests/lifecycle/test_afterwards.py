@@ -213,6 +213,26 @@ def test_what_another_token_made_is_named_until_it_is_gone(home: Path, ledger: L
     assert cargo_burst("stop", cwd=home) == Said(0, "no daemon is running\n", "")
 
 
+@pytest.mark.parametrize("verb", ["status", "audit", "doctor"])
+def test_a_revoked_token_in_the_configuration(
+    home: Path, ledger: Ledger, paper_cloud: LocalCloud, verb: str
+) -> None:
+    """It made what bills, so by its fingerprint nothing is another's; but it ends nothing."""
+    made = mine(home, paper_cloud.token)
+    config = Path(Places.of().config_file)
+    config.write_text(config.read_text() + f'endpoint = "{paper_cloud.endpoint}"\n')
+    ledger.append(
+        attrs.evolve(made, endpoint=paper_cloud.endpoint), Reap(at_s=time.time(), ok=True)
+    )
+    paper_cloud.revoke(paper_cloud.token)
+    command = [sys.executable, "-m", "burst_lifecycle.admin.main", verb]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=home)
+    assert done.returncode != 0, done.stdout
+    assert "burst-build-0123456789" in done.stderr
+    assert "€1.3678/h" in done.stderr
+    assert "https://console.hetzner.com" in done.stderr
+
+
 def test_doctor_looks_at_servers_where_there_are_any(
     home: Path, paper_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

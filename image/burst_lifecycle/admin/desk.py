@@ -17,7 +17,7 @@ from burst_lifecycle import books, ledger, machine, notices
 from burst_lifecycle.admin.ports import Control
 from burst_lifecycle.books import Account, Books
 from burst_lifecycle.cloud.model import Inventory
-from burst_lifecycle.errors import NotConfigured
+from burst_lifecycle.errors import NotConfigured, TokenProblem, Unauthorized
 from burst_lifecycle.events import Event
 from burst_lifecycle.ledger import History as Records
 from burst_lifecycle.places import Places
@@ -54,6 +54,8 @@ class Desk:
         """Whether the connection is for the project of this folder: `up`."""
         self.comes_by = True
         """Whether this command also ends servers that bill for nothing."""
+        self.refused = False
+        """Whether the token was: nothing that bills can be ended with it."""
         self.seen: Inventory | None = None
         """The last look at everything."""
 
@@ -174,11 +176,16 @@ class Desk:
             from burst_lifecycle.admin.connect import connect  # noqa: PLC0415 - hcloud, asyncssh
 
             opener = connect
-        async with opener(self) as control:
-            self.account = control.account
-            yield control
-            if self.comes_by and control.owner_known:
-                await self._come_by(control)
+        try:
+            async with opener(self) as control:
+                self.account = control.account
+                yield control
+                if self.comes_by and control.owner_known:
+                    await self._come_by(control)
+        except (Unauthorized, TokenProblem):
+            # Also where a command has something to say without the cloud.
+            self.refused = True
+            raise
 
     async def _come_by(self, control: Control) -> None:
         """Somebody must, and this command has the token in its hand."""

@@ -79,7 +79,7 @@ def after(desk: Desk, failure: BurstError | None = None) -> StillBilling | None:
     if not isinstance(failure, ConfigError):
         configuration(desk)
     books = unreaped(desk)
-    if isinstance(failure, Unauthorized | TokenProblem | NotConfigured):
+    if desk.refused or isinstance(failure, Unauthorized | TokenProblem | NotConfigured):
         return _elsewhere(desk, books, None)
     if desk.account is None:
         return _by_configuration(desk, books)

@@ -18,6 +18,7 @@ from burst_lifecycle import (
     hostkey,
     labels,
     newserver,
+    readiness,
     removal,
     situation,
     volumes,
@@ -289,6 +290,7 @@ class Boot:
                     boot_by=told.get(labels.BOOT_BY, ""),
                 )
             )
+            await readiness.prove(context, server)
         return Booted(server, attrs.evolve(host.login, user="burst"), store, agent, self.how)
 
     async def _self_deletion(self, server: Server, host: Host) -> None:

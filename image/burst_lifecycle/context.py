@@ -50,6 +50,8 @@ class Notices(Protocol):
 
     def post(self, notice: Notice) -> object: ...
 
+    def withdraw(self, key: str) -> None: ...
+
 
 @attrs.frozen
 class Login:

@@ -10,6 +10,8 @@
     ready     id how(cold|warm) took_s boot_s image
     seen      kind id
     resized   id size_gb
+    labelled  kind id label value was change endpoint
+    ending    kind id reason case endpoint     its deletion is about to be asked for
     deleted   kind id reason case
     gone      kind id              somebody looked, and it was not there any more
     session   id session start_s end_s project
@@ -160,6 +162,34 @@ class Resized(_Line):
 
 
 @attrs.frozen(kw_only=True)
+class Labelled(_Line):
+    """Somebody asked for another value of a label. `change` and `was` are `burst-change` after and
+    before it: labels that have the latter again were written back by who had read them earlier."""
+
+    EVENT = "labelled"
+    kind: Kind
+    id: int
+    label: str
+    value: str
+    change: str
+    was: str = ""
+    endpoint: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Ending(_Line):
+    """Its deletion is about to be asked for. Without a `Deleted`, and with the thing gone: whoever
+    asked was stopped before the answer, and that was its end."""
+
+    EVENT = "ending"
+    kind: Kind
+    id: int
+    reason: str = ""
+    case: str = ""
+    endpoint: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class Deleted(_Line):
     """By us; the API has confirmed it."""
 
@@ -237,6 +267,8 @@ Event: TypeAlias = (
     | Ready
     | Seen
     | Resized
+    | Labelled
+    | Ending
     | Deleted
     | Gone
     | Session
@@ -253,6 +285,8 @@ CLASSES: Final[Mapping[str, type[Event]]] = {
         Ready,
         Seen,
         Resized,
+        Labelled,
+        Ending,
         Deleted,
         Gone,
         Session,

@@ -12,7 +12,8 @@ from typing import Final
 
 import attrs
 
-from burst_lifecycle import labels, records
+from burst_lifecycle import labels, readiness, records
+from burst_lifecycle.books import BILLING_KINDS
 from burst_lifecycle.cloud.model import (
     Firewall,
     Image,
@@ -127,8 +128,7 @@ class Guard:
             # Without `burst-ready` somebody has begun to boot it again since.
             holds = granted == Granted(server_id) and is_ready(server)
         else:
-            now_s = cloud.now_s()
-            holds = ground_of(server, now_s) is not None
+            holds = await self._holds(server)
         if not holds:
             raise Busy(f"it is {server.state.value} by now", what=f"server {server.name}")
         await self._delete(Kind.SERVER, server, ground_words(ground, server), ground.name)
@@ -143,9 +143,17 @@ class Guard:
         self._require_ours(Kind.SERVER, server, roles={Role.BUILD, Role.BAKE})
         if granted == Granted(server_id) and is_ready(server):
             return server
-        if ground_of(server, self.context.cloud.now_s()) is None:
+        if not await self._holds(server):
             raise Busy(f"it is {server.state.value} and in use", what=f"server {server.name}")
         return server
+
+    async def _holds(self, server: Server) -> bool:
+        """Whether one of the cases (b), (c), (d) does. That it was never ready is not believed of
+        its labels alone, which a slow writer may have written back."""
+        ground = ground_of(server, self.context.cloud.now_s())
+        if ground is Ground.NEVER_READY and server.state is not ServerState.OFF:
+            return not await readiness.was_ready(self.context, server)
+        return ground is not None
 
     async def learn_time(self, server_id: int) -> None:
         """Make sure that the API's time is known before it decides about a server.
@@ -262,11 +270,12 @@ class Guard:
         self, kind: Kind, resource: Resource, reason: str = "", case: str = ""
     ) -> None:
         noun = kind.name.lower().replace("_", " ")
+        ending = records.ending(self.context, kind, resource.id, reason, _CASES.get(case, ""))
+        if kind in BILLING_KINDS:
+            await self.context.ledger.record(ending)
         with self.context.effect(f"delete {noun}"):
             await self.context.cloud.delete(kind, resource.id)
-        await self.context.ledger.record(
-            records.deleted(self.context, kind, resource.id, reason, _CASES.get(case, ""))
-        )
+        await self.context.ledger.record(records.deleted(self.context, ending))
 
     async def _gone(self, kind: Kind, resource_id: int) -> None:
         await self.context.ledger.record(records.gone(self.context, kind, resource_id))

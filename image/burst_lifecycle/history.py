@@ -28,6 +28,7 @@ from burst_lifecycle.events import (
     Command,
     Created,
     Deleted,
+    Ending,
     Event,
     Gone,
     How,
@@ -199,7 +200,7 @@ def _created_from(kind: Kind, resource: Resource, now_s: float, account: Account
 
 
 def _subject(event: Event) -> tuple[Kind, int] | None:
-    if isinstance(event, Created | Seen | Resized | Deleted | Gone):
+    if isinstance(event, Created | Seen | Resized | Ending | Deleted | Gone):
         return event.kind, event.id
     if isinstance(event, Ready | Session):
         return Kind.SERVER, event.id
@@ -230,13 +231,16 @@ def _life(kind: Kind, ident: int, events: list[Event]) -> Life:
     ]
     end = min(ends, key=attrs.astuple, default=None)
     gone = [event.at_s for event in events if isinstance(event, Gone)]
-    every = [*births, *alive, *gone, *(end.at_s for end in ends)]
+    asked = [event.at_s for event in events if isinstance(event, Ending)]
+    every = [*births, *alive, *asked, *gone, *(end.at_s for end in ends)]
     created_s = min(births) if births else min(every)
     seen_s = max([created_s, *alive])
     if end is not None:
         seen_s = min(seen_s, end.at_s) if end.at_s >= created_s else created_s
     # Who looks a moment before an answer arrives may miss what comes to be: seen later, it is.
     missed = [at_s for at_s in gone if at_s >= seen_s]
+    if missed and end is None:
+        end = _asked_for(events, seen_s, min(missed))
     starts = {
         Start(event.at_s, event.how, event.took_s) for event in events if isinstance(event, Ready)
     }
@@ -263,6 +267,16 @@ def _life(kind: Kind, ident: int, events: list[Event]) -> Life:
         eur_per_gb_month=_price(event.eur_per_gb_month for event in creations),
         starts=tuple(sorted(starts, key=attrs.astuple)),
     )
+
+
+def _asked_for(events: Iterable[Event], seen_s: float, gone_s: float) -> End | None:
+    """It is gone, and somebody had just asked for that and was stopped before the answer."""
+    asked = [
+        End(event.at_s, event.reason, event.case)
+        for event in events
+        if isinstance(event, Ending) and seen_s <= event.at_s <= gone_s
+    ]
+    return max(asked, key=attrs.astuple, default=None)
 
 
 def _with_their_servers(lives: list[Life]) -> list[Life]:

@@ -32,10 +32,12 @@ FILESYSTEM: Final = "burst-fs"
 """Of volumes: `new-<uuid>`, `ready-<uuid>` or `bad-<uuid>`."""
 PIN: Final = "burst-pin"
 NEXT_PIN: Final = "burst-pin-next"
-"""Base32 of the SHA-256 of the host key; both are valid while it is rotated."""
+"""Base32 of the SHA-256 of the host key; both are valid while it is rotated. An address has the
+pin with which its server was ready."""
 VERSION: Final = "burst-version"
 READY: Final = "burst-ready"
-"""Of servers: `1` from the moment its agent answered."""
+"""Of servers: `1` from the moment its agent answered. Of their addresses: the `burst-boot-by` of
+the boot in which it did, see `readiness`."""
 BOOT_BY: Final = "burst-boot-by"
 """Of servers: epoch seconds of the API's clock by which it must be ready. Lowered to give a boot
 up; raised only together with taking `burst-ready` away, for a power-on."""
@@ -43,6 +45,8 @@ CLIENT: Final = "burst-client"
 """Which machine of the owner made it (16 hex digits of its key): it may carry on at once."""
 GROWING: Final = "burst-growing"
 """Of volumes: `1` from before one is enlarged until its file system is."""
+CHANGE: Final = "burst-change"
+"""16 random hex digits of the last change that somebody asked for (`extend`, `volume adopt`)."""
 USED: Final = "burst-used"
 """Of volumes: epoch seconds of the API's clock when its project last asked for a server."""
 

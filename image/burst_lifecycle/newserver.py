@@ -13,7 +13,7 @@ import attrs
 
 from burst_lifecycle import access, creation, firewall, hostkey, labels, records, removal, userdata
 from burst_lifecycle.budget import Tariff
-from burst_lifecycle.cloud.model import Image, Kind, PrimaryIp, Server, ServerSpec, ServerState
+from burst_lifecycle.cloud.model import Image, Kind, Server, ServerSpec, ServerState
 from burst_lifecycle.context import Context
 from burst_lifecycle.errors import ActionFailed, Busy, NotFound, ServerProblem
 from burst_lifecycle.guard import Guard, boot_by_s
@@ -106,22 +106,11 @@ async def _label_addresses(
     context: Context, server: Server, claim: Claim, tariff: Tariff, done: set[int]
 ) -> set[int]:
     """They come with the server and go with it; should they stay, they are found."""
-    for address_id, version in ((server.ipv4_id, 4), (server.ipv6_id, 6)):
-        if address_id is None or address_id in done:
+    for address_id, version in records.addresses_of(server):
+        if address_id in done:
             continue
-        found = PrimaryIp(
-            id=address_id,
-            name="",
-            labels=claim.labels(),
-            created_s=server.created_s,
-            address="",
-            version=version,
-            location=server.location,
-            assignee_id=server.id,
-            auto_delete=True,
-        )
         rate = Rate.of_ipv4(tariff.prices, server.location) if version == 4 else records.FREE
-        await context.ledger.record(records.created(context, Kind.PRIMARY_IP, found, rate))
+        await context.ledger.record(records.address(context, server, address_id, version, rate))
         try:
             with context.effect("label the address"):
                 await context.cloud.set_labels(Kind.PRIMARY_IP, address_id, claim.labels())

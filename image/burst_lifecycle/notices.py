@@ -80,6 +80,10 @@ class Notices:
                 self._compact()
         return True
 
+    def withdraw(self, key: str) -> None:
+        """What waits to be said about that is not so any more."""
+        self.shown(notice for notice in self.pending() if notice.key == key)
+
     async def tell(self, notice: Notice) -> None:
         """`post`, and if it is news the `notify` program, whose failure is nobody's."""
         if await asyncio.to_thread(self.post, notice) and self.notify:

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from burst_lifecycle.cloud.model import Image, Kind, PrimaryIp, Resource, Server, Volume
 from burst_lifecycle.context import Context
-from burst_lifecycle.events import Created, Deleted, Gone, Intent
+from burst_lifecycle.events import Created, Deleted, Ending, Gone, Intent
 from burst_lifecycle.labels import Claim
 from burst_lifecycle.pricing import Rate
 
@@ -54,15 +54,55 @@ def created(context: Context, kind: Kind, resource: Resource, rate: Rate = FREE)
     )
 
 
-def deleted(context: Context, kind: Kind, resource_id: int, reason: str, case: str = "") -> Deleted:
-    """By us, and confirmed."""
-    return Deleted(
+def address(
+    context: Context, server: Server, address_id: int, version: int, rate: Rate = FREE
+) -> Created:
+    """One that came with that server. Its own labels may be missing still."""
+    return created(
+        context,
+        Kind.PRIMARY_IP,
+        PrimaryIp(
+            id=address_id,
+            name="",
+            labels=server.labels,
+            created_s=server.created_s,
+            address="",
+            version=version,
+            location=server.location,
+            assignee_id=server.id,
+            auto_delete=True,
+        ),
+        rate,
+    )
+
+
+def addresses_of(server: Server) -> tuple[tuple[int, int], ...]:
+    """Ids, and which version of IP."""
+    both = ((server.ipv4_id, 4), (server.ipv6_id, 6))
+    return tuple((found, version) for found, version in both if found is not None)
+
+
+def ending(context: Context, kind: Kind, resource_id: int, reason: str, case: str = "") -> Ending:
+    """Before the request that deletes leaves."""
+    return Ending(
         at_s=context.cloud.now_s(),
         kind=kind,
         id=resource_id,
         reason=reason,
         case=case,
         endpoint=context.account.endpoint,
+    )
+
+
+def deleted(context: Context, ended: Ending) -> Deleted:
+    """By us, and confirmed."""
+    return Deleted(
+        at_s=context.cloud.now_s(),
+        kind=ended.kind,
+        id=ended.id,
+        reason=ended.reason,
+        case=ended.case,
+        endpoint=ended.endpoint,
     )
 
 

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from burst_lifecycle import hostkey, labels, records, removal, situation, volumes
+from burst_lifecycle import labelling, labels, records, removal, situation, volumes
 from burst_lifecycle.books import Books, add_up
 from burst_lifecycle.boot import Boot, Booted
 from burst_lifecycle.cloud.model import Inventory, Kind, Resource, Server, ServerState, Volume
 from burst_lifecycle.context import Context
 from burst_lifecycle.errors import CloudProblem, NotFound, OverBudget, ServerProblem
-from burst_lifecycle.events import Event, Ready, Settled
+from burst_lifecycle.events import Created, Event, Settled
 from burst_lifecycle.events import Refusal as Refused
 from burst_lifecycle.guard import Guard, VolumeGround, is_ready
 from burst_lifecycle.host import Lease, Refusal
-from burst_lifecycle.labels import Claim
+from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.notices import Notice
 from burst_lifecycle.reaper import Policy, Reaper, Report, Verdict, explicit_volumes
 from burst_protocol.errors import BurstError
@@ -96,34 +96,17 @@ class Lifecycle:
         context = self.context
         inventory = await context.cloud.inventory(labels.selector(context.wishes.owner))
         books = (await asyncio.to_thread(context.ledger.read)).events
-        if found := _answers(context, inventory, books):
+        found = [
+            *_answers(context, inventory, books),
+            *_addresses(context, inventory, books),
+            *_sizes(context, inventory, books),
+        ]
+        if found:
             await context.ledger.record(*found)
-        if await self._repair(inventory, books):
+        if await labelling.repair(context, inventory, books):
             inventory = await context.cloud.inventory(labels.selector(context.wishes.owner))
         await self._bury(inventory, add_up(books))
         return inventory
-
-    async def _repair(self, inventory: Inventory, events: tuple[Event, ...]) -> bool:
-        """Labels are read, merged and written back as a whole, and the API has no condition for a
-        write: a machine that was suspended in between takes back what others wrote meanwhile. What
-        this machine itself has seen and written is written again; whether there was any."""
-        context = self.context
-        seen = {event.id: event for event in events if isinstance(event, Ready)}
-        repaired = False
-        for server in situation.of_owner(inventory.servers, context.wishes.owner):
-            ready = seen.get(server.id)
-            if ready is None or not hostkey.lost(server.labels, ready.pin, ready.boot_by):
-                continue
-            try:
-                fresh = await context.cloud.server(server.id)
-                if lost := hostkey.lost(fresh.labels, ready.pin, ready.boot_by):
-                    told = labels.merged(fresh.labels, **lost)
-                    with context.effect("put its labels right"):
-                        await context.cloud.set_labels(Kind.SERVER, server.id, told)
-                    repaired = True
-            except NotFound:
-                continue
-        return repaired
 
     async def _bury(self, inventory: Inventory, books: Books) -> None:
         """What the ledger has and the cloud has not. A resource that only lost its labels bills
@@ -247,27 +230,12 @@ class Lifecycle:
             raise NotFound(what="a server of yours")
         for server in mine:
             await self.guard.learn_time(server.id)
-            fresh = await cloud.server(server.id)
-            claim = Claim.of(fresh.labels)
-            assert claim is not None
-            end_s = claim.expires_s
-            if hard_end_in_s is not None:
+            fresh = await self._ours(server.id)
+            if hard_end_in_s is None:
+                end_s = int(fresh.labels[labels.EXPIRES])
+            else:
                 end_s = int(cloud.now_s() + hard_end_in_s)
-                told = {labels.EXPIRES: str(end_s)}
-                with context.effect("move the hard end"):
-                    await cloud.set_labels(
-                        Kind.SERVER, server.id, labels.merged(fresh.labels, **told)
-                    )
-                for address in inventory.primary_ips:
-                    if address.assignee_id == server.id and Claim.of(address.labels):
-                        with context.effect("move the address's end"):
-                            await cloud.set_labels(
-                                Kind.PRIMARY_IP, address.id, labels.merged(address.labels, **told)
-                            )
-                for volume_id in fresh.volume_ids:
-                    volume = await cloud.volume(volume_id)
-                    until_s = int(end_s + context.wishes.volume_keep_alive_s)
-                    await volumes.keep(context, volume, until_s)
+                fresh = await self._move_end(server.id, end_s)
             if fresh.state is ServerState.RUNNING:
                 host = await removal.reach(context, fresh)
                 await host.extend(
@@ -276,6 +244,31 @@ class Lifecycle:
                     keep_alive_s=keep_alive_s,
                 )
         return mine
+
+    async def _ours(self, server_id: int) -> Server:
+        """A fresh read. ServerProblem if its labels are not all there any more."""
+        fresh = await self.context.cloud.server(server_id)
+        claim = Claim.of(fresh.labels)
+        if claim is None or claim.owner != self.context.wishes.owner:
+            raise ServerProblem("its labels are not ours any more", what=fresh.name)
+        return fresh
+
+    async def _move_end(self, server_id: int, end_s: int) -> Server:
+        """Of the server, its address, and what its volumes are kept for."""
+        context, cloud = self.context, self.context.cloud
+        fresh = await labelling.change(
+            context, Kind.SERVER, lambda: self._ours(server_id), labels.EXPIRES, str(end_s)
+        )
+        for address in await cloud.find(Kind.PRIMARY_IP, labels.selector(context.wishes.owner)):
+            if address.id in {fresh.ipv4_id, fresh.ipv6_id} and Claim.of(address.labels):
+                told = labels.merged(address.labels, **{labels.EXPIRES: str(end_s)})
+                with context.effect("move the address's end"):
+                    await cloud.set_labels(Kind.PRIMARY_IP, address.id, told)
+        for volume_id in fresh.volume_ids:
+            volume = await cloud.volume(volume_id)
+            until_s = int(end_s + context.wishes.volume_keep_alive_s)
+            await volumes.keep(context, volume, until_s)
+        return fresh
 
     async def down(
         self,
@@ -370,3 +363,37 @@ def _answers(context: Context, inventory: Inventory, events: tuple[Event, ...]) 
                 Settled(at_s=now_s, operation=intent.operation, kind=intent.kind, reason="absent")
             )
     return found
+
+
+def _addresses(context: Context, inventory: Inventory, events: tuple[Event, ...]) -> list[Event]:
+    """Those that nobody has recorded: they bill like their servers, and bear no label of ours when
+    whoever asked for the server was stopped right after."""
+    known = {
+        event.id for event in events if isinstance(event, Created) and event.kind is Kind.PRIMARY_IP
+    }
+    owner = context.wishes.owner
+    servers = [
+        one
+        for role in (Role.BUILD, Role.BAKE)
+        for one in situation.of_owner(inventory.servers, owner, role)
+    ]
+    return [
+        records.address(context, server, address_id, version)
+        for server in servers
+        for address_id, version in records.addresses_of(server)
+        if address_id not in known
+    ]
+
+
+def _sizes(context: Context, inventory: Inventory, events: tuple[Event, ...]) -> list[Event]:
+    """Of images whose size nobody knew while they were made: whoever made them was stopped."""
+    unsized = {
+        thing.id
+        for thing in add_up(events).open
+        if thing.kind is Kind.IMAGE and thing.size_gb is None and context.account.holds(thing)
+    }
+    return [
+        records.created(context, Kind.IMAGE, image)
+        for image in inventory.images
+        if image.id in unsized and image.size_gb is not None
+    ]

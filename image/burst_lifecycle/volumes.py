@@ -16,7 +16,7 @@ from typing import Final
 
 import attrs
 
-from burst_lifecycle import creation, firewall, labels
+from burst_lifecycle import creation, firewall, labelling, labels
 from burst_lifecycle.cloud.model import Kind, Server, ServerState, Volume, VolumeSpec
 from burst_lifecycle.context import Context
 from burst_lifecycle.errors import (
@@ -157,18 +157,24 @@ async def mount_project(
         volume = await _attach(context, server, host, volume)
         if file_system.content is Content.READY:
             await _grow(context, host, volume)
-        return await _mount(context, host, volume, file_system)
+        store = await _mount(context, host, volume, file_system)
     except (CloudProblem, EnvironmentProblem) as error:
         return _local(context, str(error), passing=isinstance(error, _PASSING))
+    context.notices.withdraw(_local_key(context))
+    return store
 
 
 def _local(context: Context, why: str, *, passing: bool = False) -> Store:
     goes = "until its volume can be had" if passing else "and goes with it"
     context.tell(
-        f"local-disk:{context.wishes.project}",
+        _local_key(context),
         f"the store of this project is on the server's own disk {goes}: {why}",
     )
     return Store(None, why, passing)
+
+
+def _local_key(context: Context) -> str:
+    return f"local-disk:{context.wishes.project}"
 
 
 async def _find_or_make(context: Context, server: Server, *, make: bool) -> Volume | str | None:
@@ -351,6 +357,7 @@ async def _grow(context: Context, host: Host, volume: Volume) -> None:
         if why:
             raise ServerProblem(why, what=host.login.host)
         await _label(context, volume, **{labels.GROWING: None})
+        context.notices.withdraw(f"grow:{volume.id}")
     except (CloudProblem, ServerProblem) as error:
         context.tell(
             f"grow:{volume.id}",
@@ -415,15 +422,17 @@ async def _mark(context: Context, volume: Volume, file_system: FileSystem) -> No
 async def adopt(context: Context, volume_id: int, project: str) -> Volume:
     """Make it that project's, after its folder was renamed. NotOurs, or Busy if it has one."""
     cloud, owner = context.cloud, context.wishes.owner
-    volume = await cloud.volume(volume_id)
-    claim = Claim.of(volume.labels)
-    if claim is None or claim.owner != owner or claim.role is not Role.STORE:
-        raise NotOurs("it is not a volume of this owner", what=f"volume {volume.name}")
+
+    async def ours() -> Volume:
+        volume = await cloud.volume(volume_id)
+        claim = Claim.of(volume.labels)
+        if claim is None or claim.owner != owner or claim.role is not Role.STORE:
+            raise NotOurs("it is not a volume of this owner", what=f"volume {volume.name}")
+        return volume
+
+    volume = await ours()
     found = await cloud.find(Kind.VOLUME, labels.selector(owner, project=project))
     others = [one for one in found if one.id != volume_id]
     if others:
         raise Busy(f"that project has {others[0].name} already", what=f"volume {volume.name}")
-    told = labels.merged(volume.labels, **{labels.PROJECT: project})
-    with context.effect("adopt the volume"):
-        await cloud.set_labels(Kind.VOLUME, volume_id, told)
-    return attrs.evolve(volume, labels=told)
+    return await labelling.change(context, Kind.VOLUME, ours, labels.PROJECT, project)

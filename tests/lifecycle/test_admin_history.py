@@ -13,6 +13,7 @@ from burst_lifecycle.events import (
     Command,
     Created,
     Deleted,
+    Ending,
     Event,
     Gone,
     How,
@@ -66,6 +67,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
         end_s=_TIMES,
         ok=st.booleans(),
     ),
+    st.builds(Ending, at_s=_TIMES, kind=_KINDS, id=_IDS, reason=_WORDS),
     st.builds(Reap, at_s=_TIMES, ok=st.booleans(), by=_WORDS),
 )
 
@@ -184,3 +186,17 @@ def test_a_volume_that_grew() -> None:
     seen = Created(at_s=90, kind=Kind.VOLUME, id=5, created_s=0, size_gb=Decimal(300))
     (life,) = merge([seen, grew, made]).lives
     assert life.sizes_gb == ((0, Decimal(100)), (50, Decimal(200)), (90, Decimal(300)))
+
+
+def test_who_asked_for_the_end_was_stopped_before_the_answer() -> None:
+    """It is gone, and that was when; unless it was seen after that."""
+    ending = Ending(at_s=5000.0, kind=Kind.SERVER, id=7, reason="idle", case="a")
+    gone = Gone(at_s=90_000.0, kind=Kind.SERVER, id=7)
+    (life,) = merge([server(7, 10.0), ending, gone]).lives
+    assert life.end == End(5000.0, "idle", "a")
+    assert life.gone_s is None
+    seen = Seen(at_s=6000.0, kind=Kind.SERVER, id=7)
+    (life,) = merge([server(7, 10.0), ending, seen, gone]).lives
+    assert (life.end, life.gone_s) == (None, 90_000.0)
+    (life,) = merge([server(7, 10.0), ending]).lives
+    assert life.open

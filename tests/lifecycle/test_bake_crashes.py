@@ -29,6 +29,7 @@ from crashes import (
     touch,
 )
 from lifecycles import Machine, fresh
+from memory_bill import settle
 
 
 def nothing(_machine: Machine) -> None:
@@ -106,6 +107,7 @@ def test_killed_anywhere_then_built_again(name: str) -> None:
             one_current(machine)
             assert machine.account.made_images <= 3
             assert foreign_now(machine.account, planted) == planted
+            settle(machine)
         except BaseException as error:
             raise AssertionError(f"killed at {at}: {point}") from error
 
@@ -128,6 +130,7 @@ def test_killed_anywhere_then_only_reaps(name: str) -> None:
             assert all(one.labels[labels.STAGE] == images.CURRENT for one in left)
             assert len(left) <= 2
             assert foreign_now(account, planted) == planted
+            settle(machine)
         except BaseException as error:
             raise AssertionError(f"killed at {at}: {point}") from error
 
@@ -168,6 +171,7 @@ def fails_then_builds(at: int, point: str, error: BurstError) -> None:
             baked(machine)
         one_current(machine)
         assert foreign_now(machine.account, planted) == planted
+        settle(machine)
     except BaseException as problem:
         raise AssertionError(f"{type(error).__name__} at {at}: {point}") from problem
 

@@ -38,6 +38,7 @@ from crashes import (
     touch,
 )
 from lifecycles import OWNER, PROJECT, Machine, box_of, fresh
+from memory_bill import settle
 from memory_cloud import START_S
 from memory_hosts import make_key
 from tiers import thorough
@@ -248,6 +249,7 @@ def test_killed_anywhere_then_up(name: str) -> None:
             assert box_of_ours(machine).mounted == {booted.store.volume_id}
             check(machine, may_cut_power=name in POWER_CUT)
             assert foreign_now(machine.account, planted) == planted
+            settle(machine)
         except BaseException as error:
             raise AssertionError(f"killed at {at}: {point}") from error
 
@@ -263,6 +265,7 @@ def test_killed_anywhere_then_only_reaps(name: str) -> None:
             check_nothing_left(machine)
             found = foreign_now(machine.account, planted)
             assert found == planted
+            settle(machine)
         except BaseException as error:
             raise AssertionError(f"killed at {at}: {point}") from error
 
@@ -293,6 +296,7 @@ def test_each_error_on_each_call(name: str, error: CloudProblem) -> None:
             check(machine, may_cut_power=name in POWER_CUT)
             check_nothing_left(machine)
             assert foreign_now(machine.account, planted) == planted
+            settle(machine)
         except BaseException as problem:
             raise AssertionError(f"{type(error).__name__} at {at}: {point}") from problem
 

@@ -53,6 +53,27 @@ def test_a_server_that_turned_itself_off_is_ended(machine: Machine, tmp_path: Pa
     assert len(machine.account.held[Kind.VOLUME]) == 1
 
 
+@pytest.mark.parametrize("works", [False, True])
+def test_before_this_machine_sleeps(machine: Machine, tmp_path: Path, *, works: bool) -> None:
+    """Nobody can come by then: what is idle goes, in the middle of its paid hour; what works stays
+    to its end."""
+    if works:
+        box_of(machine).work()
+
+    async def main() -> None:
+        project = find(str(tmp_path))
+        keeper = Keeper(project, bytes(tmp_path), Tools(bytes(tmp_path)), {}, lambda: None)
+        await keeper.before_sleep()  # nothing is known of any server
+        keeper._lifecycle = machine.lifecycle
+        keeper._exists = True
+        await keeper.before_sleep()
+
+    machine.account.world.pass_time(60)
+    asyncio.run(main())
+    assert bool(machine.account.held[Kind.SERVER]) is works
+    assert len(machine.account.held[Kind.VOLUME]) == 1
+
+
 def test_looking_at_everything_is_rare(machine: Machine, tmp_path: Path) -> None:
     """An editor that checks on every save asks for servers; for all there is once in a while."""
     box = box_of(machine)

@@ -25,10 +25,12 @@ from burst_lifecycle.events import (
     Command,
     Created,
     Deleted,
+    Ending,
     Event,
     Gone,
     How,
     Intent,
+    Labelled,
     Part,
     Ready,
     Reap,
@@ -75,6 +77,8 @@ ONE_OF_EACH: tuple[Event, ...] = (
     ),
     Reap(at_s=10.0, ok=True, deleted=1),
     Refusal(at_s=11.0, code="quota", what="dedicated_core_limit"),
+    Labelled(at_s=12.0, kind=Kind.VOLUME, id=8, label="burst-project", value="p", change="c2"),
+    Ending(at_s=13.0, kind=Kind.SERVER, id=7, reason="idle", case="a"),
 )
 
 

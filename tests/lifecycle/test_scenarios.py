@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,19 @@ from burst_lifecycle.reaper import Deed
 from burst_lifecycle.session import Lifecycle
 from burst_protocol.errors import BurstError, ConfigError, HostKeyProblem
 from lifecycles import OWNER, PROJECT, Machine, box_of, fresh, wishes
+from memory_bill import settle, settled
 from memory_cloud import Account, World
 from memory_hosts import Box, Disk, make_key
 from tiers import EVERYTHING
 
 DAY_S = 24 * HOUR_S
+
+
+@pytest.fixture(autouse=True)
+def _settled() -> Iterator[None]:
+    """Whatever went wrong in a life: what it cost is in the ledgers, as the cloud charges it."""
+    with settled():
+        yield
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -135,6 +143,8 @@ def test_deletion_or_work_never_both(
             ended += 1
             # What a thousand lives leave behind would be looked through in each of them.
             machine.ledger.events.clear()
+            bought = [one for one in machine.account.bought if one.until_s is None]
+            machine.account.bought[:] = bought
             for left in (machine.account.boxes, machine.account.deleted, machine.account.born):
                 left.clear()
             up(machine)
@@ -234,6 +244,95 @@ def test_a_notice_before_the_hard_end() -> None:
     assert any(key.startswith("hard-end:") for key in machine.notices.keys)
 
 
+def test_one_that_does_not_hear_is_turned_off_by_power() -> None:
+    """Asked to shut down first, waited for, and only then its power."""
+    machine = fresh()
+    up(machine)
+    box = box_of(machine)
+    box.work()
+    box.hears_acpi = False
+    box.hard_end_s += DAY_S  # a dead man that does not work
+    machine.account.never_ssh = True
+    machine.account.world.pass_time(12 * HOUR_S + 60)
+    lifecycle, cloud = machine.start()
+    before_s = machine.account.world.now_s
+    assert run(lifecycle.reap()).done
+    order = [name for name in cloud.calls if name in {"shutdown", "power_off", "delete servers"}]
+    assert order == ["shutdown", "power_off", "delete servers"]
+    assert machine.account.world.now_s - before_s >= removal._OFF_WAIT_S
+    assert not machine.account.held[Kind.SERVER]
+
+
+def test_one_that_hears_keeps_its_power() -> None:
+    """What it has to write back it writes."""
+    machine = fresh()
+    up(machine)
+    box = box_of(machine)
+    box.work()
+    box.hard_end_s += DAY_S
+    machine.account.never_ssh = True
+    machine.account.world.pass_time(12 * HOUR_S + 60)
+    lifecycle, cloud = machine.start()
+    assert run(lifecycle.reap()).done
+    assert "power_off" not in cloud.calls
+    assert not box.lost_writes
+
+
+def test_idle_servers_go_at_once_if_so_wished() -> None:
+    """Not at the edge of their paid hour."""
+    machine = fresh(wishes=wishes(at_once=True))
+    up(machine)
+    machine.account.world.pass_time(290)
+    assert not run(machine.lifecycle.reap()).done
+    machine.account.world.pass_time(60)
+    assert run(machine.lifecycle.reap()).done
+    assert not machine.account.held[Kind.SERVER]
+
+
+# -- the month's budget ----------------------------------------------------------------------------
+
+
+def test_a_budget_that_is_used_up_boots_nothing() -> None:
+    """An error with the figures; the month's rent of a volume counts as well."""
+    machine = fresh(wishes=wishes(budget_eur_per_month=Decimal("0.3")))
+    with pytest.raises(OverBudget, match=r"0\.3"):
+        up(machine)
+    assert not machine.account.held[Kind.SERVER]
+    machine.wishes = attrs.evolve(machine.wishes, budget_eur_per_month=Decimal(8))
+    up(machine)
+    machine.account.world.pass_time(30)
+    run(machine.lifecycle.down())
+    # Its hour is spent, and the volume's month is committed: not enough is left for another one.
+    machine.wishes = attrs.evolve(machine.wishes, budget_eur_per_month=Decimal("7.5"))
+    with pytest.raises(OverBudget):
+        up(machine)
+    assert not machine.account.held[Kind.SERVER]
+
+
+def test_the_budget_drains_at_the_edge() -> None:
+    """Where the next hour would exceed it; not before, and not what works."""
+    machine = fresh()
+    up(machine)
+    box = box_of(machine)
+    box.keep_alive_s = 1e6
+    machine.wishes = attrs.evolve(machine.wishes, budget_eur_per_month=Decimal("7.2"))
+    machine.account.world.pass_time(40 * 60)
+    assert not run(machine.lifecycle.reap()).done
+    machine.account.world.pass_time(11 * 60)
+    box.work()
+    assert not run(machine.lifecycle.reap()).done
+    box.running = 0
+    (done,) = run(machine.lifecycle.reap()).done
+    assert done.reason == "its next hour is over the budget"
+    assert not machine.account.held[Kind.SERVER]
+    # As rich as it takes, it would have stayed.
+    machine.wishes = attrs.evolve(machine.wishes, budget_eur_per_month=Decimal(100))
+    up(machine)
+    box_of(machine).keep_alive_s = 1e6
+    machine.account.world.pass_time(51 * 60)
+    assert not run(machine.lifecycle.reap()).done
+
+
 # -- boots that fail -------------------------------------------------------------------------------
 
 
@@ -315,6 +414,9 @@ def test_a_dying_server_is_waited_for() -> None:
         seen.append(name)
         if seen.count("after find servers") == 4:
             machine.account.held[Kind.SERVER].pop(server.id, None)
+            machine.account.held[Kind.PRIMARY_IP].pop(server.ipv4_id, None)
+            machine.account.ends(Kind.SERVER, server.id)
+            machine.account.ends(Kind.PRIMARY_IP, server.ipv4_id)
 
     for volume in list(machine.account.held[Kind.VOLUME].values()):
         machine.account.held[Kind.VOLUME][volume.id] = attrs.evolve(volume, server_id=None)
@@ -836,6 +938,7 @@ def test_any_life(moves: list[tuple[Any, ...]]) -> None:
         assert machine.account.most_servers.get(OWNER, 0) <= 1
         assert len(machine.account.held[Kind.VOLUME]) <= 1
         assert not any(box.lost_writes for box in machine.account.boxes.values())
+    settle(machine, other)
 
 
 # -- this machine's key ----------------------------------------------------------------------------

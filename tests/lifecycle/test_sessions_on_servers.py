@@ -11,7 +11,7 @@ import pytest
 
 from builds import machine
 from localcloud import LocalCloud
-from server_builds import admin, configure, ready_servers
+from server_builds import admin, configure, ready_servers, settle
 from verbs_by_hand import APP, run
 
 pytest_plugins = ("cloud_fixtures",)
@@ -52,6 +52,7 @@ def test_a_verb_boots_a_server_and_runs_there(real_cloud: LocalCloud) -> None:
         space.stop()
         admin(space, "down", "--yes", "--everything").check()
         assert ready_servers(cloud) == []
+        settle(space, cloud)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from hcloud.server_types import ServerType
 
 from builds import machine
 from localcloud import LocalCloud
-from server_builds import BURST_ADMIN, admin, configure
+from server_builds import BURST_ADMIN, admin, configure, settle
 from space import Space
 from tiers import EVERYTHING
 
@@ -108,6 +108,7 @@ def test_up_is_killed(paper_cloud: LocalCloud) -> None:
     """Up to where it waits for a server that does not answer."""
     cloud = paper_cloud
     theirs = foreign(cloud)
+    others = {item.id for item in cloud.bill().items}
     with machine() as space:
         configure(space, cloud, boot_deadline_s=600)
         struck, operations = killed_at(space, cloud, _CALLS, "up")
@@ -118,6 +119,7 @@ def test_up_is_killed(paper_cloud: LocalCloud) -> None:
             struck, made = killed_at(space, cloud, nth, "up")
             assert struck, made
             expire(space, cloud, theirs)
+        settle(space, cloud, others)
     cloud.expect(**theirs)
 
 
@@ -125,6 +127,7 @@ def test_down_is_killed(paper_cloud: LocalCloud) -> None:
     """The next one carries on, and nobody else's goes with it."""
     cloud = paper_cloud
     theirs = foreign(cloud)
+    others = {item.id for item in cloud.bill().items}
     everything = ("down", "--everything", "--yes")
     with machine() as space:
         configure(space, cloud, boot_deadline_s=600)
@@ -143,4 +146,5 @@ def test_down_is_killed(paper_cloud: LocalCloud) -> None:
             killed_at(space, cloud, nth, *everything)
             admin(space, *everything)
             assert cloud.holdings() == theirs, f"killed at call {nth}, {operations[nth - 1]}"
+        settle(space, cloud, others)
     cloud.expect(**theirs)

@@ -23,7 +23,7 @@ import pytest
 from bake_mirror import mirror
 from builds import machine
 from localcloud import Image, LocalCloud, Server, Volume
-from server_builds import admin, admin_json, configure, ready_servers
+from server_builds import admin, admin_json, configure, ready_servers, settle
 from space import Space
 from tiers import thorough
 from trixie import Unavailable
@@ -153,6 +153,7 @@ def at_each(
             carry_on(space, cloud)
             everything_goes(space, cloud, theirs)
     print(f"{' '.join(command)}: killed at {len(tried)} points: {tried}")
+    settle(space, cloud)
     cloud.expect(**theirs)
 
 
@@ -244,6 +245,7 @@ def test_a_build_that_boots(real_cloud: LocalCloud, points: Points) -> None:
                 everything_goes(space, cloud, theirs)
             if not struck:
                 break
+        settle(space, cloud)
         cloud.expect(**theirs)
 
 
@@ -273,4 +275,5 @@ def test_a_bake(real_cloud: LocalCloud, points: Points) -> None:
             if not struck:
                 break
         everything_goes(space, cloud, theirs)
+        settle(space, cloud)
         cloud.expect(**theirs)

@@ -24,7 +24,7 @@ from burst_lifecycle.errors import (
     QuotaExceeded,
     Unauthorized,
 )
-from lifecycles import OWNER, Machine
+from lifecycles import OWNER, Machine, MemoryLedger
 from memory_cloud import Account
 from tiers import EVERYTHING
 
@@ -73,6 +73,7 @@ def plant_foreign(machine: Machine) -> dict[tuple[Kind, int], Resource]:
         number=77,
         wishes=attrs.evolve(machine.wishes, owner="bob", server_types=("ccx43",)),
         address="203.0.113.5",
+        ledger=MemoryLedger(),
     )
     run(other.lifecycle.up("foreign"))
     account = machine.account

@@ -19,6 +19,7 @@ from burst_lifecycle.labels import Claim
 from burst_lifecycle.ledger import History
 from burst_lifecycle.notices import Notice
 from burst_lifecycle.session import Lifecycle
+from memory_bill import watch
 from memory_cloud import Account, MemoryCloud, World
 from memory_hosts import Box, KeyMaker, MemoryAgent, MemorySsh, make_key
 
@@ -54,6 +55,9 @@ class MemoryNotices:
         self.notices.append(notice)
         return True
 
+    def withdraw(self, key: str) -> None:
+        self.notices = [notice for notice in self.notices if notice.key != key]
+
     @property
     def keys(self) -> list[str]:
         return [notice.key for notice in self.notices]
@@ -86,6 +90,9 @@ class Machine:
     """Called as `before NAME` and `after NAME` of every request, ssh command and step."""
     keys: KeyMaker = attrs.field(factory=lambda: KeyMaker(500))
     locked: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        watch(self)
 
     @contextlib.asynccontextmanager
     async def _lock(self) -> AsyncIterator[None]:

@@ -47,6 +47,7 @@ from burst_lifecycle.errors import (
     QuotaExceeded,
 )
 from burst_lifecycle.labels import Claim
+from memory_bill import Bought, owner_of
 from memory_hosts import Baked, Box
 
 LOCATIONS = ("fsn1", "nbg1", "hel1")
@@ -135,6 +136,8 @@ class Account:
     recipe_works: bool = True
     snapshot_s: float = 90.0
     made_images: int = 0
+    bought: list[Bought] = attrs.field(factory=list)
+    """For its bill, see `memory_bill`."""
 
     def __attrs_post_init__(self) -> None:
         self.images.append(Image(1, "ubuntu-24.04", {}, 0, ImageState.AVAILABLE, True, "x86", 5))
@@ -169,6 +172,12 @@ class Account:
     def new_id(self) -> int:
         self.next_id += 1
         return self.next_id
+
+    def ends(self, kind: Kind, resource_id: int) -> None:
+        """From now on it is charged no more."""
+        for one in self.bought:
+            if (one.kind, one.id) == (kind, resource_id) and one.until_s is None:
+                one.until_s = self.world.now_s
 
     def count(self) -> None:
         claims = [Claim.of(one.labels) for one in self.held[Kind.SERVER].values()]
@@ -407,6 +416,14 @@ class MemoryCloud:
             spec.firewall_ids,
             spec.image_id,
         )
+        offer = server_type.offer(spec.location)
+        assert offer is not None
+        owner = owner_of(spec.labels)
+        account.bought += [
+            Bought(Kind.SERVER, server_id, owner, now_s, offer.hourly.net_eur,
+                   offer.monthly.net_eur),
+            Bought(Kind.PRIMARY_IP, address_id, owner, now_s, Decimal("0.0008"), Decimal("0.50")),
+        ]  # fmt: skip
         account.boxes[server_id] = Box(account, server_id, spec.user_data)
         if spec.image_id in account.baked:
             image = self._get(Kind.IMAGE, spec.image_id)
@@ -441,6 +458,16 @@ class MemoryCloud:
             f"/dev/disk/by-id/scsi-0HC_Volume_{volume_id}",
         )
         self.account.held[Kind.VOLUME][volume_id] = volume
+        self.account.bought.append(
+            Bought(
+                Kind.VOLUME,
+                volume_id,
+                owner_of(spec.labels),
+                volume.created_s,
+                eur_per_gb_month=Decimal("0.0572"),
+                sizes=[(volume.created_s, Decimal(spec.size_gb))],
+            )
+        )
         self._acted()
         self._answer("create volume")
         return Created(volume, ())
@@ -464,6 +491,16 @@ class MemoryCloud:
         )  # fmt: skip
         account.held[Kind.IMAGE][image.id] = image
         account.baked[image.id] = attrs.evolve(box.disk)
+        account.bought.append(
+            Bought(
+                Kind.IMAGE,
+                image.id,
+                owner_of(labels),
+                now_s,
+                eur_per_gb_month=Decimal("0.0143"),
+                sizes=[(now_s, Decimal("2.5"))],
+            )
+        )
         self._acted()
         action = account.new_id()
         self.pending[action] = (now_s + account.snapshot_s, None)
@@ -573,6 +610,9 @@ class MemoryCloud:
             raise QuotaExceeded("resource_limit_exceeded", what=f"volume {volume_id}")
         assert size_gb > self.account.held[Kind.VOLUME][volume_id].size_gb
         self._replace(Kind.VOLUME, volume_id, size_gb=size_gb)
+        for one in self.account.bought:
+            if (one.kind, one.id) == (Kind.VOLUME, volume_id):
+                one.sizes.append((self.world.now_s, Decimal(size_gb)))
         self._acted()
         self._answer("resize_volume")
 
@@ -628,7 +668,9 @@ class MemoryCloud:
                 for volume_id in found.volume_ids:
                     self._replace(Kind.VOLUME, volume_id, server_id=None)
                 account.held[Kind.PRIMARY_IP].pop(found.ipv4_id or 0, None)
+                account.ends(Kind.PRIMARY_IP, found.ipv4_id or 0)
                 self._acted()
+            account.ends(kind, resource_id)
             del account.held[kind][resource_id]
             account.deleted.append((kind, resource_id, found.labels))
         self._answer(name)

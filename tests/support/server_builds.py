@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,21 @@ def admin(space: Space, *arguments: str) -> Done:
 def admin_json(space: Space, *arguments: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(admin(space, *arguments, "--json").check().stdout)
     return found
+
+
+def settle(space: Space, cloud: LocalCloud, theirs: Collection[int] = ()) -> None:
+    """What `audit` says was spent is what the cloud charges, to the cent, and is certain. `theirs`:
+    ids of what somebody else pays for."""
+    found = admin_json(space, "audit")
+    charged = [item for item in cloud.bill().items if item.id not in theirs]
+    total = sum((item.euros for item in charged), Decimal(0))
+    said = Decimal(found["total"]["eur"])
+    cent = Decimal("0.01")
+    groups = {line["group"]: line["eur"] for line in found["costs"]}
+    assert said.quantize(cent, ROUND_HALF_UP) == total.quantize(cent, ROUND_HALF_UP), (
+        f"the audit says {said} ({groups}), the bill {total}: {charged}"
+    )
+    assert found["total"]["exact"], found["unknown"]
 
 
 def ready_servers(cloud: LocalCloud) -> list[str]:

@@ -198,7 +198,8 @@ def audit(
     costs = {
         (life.kind, life.id): tariff.cost(life, now_s).between(when.since_s, when.until_s)
         for life in billed
-        if life.created_s < until_s
+        # What somebody saw has begun its hour, whatever a clock here says that it is.
+        if life.created_s < when.until_s
     }
     kept = [life for life in billed if costs.get((life.kind, life.id), _NOTHING).charges]
     priceless = [life for life in billed if _priceless(life, costs, when, until_s)]

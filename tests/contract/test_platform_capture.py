@@ -139,6 +139,24 @@ def test_a_sysroot_that_holds_the_linker_too(
     assert other.tree == usual.tree
 
 
+def test_what_a_probing_rustc_leaves_lies_in_the_probes_folder(
+    capture: PlatformCapture, toolchain: Toolchain
+) -> None:
+    """rustc 1.85 keeps `symbols.o` in a folder of TMPDIR with a random name: it became a part of
+    the system, so that links of no two machines, and of none before and after a reboot, had a key
+    in common."""
+    places: list[tuple[bytes, bytes]] = []
+
+    def noting(argv: Sequence[bytes], cwd: bytes, env: Mapping[bytes, bytes]) -> Completed:
+        if b"--out-dir" in argv:
+            places.append((argv[argv.index(b"--out-dir") + 1], env.get(b"TMPDIR", b"")))
+        return run_program(argv, cwd, env)
+
+    PlatformCapture(capture.folder, run=noting).link(toolchain, DEFAULT, b"/", ENV)
+    assert places
+    assert all(folder == temporary for folder, temporary in places), places
+
+
 def test_a_repeat_starts_nothing_and_a_new_process_neither(
     capture: PlatformCapture, toolchain: Toolchain
 ) -> None:

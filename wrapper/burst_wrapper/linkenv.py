@@ -305,7 +305,9 @@ class _Probe:
         args += self.request.rustc_args
         for arg in self.request.link_args:
             args += [b"-C", b"link-arg=" + arg]
-        done = self.run(args, self.cwd, env)
+        # Some versions put what `save-temps` saves into a temporary folder of a random name, and
+        # name it in the command: it is no part of the system, and has to go with the rest.
+        done = self.run(args, self.cwd, {**env, b"TMPDIR": folder})
         if done.status != 0:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
             if env is self.env:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from burst_wrapper.processes import Run
     from burst_wrapper.toolchain import Toolchain
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _PROBLEM_VALID_S: Final = 60
 """A linker that could not be captured is asked again after this time, not for every unit."""
 _MERGED_USR: Final = (b"/bin", b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/sbin")

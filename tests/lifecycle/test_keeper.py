@@ -14,7 +14,8 @@ from burst_lifecycle.session import Lifecycle
 from burst_lifecycle.setting_keys import TokenSource
 from burst_lifecycle.settings import Hetzner
 from burst_wrapper.config import Config
-from burst_wrapper.daemon.server_keeper import Keeper, Rounds
+from burst_wrapper.daemon.server_keeper import Keeper
+from burst_wrapper.daemon.server_rounds import Rounds
 from burst_wrapper.daemon.tools import Tools
 from lifecycles import Machine, box_of, fresh
 from localcloud import LocalCloud

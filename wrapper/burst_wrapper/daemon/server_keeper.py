@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
-
-import attrs
 
 from burst_lifecycle.assembly import Request, open_lifecycle, renew_token
 from burst_lifecycle.books import add_up
@@ -33,8 +30,6 @@ from burst_lifecycle.decision import (
     words,
 )
 from burst_lifecycle.errors import Unauthorized
-from burst_lifecycle.events import encode
-from burst_lifecycle.ledger import Ledger
 from burst_lifecycle.notices import Level, Notice, Notices
 from burst_lifecycle.places import Places
 from burst_lifecycle.pricing import Amount, cost_of, total
@@ -51,6 +46,7 @@ from burst_wrapper.daemon.own_server import OwnServer
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.remote import Host, NotYet
 from burst_wrapper.daemon.server_records import Records
+from burst_wrapper.daemon.server_rounds import REAP_S, Rounds
 from burst_wrapper.daemon.servers import Build, Made
 from burst_wrapper.daemon.sleep_watch import SleepWatch
 from burst_wrapper.daemon.tools import Tools
@@ -58,41 +54,12 @@ from burst_wrapper.forecast import Forecast
 
 _LOOK_S: Final = 60.0
 """A server that was not there is looked for again after this time, while units come."""
-_REAP_S: Final = 60.0
 _COME_BY_S: Final = 900.0
 """Builds that need no server look for one that bills for nothing this often at most."""
 _GRACE_S: Final = 5.0
-_APPEND: Final = 'cat >>"$1"'
-_APPEND_S: Final = 10.0
 
 _log: Final = logging.getLogger("burst")
 _COARSE_S: Final = 2.0
-
-
-class Rounds:
-    """Who reaps when: the keepers of several projects look after the same servers."""
-
-    def __init__(self) -> None:
-        self._last: dict[tuple[str, str], tuple[float, bool]] = {}
-        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
-
-    def turn(self, lifecycle: Lifecycle) -> asyncio.Lock:
-        """Held while one of them makes a round."""
-        return self._turns.setdefault(_whose(lifecycle), asyncio.Lock())
-
-    def lately(self, lifecycle: Lifecycle) -> bool | None:
-        """Whether servers were there in a round that another has just made; None: make one."""
-        at_s, exists = self._last.get(_whose(lifecycle), (-_REAP_S, False))
-        return exists if time.monotonic() - at_s < _REAP_S / 2 else None
-
-    def made(self, lifecycle: Lifecycle, *, exists: bool) -> None:
-        self._last[_whose(lifecycle)] = time.monotonic(), exists
-
-
-def _whose(lifecycle: Lifecycle) -> tuple[str, str]:
-    """Servers of one owner under one token are the same, whichever project asks."""
-    context = lifecycle.context
-    return f"{context.account.endpoint} {context.account.token}", context.wishes.owner
 
 
 class Keeper:
@@ -448,35 +415,6 @@ class Keeper:
         """A build is over: what `audit` knows of it."""
         self._records.ended(build)
 
-    async def _share_records(self) -> None:
-        """Onto the volume: other machines' `audit` finds them there, and ours if it lost its own.
-
-        As the builds' user, whose file it is: that might lead anywhere.
-        """
-        booted, lifecycle = self._booted, self._lifecycle
-        if booted is None or lifecycle is None or booted.store.volume_id is None:
-            return
-        events = self._records.take_unshared()
-        if not events:
-            return
-        ledger = lifecycle.context.ledger
-        by = ledger.by if isinstance(ledger, Ledger) else ""
-        lines = [json.dumps(encode(attrs.evolve(event, by=by))) for event in events]
-        path = f"{booted.store.folder}/ledger.jsonl"
-        try:
-            answer = await lifecycle.context.ssh.run(
-                booted.login,
-                ["sh", "-c", _APPEND, "burst", path],
-                stdin="".join(f"{line}\n" for line in lines).encode(),
-                timeout_s=_APPEND_S,
-            )
-        except BurstError as error:
-            _log.info("records are not on the volume yet: %s", error)
-        else:
-            if answer.status == 0:
-                return
-        self._records.give_back(events)
-
     # -- reaping -----------------------------------------------------------------------------
 
     @property
@@ -490,7 +428,7 @@ class Keeper:
 
     async def _reap_for_ever(self, config: Config) -> None:
         while self._exists:
-            await asyncio.sleep(_REAP_S)
+            await asyncio.sleep(REAP_S)
             await self._reap_once(config)
         self._sleep_watch.stop()
 
@@ -498,7 +436,7 @@ class Keeper:
         self._records.note()
         try:
             lifecycle = await self._open(config)
-            await self._share_records()
+            await self._records.share(self._booted)
             async with self._rounds.turn(lifecycle):
                 servers = self._rounds.lately(lifecycle)
                 if servers is None:
@@ -527,7 +465,7 @@ class Keeper:
             return
         with contextlib.suppress(BurstError, OSError, TimeoutError):
             async with asyncio.timeout(_GRACE_S):
-                await self._share_records()
+                await self._records.share(self._booted)
                 await self._lifecycle.down()
 
     # -- offers ------------------------------------------------------------------------------
@@ -569,7 +507,7 @@ class Keeper:
         self._sleep_watch.stop()
         with contextlib.suppress(BurstError, TimeoutError):
             async with asyncio.timeout(_GRACE_S):
-                await self._share_records()
+                await self._records.share(self._booted)
         await self._records.close()
         tasks = (
             self._looking,

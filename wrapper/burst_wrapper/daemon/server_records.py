@@ -1,8 +1,12 @@
-"""What the daemon writes into the ledger of servers: builds, and when it was attached to one."""
+"""What the daemon writes into the ledger of servers: builds, and when it was attached to one.
+
+The same lines are put onto the project's volume, as long as a server has it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import secrets
@@ -10,14 +14,21 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from burst_lifecycle.events import Command, Part, Session
+import attrs
+
+from burst_lifecycle.boot import Booted
+from burst_lifecycle.events import Command, Part, Session, encode
+from burst_lifecycle.ledger import Ledger
 from burst_lifecycle.project import Project
 from burst_lifecycle.session import Lifecycle
+from burst_protocol.errors import BurstError
 from burst_wrapper.daemon.servers import Build
 
 _GRACE_S: Final = 5.0
 _KEPT: Final = 1000
 """So many builds wait for a volume at most."""
+_APPEND: Final = 'cat >>"$1"'
+_APPEND_S: Final = 10.0
 
 _log: Final = logging.getLogger("burst")
 
@@ -63,7 +74,36 @@ class Records:
             project=self._project.key,
         )
 
-    def take_unshared(self) -> list[Command | Session]:
+    async def share(self, booted: Booted | None) -> None:
+        """Onto the volume: other machines' `audit` finds them there, and ours if it lost its own.
+
+        As the builds' user, whose file it is: that might lead anywhere.
+        """
+        lifecycle = self.lifecycle
+        if booted is None or lifecycle is None or booted.store.volume_id is None:
+            return
+        events = self._take_unshared()
+        if not events:
+            return
+        ledger = lifecycle.context.ledger
+        by = ledger.by if isinstance(ledger, Ledger) else ""
+        lines = [json.dumps(encode(attrs.evolve(event, by=by))) for event in events]
+        path = f"{booted.store.folder}/ledger.jsonl"
+        try:
+            answer = await lifecycle.context.ssh.run(
+                booted.login,
+                ["sh", "-c", _APPEND, "burst", path],
+                stdin="".join(f"{line}\n" for line in lines).encode(),
+                timeout_s=_APPEND_S,
+            )
+        except BurstError as error:
+            _log.info("records are not on the volume yet: %s", error)
+        else:
+            if answer.status == 0:
+                return
+        self._give_back(events)
+
+    def _take_unshared(self) -> list[Command | Session]:
         """What the ledger on the volume lacks: builds there since the last time, and the session
         until now. Nothing while nothing was built."""
         taken: list[Command | Session] = [*self._unshared]
@@ -72,7 +112,7 @@ class Records:
             taken.append(self._until_now(self._server_id))
         return taken
 
-    def give_back(self, events: Sequence[Command | Session]) -> None:
+    def _give_back(self, events: Sequence[Command | Session]) -> None:
         """They could not be written there."""
         self._unshared[:0] = [one for one in events if isinstance(one, Command)]
         del self._unshared[:-_KEPT]

@@ -28,7 +28,8 @@ from burst_wrapper.index import Index
 
 if TYPE_CHECKING:
     from burst_wrapper.daemon.plan import Plan
-    from burst_wrapper.daemon.server_keeper import Keeper, Rounds
+    from burst_wrapper.daemon.server_keeper import Keeper
+    from burst_wrapper.daemon.server_rounds import Rounds
 
 _FRESH_S: Final = 2.0
 """A project's settings are read again after this time."""
@@ -270,6 +271,7 @@ class Servers:
 
 
 def _load_keeper() -> tuple[type[Keeper], type[Rounds]]:
-    from burst_wrapper.daemon.server_keeper import Keeper, Rounds  # noqa: PLC0415 - see above
+    from burst_wrapper.daemon.server_keeper import Keeper  # noqa: PLC0415 - see above
+    from burst_wrapper.daemon.server_rounds import Rounds  # noqa: PLC0415 - see above
 
     return Keeper, Rounds

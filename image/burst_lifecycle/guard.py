@@ -7,6 +7,7 @@ or is another owner's, is never touched. What is gone already is a success.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from typing import Final
 
@@ -17,6 +18,7 @@ from burst_lifecycle.books import BILLING_KINDS
 from burst_lifecycle.cloud.model import (
     Firewall,
     Image,
+    Inventory,
     Kind,
     PrimaryIp,
     Resource,
@@ -25,7 +27,7 @@ from burst_lifecycle.cloud.model import (
     SshKey,
 )
 from burst_lifecycle.context import Context
-from burst_lifecycle.errors import Busy, NotFound, NotOurs
+from burst_lifecycle.errors import Busy, CloudProblem, NotFound, NotOurs
 from burst_lifecycle.labels import Claim, Role
 
 DEFAULT_BOOT_S: Final = 30 * 60
@@ -170,6 +172,23 @@ class Guard:
                 await cloud.protect(Kind.SERVER, server_id, delete=False)
         except NotFound:
             return
+
+    async def learn_time_of(self, inventory: Inventory) -> None:
+        """As `learn_time`, from any server or protected volume of ours that is there. Never raises
+        CloudProblem: a token may only read, and then it is home's clock that counts."""
+        cloud = self.context.cloud
+        with contextlib.suppress(CloudProblem):
+            for server in inventory.servers:
+                if cloud.offset_s is None and self._is_ours(server):
+                    await self.learn_time(server.id)
+            for volume in inventory.volumes:
+                if cloud.offset_s is None and self._is_ours(volume) and volume.delete_protected:
+                    with self.context.effect("learn the time"):
+                        await cloud.protect(Kind.VOLUME, volume.id, delete=True)
+
+    def _is_ours(self, resource: Resource) -> bool:
+        claim = Claim.of(resource.labels)
+        return claim is not None and claim.owner == self.owner
 
     # -- volumes -----------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from burst_lifecycle.events import Created, Event, Refusal, Seen
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.notices import Level, Notice
 from lifecycles import OWNER, PROJECT, box_of
+from memory_bill import bill
 
 
 @pytest.fixture
@@ -467,6 +468,26 @@ def test_audit_of_a_session(running: Stage) -> None:
     assert offline["total"]["eur"] == document["total"]["eur"]
     rated = json.loads(running.run("audit", "--json", "--rate", "9").out)
     assert {line["group"]: line["eur"] for line in rated["costs"]}["servers"] == "9"
+
+
+@pytest.mark.parametrize("error_s", [0, 86_400, -86_400])
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_audit_by_a_clock_that_is_wrong(running: Stage, error_s: float, *, ended: bool) -> None:
+    """What runs, and a volume that alone is left, cost what the cloud charges by its own clock."""
+    account = running.machine.account
+    account.world.pass_time(1800)
+    if ended:
+        running.run("down", "--yes")
+        account.world.pass_time(7200)
+    account.world.home_error_s = error_s
+    found = json.loads(running.run("audit", "--json").out)
+    said = {
+        line["group"]: Decimal(line["eur"]).quantize(Decimal("0.000001"))
+        for line in found["costs"]
+        if Decimal(line["eur"])
+    }
+    assert said == bill(account.bought, OWNER, account.world.now_s)
+    assert found["total"]["exact"]
 
 
 def test_another_machines_copy_counts_once(running: Stage) -> None:

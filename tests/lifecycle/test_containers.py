@@ -32,6 +32,7 @@ from burst_lifecycle.userdata import server_files
 from lifecycles import MemoryNotices, wishes
 from localcloud import LocalCloud, Server, Volume
 from localcloud.host import listen_in
+from memory_bill import report_of
 
 pytest_plugins = ("cloud_fixtures",)
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -90,6 +91,12 @@ class Home:
 
         return asyncio.run(main())
 
+    def settle(self) -> None:
+        """Its ledger has the cloud's bill."""
+        report = self.run(lambda life: report_of(life, self.ledger.read().events))
+        assert report.total.cents == self.cloud.bill().cents, report.costs
+        assert not report.unknown, report.unknown
+
 
 def test_a_life(real_cloud: LocalCloud, tmp_path: Path) -> None:
     """Cold boot to an agent that answers, its data on the volume; down; warm from the volume."""
@@ -129,6 +136,7 @@ def test_a_life(real_cloud: LocalCloud, tmp_path: Path) -> None:
     assert down.refused == ()
     real_cloud.clock.advance(200 * 86400)
     assert home.run(lambda life: life.reap()).failed == ()
+    home.settle()
 
 
 @contextlib.contextmanager
@@ -207,3 +215,4 @@ def test_a_server_deletes_itself(real_cloud: LocalCloud, tmp_path: Path, *, allo
     home.run(lambda life: life.down(with_volumes=True))
     cloud.clock.advance(200 * 86400)
     assert home.run(lambda life: life.reap()).failed == ()
+    home.settle()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from burst_lifecycle.token import Token
 from burst_protocol.errors import BurstError
 from lifecycles import FILES, MemoryLedger, MemoryNotices, wishes
 from localcloud import Fault, LocalCloud, Server, Volume
+from memory_bill import report_of
 from memory_hosts import KeyMaker, MemoryAgent, make_key
 from paper_hosts import PaperAccount, PaperSsh, PaperTime
 
@@ -67,9 +68,14 @@ class Home:
 
 
 @pytest.fixture
-def home(paper_cloud: LocalCloud) -> Home:
+def home(paper_cloud: LocalCloud) -> Iterator[Home]:
+    """In the end its ledger has the cloud's bill."""
     paper_cloud.quota().dedicated_cores = 200
-    return Home(paper_cloud)
+    found = Home(paper_cloud)
+    yield found
+    report = found.run(lambda life: report_of(life, found.ledger.events))
+    assert report.total.cents == paper_cloud.bill().cents, report.costs
+    assert not report.unknown, report.unknown
 
 
 def test_a_life(home: Home, paper_cloud: LocalCloud) -> None:

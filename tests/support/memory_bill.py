@@ -21,8 +21,10 @@ from burst_lifecycle.admin.audit import of_owner
 from burst_lifecycle.admin.audit_view import AuditReport, audit
 from burst_lifecycle.admin.tariff import Tariff
 from burst_lifecycle.cloud.model import Kind
+from burst_lifecycle.events import Event
 from burst_lifecycle.history import merge, observed
 from burst_lifecycle.labels import OWNER
+from burst_lifecycle.session import Lifecycle
 
 if TYPE_CHECKING:
     from lifecycles import Machine
@@ -85,21 +87,23 @@ def bill(bought: Iterable[Bought], owner: str, now_s: float) -> Mapping[str, Dec
     return _shown(found)
 
 
+async def report_of(lifecycle: Lifecycle, *copies: Iterable[Event]) -> AuditReport:
+    """What `burst-admin audit` would say with these copies of the ledger."""
+    context = lifecycle.context
+    inventory = await context.cloud.inventory("")
+    tariff = Tariff.of(await context.cloud.prices(), await context.cloud.server_types())
+    await lifecycle.guard.learn_time_of(inventory)
+    inventory = attrs.evolve(inventory, read_s=context.cloud.now_s())
+    mine = of_owner(inventory, context.wishes.owner)
+    seen = observed(mine, merge(*copies).lives, context.account)
+    return audit(merge(*copies, seen), tariff, inventory.read_s)
+
+
 def audited(*machines: Machine) -> AuditReport:
-    """What `burst-admin audit` would say on one of them, with all of their ledgers."""
-    (owner,) = {machine.wishes.owner for machine in machines}
-    lifecycle, cloud = machines[0].start()
-    cloud._acted()  # who knows the API's time: what a wrong clock says of today is another matter
+    """On one of them, with all of their ledgers."""
+    lifecycle = machines[0].lifecycle
     events = [machine.ledger.read().events for machine in machines]
-
-    async def look() -> AuditReport:
-        inventory = await cloud.inventory("")
-        tariff = Tariff.of(await cloud.prices(), await cloud.server_types())
-        known = merge(*events).lives
-        seen = observed(of_owner(inventory, owner), known, lifecycle.context.account)
-        return audit(merge(*events, seen), tariff, inventory.read_s)
-
-    return asyncio.run(look())
+    return asyncio.run(report_of(lifecycle, *events))
 
 
 def settle(*machines: Machine) -> None:

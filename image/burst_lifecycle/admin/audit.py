@@ -96,6 +96,9 @@ async def _with_cloud(
 ) -> Material:
     async with desk.control() as control:
         inventory = await desk.look(control)
+        # Hours are the API's: home's clock may be a day off.
+        await control.learn_time(inventory)
+        inventory = attrs.evolve(inventory, read_s=control.cloud.now_s())
         tariff = attrs.evolve(await status.tariff(control), rates=rates)
         copies = [*copies, *await control.copies()]
         events = [copy.events for copy in copies]

@@ -15,7 +15,7 @@ import attrs
 from burst_lifecycle import jsonlines, labels, ledger, reaper, removal
 from burst_lifecycle.admin.ports import ReapOutcome, Tell, Up
 from burst_lifecycle.books import Account
-from burst_lifecycle.cloud.model import Kind, Server, ServerState, Volume
+from burst_lifecycle.cloud.model import Inventory, Kind, Server, ServerState, Volume
 from burst_lifecycle.cloud.port import Cloud
 from burst_lifecycle.context import Context, Wishes
 from burst_lifecycle.errors import Busy, NotFound, ServerProblem
@@ -83,6 +83,9 @@ class Live:
         one = self.lifecycle.reaper
         inventory, leases = await one.look()
         return foreseen(await one.verdicts(inventory, leases))
+
+    async def learn_time(self, inventory: Inventory) -> None:
+        await self.lifecycle.guard.learn_time_of(inventory)
 
     async def come_by(self, tell: Tell) -> ReapOutcome:
         one = self.lifecycle.reaper

@@ -13,7 +13,7 @@ import attrs
 
 from burst_lifecycle import ledger
 from burst_lifecycle.books import Account
-from burst_lifecycle.cloud.model import Image, Kind, Server, Volume
+from burst_lifecycle.cloud.model import Image, Inventory, Kind, Server, Volume
 from burst_lifecycle.cloud.port import Cloud
 from burst_lifecycle.host import Lease
 from burst_lifecycle.reaper import Policy
@@ -87,6 +87,10 @@ class Control(Protocol):
 
     async def reap(self, *, dry_run: bool) -> ReapOutcome:
         """One run over all that this owner has; a good one is written into the ledger."""
+        ...
+
+    async def learn_time(self, inventory: Inventory) -> None:
+        """See to it that `cloud.now_s()` is the API's, if anything of ours can tell it."""
         ...
 
     async def come_by(self, tell: Tell) -> ReapOutcome:

@@ -89,6 +89,7 @@ def test_it_sees_cargos_variables_and_not_the_users(space: Space) -> None:
     seen = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
     assert seen["CARGO_PKG_NAME"] == "app"
     assert seen["CARGO_TARGET_DIR"] == str(space.project / "target")
+    assert seen["INSTA_WORKSPACE_ROOT"] == str(space.project)
     assert seen["NAMED"] == "by --env"
     assert seen["RUST_BACKTRACE"] == "1"
     assert "MY_SECRET_TOKEN" not in seen

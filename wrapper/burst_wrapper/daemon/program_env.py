@@ -35,6 +35,7 @@ _NEVER: Final = frozenset(
 """They speak of this machine's processes and files, and the other one has its own."""
 _NEVER_PREFIXES: Final = (b"BURST_", b"HCLOUD_", b"SSH_", b"CARGO_TARGET_", b"CARGO_REGISTR")
 TARGET_DIR: Final = b"CARGO_TARGET_DIR"
+INSTA_ROOT: Final = b"INSTA_WORKSPACE_ROOT"
 
 
 def program_environ(
@@ -44,14 +45,17 @@ def program_environ(
     *,
     terminal: bool,
     target_dir: bytes,
+    workspace_root: bytes,
 ) -> tuple[tuple[bytes, bytes], ...]:
     """`program`: what it was started with here; `before`: what `cargo burst` had; `named`: by
     `--env` and `forward_env`, which is stronger than all of it.
 
     `CARGO_TARGET_DIR` is the plain target directory: criterion, which would ask cargo for it, puts
-    its reports where they are at home.
+    its reports where they are at home. insta asks cargo for the workspace, to which the paths of
+    test sources are relative, unless `INSTA_WORKSPACE_ROOT` says it (`get_cargo_workspace` in its
+    src/env.rs): it would not find the snapshots of a workspace's member.
     """
-    seen = {TARGET_DIR: target_dir}
+    seen = {TARGET_DIR: target_dir, INSTA_ROOT: before.get(INSTA_ROOT, workspace_root)}
     for name, value in program.items():
         if name in _ALWAYS or name.startswith(_ALWAYS_PREFIXES):
             seen[name] = value

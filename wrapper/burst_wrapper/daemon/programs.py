@@ -211,6 +211,7 @@ class Program:
             asked.env,
             terminal=bool(request.terminals),
             target_dir=asked.target_dir,
+            workspace_root=asked.workspace_root,
         )
 
     # -- from there ------------------------------------------------------------------------------

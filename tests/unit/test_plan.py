@@ -10,8 +10,8 @@ import pytest
 from burst_protocol.digest import Digest
 from burst_wrapper.closures import Closure
 from burst_wrapper.config import Config, Rule
+from burst_wrapper.daemon.account import shown_manifest
 from burst_wrapper.daemon.plan import Plan
-from burst_wrapper.daemon.unit import _manifest
 from fake_plan import Home
 
 
@@ -209,7 +209,7 @@ def test_arguments_are_shown_as_they_are(machine: Home) -> None:
     """An argument of as many bytes as a digest is none."""
     argument = "extra-filename=-0123456789abcdef"
     assert len(argument) == 32
-    shown = _manifest(machine.plan("-C", argument, env={b"V": b"v" * 32}))
+    shown = shown_manifest(machine.plan("-C", argument, env={b"V": b"v" * 32}))
     assert ("arg", argument) in shown
     assert ("env V", "v" * 32) in shown
 

@@ -7,14 +7,12 @@ embedded agent, then plain rustc. Every step down has a reason that `explain` sh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from burst_protocol import messages as m
-from burst_protocol.action import ActionResult, OutputFile
+from burst_protocol.action import OutputFile
 from burst_protocol.digest import Digest
 from burst_protocol.errors import (
     AgentGone,
@@ -31,21 +29,22 @@ from burst_wrapper.argv import RustcCall, parse
 from burst_wrapper.callers import Caller, nearest_target_dir
 from burst_wrapper.closures import Closure
 from burst_wrapper.config import Config
+from burst_wrapper.daemon.account import Account
 from burst_wrapper.daemon.attempt import Attempt, End, Ended
 from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.deliver import Delivery
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.gather import CannotGather, Gathered, Learned
-from burst_wrapper.daemon.judge import expected, pin, wide_list
+from burst_wrapper.daemon.judge import expected
+from burst_wrapper.daemon.keep import Keeper
 from burst_wrapper.daemon.plan import Plan, make_plan
 from burst_wrapper.daemon.remote import NotYet
 from burst_wrapper.daemon.request import Request
-from burst_wrapper.daemon.servers import Build, Made
+from burst_wrapper.daemon.servers import Build
 from burst_wrapper.daemon.services import Services
+from burst_wrapper.daemon.token import Token
 from burst_wrapper.environ import parse_environ
 from burst_wrapper.inputlist import VARIABLE, InputList, World, strong_key, variant
-from burst_wrapper.jobs import TokenPool, token_source
-from burst_wrapper.journal import UnitRecord
 from burst_wrapper.macro_libraries import writes_profiles
 
 if TYPE_CHECKING:
@@ -73,21 +72,15 @@ class Unit:
         self._services = services
         self._client = client
         self._request = request
-        self._began_s = time.monotonic()
-        self._started_ms = time.time_ns() // 1_000_000
+        self._account = Account(services, request.cwd)
+        self._token = Token(services.pools, request.pid)
         self._env: Mapping[bytes, bytes] = {}
         self._caller: Caller | None = None
-        self._recorded = False
         self._call: RustcCall | None = None
         self._plan: Plan | None = None
         self._delivery: Delivery | None = None
-        self._pool: TokenPool | None = None
-        self._donated = False
         self._lists: list[InputList] = []
         self._world: World | None = None
-        self._notes: list[str] = []
-        self._sent = 0
-        self._received = 0
         self._lists_tried = 0
         self._fallback = ""
         self._no_agent: BurstError | None = None
@@ -99,8 +92,6 @@ class Unit:
         self._session: HomeSession | None = None
         self._leaves = False
         """Its program is for another machine, if it is linked there."""
-        self._spared_ms = 0
-        """What rustc took for the result that was there already."""
 
     # -- the way of a unit -------------------------------------------------------------------
 
@@ -108,14 +99,14 @@ class Unit:
         """Parse; returns who owns its outputs, None if it was answered at once (runs at home)."""
         request = self._request
         self._env = parse_environ(request.environ)
-        self._caller = self._services.callers.of(request.pid)
-        self._session = self._services.session_of(self._env)
+        self._caller = self._account.caller = self._services.callers.of(request.pid)
+        self._session = self._account.session = self._services.session_of(self._env)
         call = parse(request.argv, self._read_argfile)
-        self._call = call
+        self._call = self._account.call = call
         decision = policy.decide(call, self._env)
         if isinstance(decision, policy.Local):
             if decision.reason.counted:
-                self._record("local", "home", str(decision), decision.reason.code)
+                self._account.record("local", "home", str(decision), decision.reason.code)
             self._client.local(decision.reason.code)
             return None
         self._input_files = decision.input_files
@@ -133,8 +124,8 @@ class Unit:
             self._at_home(home)
         except asyncio.CancelledError:
             # A wrapper that still listens compiles it at home now, and writes that down.
-            if not self._client.listening and not self._recorded:
-                self._record("cancelled", "-", "the build was interrupted", "cancelled")
+            if not self._client.listening and not self._account.recorded:
+                self._account.record("cancelled", "-", "the build was interrupted", "cancelled")
             raise
         except BurstError as error:
             self._at_home(Home(error.code, str(error), failure=True))
@@ -150,10 +141,7 @@ class Unit:
                 self._delivery.drop()
             if self._build is not None and self._call is not None:
                 self._services.servers.ended(self._build, self, self._call, self._rustc_ms)
-            if self._pool is not None and self._caller is not None:
-                if self._donated:
-                    self._pool.finished()
-                self._services.pools.leave(self._caller, self._pool)
+            self._token.end(self._caller)
 
     async def _run(self) -> None:
         services = self._services
@@ -201,7 +189,7 @@ class Unit:
                 if self._required:
                     raise
                 self._fallback = error.code
-                self._note(error)
+                self._account.note(error)
             else:
                 return
         elif self._required and self._no_agent is not None:
@@ -211,7 +199,7 @@ class Unit:
         if embedded is None:
             cause = self._no_agent or AgentGone("none is available")
             raise Home(self._fallback or cause.code, str(cause), failure=True)
-        await self._take_token_back()
+        await self._token.take_back(self._client)
         await self._execute(embedded, None)
 
     async def _away_soon(self, host: str, config: Config) -> Executor:
@@ -253,7 +241,7 @@ class Unit:
             raise Home("toolchain", str(error), failure=False) from error
         links = call.links or call.needs_rlibs
         externs = services.closures.resolve(call, request.cwd, links=links)
-        self._plan = make_plan(
+        self._plan = self._account.plan = make_plan(
             call,
             cwd=request.cwd,
             umask=request.umask,
@@ -272,13 +260,13 @@ class Unit:
         try:
             executor = await self._services.embedded.get()
         except BurstError as error:
-            self._note(error)
+            self._account.note(error)
             self._no_agent = error
             return None
         ready = executor.link.ready
         if ready is None or not ready.launcher or not (executor.isolates or ready.observer):
             self._no_agent = SandboxUnavailable("" if ready is None else ready.reason)
-            self._note(self._no_agent)
+            self._account.note(self._no_agent)
             self._fallback = self._fallback or SandboxUnavailable.code
             return None
         return executor
@@ -336,8 +324,8 @@ class Unit:
                 future, sent_bytes = link.begin(question)
                 answer = await future
                 if executor.spool is not None:
-                    self._sent += sent_bytes
-                    self._received += executor.received(question.id)
+                    self._account.sent_bytes += sent_bytes
+                    self._account.received_bytes += executor.received(question.id)
                     executor.spool.forget(question.id)
                 if isinstance(answer, m.Hit):
                     return await self._hit_on(executor, home, answer)
@@ -348,7 +336,7 @@ class Unit:
                 tried = len(answer.lists)
         except (BlobMissing, DigestMismatch) as error:
             # A damaged or evicted blob: make it again.
-            self._note(error)
+            self._account.note(error)
             assert self._delivery is not None
             self._delivery.drop()
             return False
@@ -376,8 +364,8 @@ class Unit:
         for line in result.stderr:
             self._client.stderr(delivery.line(line, result.out_dir))
         # Before the wrapper ends: `cargo build && cargo burst explain` shows the last unit too.
-        self._spared_ms = result.wall_ms
-        self._record(where, executor_name, self._why(""), "hit")
+        self._account.spared_ms = result.wall_ms
+        self._account.record(where, executor_name, self._account.why(""), "hit")
         self._client.exit(0)
         return True
 
@@ -393,7 +381,8 @@ class Unit:
         executor.in_flight += 1
         if self._build is not None and not executor.local:
             services.servers.away(self._build, self)
-        self._donate(executor)
+        if services.config().donate:
+            self._token.donate(executor, self._caller, self._env)
         try:
             for _ in range(_ATTEMPTS):
                 wanted = expected(inputs.at(plan.target_dir) for inputs in self._lists)
@@ -425,12 +414,12 @@ class Unit:
                     if doubted or not executor.usable:
                         raise
                     doubted = True
-                    self._note(error)
+                    self._account.note(error)
                     delivery.drop()
                     self._lists_tried = -1
                     continue
-                self._sent += ended.sent_bytes
-                self._received += ended.received_bytes
+                self._account.sent_bytes += ended.sent_bytes
+                self._account.received_bytes += ended.received_bytes
                 match ended.end:
                     case End.DONE:
                         await self._done(executor, home, attempt, ended, gathered)
@@ -448,35 +437,12 @@ class Unit:
                         if not ended.verdict.missing.beyond(learned):
                             break  # nothing, or it lacked what was to be shown this time
                         learned |= ended.verdict.missing
-                        self._notes.append(_missing_text(ended.verdict.missing))
+                        self._account.say(_missing_text(ended.verdict.missing))
                     case End.HOME:
                         raise Home("undeclared", ended.why, failure=False)
             raise Home("unstable-inputs", "its inputs cannot all be shown", failure=False)
         finally:
             executor.in_flight -= 1
-
-    def _donate(self, executor: Executor) -> None:
-        """Give cargo its token back while another machine works for it."""
-        if executor.local or self._caller is None or self._donated:
-            return
-        if not self._services.config().donate or executor.in_flight > executor.slots + 4:
-            return
-        if self._pool is None:
-            self._pool = self._services.pools.enter(self._caller, self._request.pid, self._env)
-        if self._pool is not None:
-            self._donated = self._pool.donate()
-
-    async def _take_token_back(self) -> None:
-        """Local work stays within `-j`: a unit whose token was given away waits for another one.
-
-        There is always one coming: every unit in flight holds one, and most of them end.
-        """
-        while self._donated and self._pool is not None and self._client.listening:
-            if self._pool.take():
-                self._pool.reclaimed()
-                self._donated = False
-                return
-            await asyncio.sleep(_TOKEN_PAUSE_S)
 
     async def _hit_on(self, executor: Executor, home: Executor | None, hit: m.Hit) -> bool:
         """The executing agent had a result; a remote one's blobs are fetched and kept."""
@@ -488,9 +454,10 @@ class Unit:
         try:
             if not await self._deliver_hit(hit, executor, "hit", executor.name):
                 return False
+            keeper = self._keeper(executor, home)
             if not left:
-                await self._fill_home(executor, home, hit.strong_key, hit.result)
-            self._offer_later(executor, hit.strong_key, hit.result)
+                await keeper.fill_home(hit.strong_key, hit.result)
+            keeper.offer_later(hit.strong_key, hit.result)
         finally:
             if executor.spool is not None:
                 executor.spool.drop(fetched)
@@ -499,7 +466,7 @@ class Unit:
     async def _fetch(self, executor: Executor, digests: list[Digest]) -> list[Digest]:
         wanted = list(dict.fromkeys(digests))
         for digest in wanted:
-            self._received += await executor.fetch(digest)
+            self._account.received_bytes += await executor.fetch(digest)
         return wanted
 
     async def _done(
@@ -520,117 +487,40 @@ class Unit:
         if ended.result is None:
             if self._build is not None:
                 self._build.failed = True
-            self._record(where, executor.name, self._why("compile error"), fallback or "failed")
+            self._account.record(
+                where, executor.name, self._account.why("compile error"), fallback or "failed"
+            )
             self._client.exit(ended.exit_code)
             executor.link.send(m.Release(attempt.identity))
             executor.forget(attempt.identity, attempt.digests())
             return
         if ended.coalesced:
-            why, reason = self._why("the same was just being compiled"), "coalesced"
+            why, reason = self._account.why("the same was just being compiled"), "coalesced"
         else:
-            why, reason = self._why("not in any store"), "executed"
-        self._record(where, executor.name, why, fallback or reason, ended.wall_ms)
+            why, reason = self._account.why("not in any store"), "executed"
+        self._account.record(where, executor.name, why, fallback or reason, ended.wall_ms)
         self._client.exit(0)
         self._unwaited()
+        keeper = self._keeper(executor, home)
         # No core at home is short of time, or the inputs may not be there for long: an OUT_DIR goes
         # with its target directory, and sources are edited.
         if not executor.local or not plan.immutable or b"OUT_DIR" in self._env:
-            await self._keep(executor, home, attempt, ended, gathered)
+            await keeper.keep(attempt, ended, gathered)
             return
         async with self._services.calm.turn(plan.weak_key):
-            await self._keep(executor, home, attempt, ended, gathered)
+            await keeper.keep(attempt, ended, gathered)
+
+    def _keeper(self, executor: Executor, home: Executor | None) -> Keeper:
+        assert self._plan is not None
+        return Keeper(
+            self._services, self._plan, self._env, executor, home, self._build, self._left
+        )
 
     def _unwaited(self) -> None:
         """Nobody waits for this unit any more."""
         if self._waited_for:
             self._waited_for = False
             self._services.calm.ended()
-
-    async def _keep(
-        self,
-        executor: Executor,
-        home: Executor | None,
-        attempt: Attempt,
-        ended: Ended,
-        gathered: Gathered,
-    ) -> None:
-        """Store an accepted result where it was made, and at home too."""
-        plan, result = self._plan, ended.result
-        assert plan is not None
-        assert result is not None
-        dep_info = attempt.dep_info
-        try:
-            if dep_info is None:
-                executor.link.send(m.Release(attempt.identity))
-                return
-            if ended.verdict.complete:
-                inputs = attempt.judge.input_list(dep_info)
-            elif plan.unknown_macros or not executor.isolates:
-                executor.link.send(m.Release(attempt.identity))
-                return
-            else:
-                inputs = wide_list(gathered.shown, dep_info, plan)
-            if executor.local and not await asyncio.to_thread(
-                self._services.gatherer.unchanged,
-                gathered.shown,
-                inputs.files(),
-                isolated=executor.isolates,
-            ):
-                executor.link.send(m.Release(attempt.identity))
-                return
-            world = World(self._services.stats, self._env)
-            pin(world, inputs, gathered.shown)
-            if plan.shareable:
-                inputs = inputs.neutral(plan.target_dir)
-            strong = strong_key(plan.weak_key, inputs, world, plan.target_dir)
-            key = variant(
-                strong,
-                None if ended.plain_stderr else plan.stderr_key,
-                plan.target_dir if ended.mentions and plan.shareable else None,
-            )
-            encoded = inputs.encode()
-            accept = m.Accept(attempt.identity, plan.weak_key, encoded, key, result)
-            if executor.local:
-                self._services.embedded.keep(executor, accept)
-            else:
-                executor.link.send(accept)
-            known = self._services.lists.get(plan.weak_key, ())
-            self._services.lists[plan.weak_key] = (
-                encoded,
-                *(data for data in known if data != encoded),
-            )[:8]
-            if not executor.local and not any(self._left(output) for output in result.outputs):
-                await self._fill_home(executor, home, key, result)
-            self._offer_later(executor, key, result)
-        finally:
-            executor.forget(attempt.identity, attempt.digests())
-
-    async def _fill_home(
-        self, executor: Executor, home: Executor | None, key: bytes, result: ActionResult
-    ) -> None:
-        """What came from elsewhere is kept in the home store; failing that costs only time."""
-        plan = self._plan
-        if home is None or plan is None or executor.spool is None or not home.usable:
-            return
-        lists = self._services.lists.get(plan.weak_key, ())
-        if not lists:
-            return
-        with contextlib.suppress(BurstError):
-            files = tuple((d, executor.spool.path(d)) for d in dict.fromkeys(result.digests()))
-            home.link.send(m.PutFiles(0, files))
-            home.link.send(m.PutResult(plan.weak_key, lists[0], key, result))
-            # Whether it has a blob that it has not is answered after all that came before.
-            await home.link.ask(m.Fetch(home.link.new_id(), _NO_BLOB))
-
-    def _offer_later(self, executor: Executor, key: bytes, result: ActionResult) -> None:
-        """What the project's own store on a server lacks: it was not made there, or only on that
-        server's own disk, which goes with it."""
-        plan = self._plan
-        if plan is None or self._build is None or not (executor.local or not executor.lasting):
-            return
-        if lists := self._services.lists.get(plan.weak_key, ()):
-            made = Made(plan.weak_key, lists[0], key, result)
-            self._services.servers.offer_later(self._build, made)
 
     # -- bookkeeping -------------------------------------------------------------------------
 
@@ -660,68 +550,12 @@ class Unit:
         if not self._client.listening:
             return
         if home.failure and self._required:
-            required = RemoteRequired(self._why(home.text))
-            self._record("failed", "-", str(required), home.code)
+            required = RemoteRequired(self._account.why(home.text))
+            self._account.record("failed", "-", str(required), home.code)
             self._client.failure(f"error: {required}\nhint: {required.hint}\n")
             return
-        self._record("local", "home", self._why(home.text), home.code)
-        source: bytes | None = None
-        if self._donated and self._pool is not None:
-            # Its token was given back: it takes another one before it uses a core.
-            self._pool.reclaimed()
-            self._donated = False
-            source = token_source(self._env)
-        self._client.local(home.code, source)
-
-    def _note(self, error: BurstError) -> None:
-        text = f"{error.code}: {error}"
-        if text not in self._notes:
-            self._notes.append(text)
-
-    def _why(self, text: str) -> str:
-        notes = [note for note in self._notes if not note.endswith(f": {text}")]
-        return "; ".join([text, *notes] if text else notes)
-
-    def _record(self, where: str, executor: str, why: str, reason: str, rustc_ms: int = 0) -> None:
-        call, plan, request = self._call, self._plan, self._request
-        caller = self._caller
-        if caller is None and where == "cancelled":
-            return  # of a build that was over before we came to it
-        self._recorded = True
-        if self._session is not None:
-            away = executor not in ("embedded", "home", "home store")
-            self._session.tally.unit(
-                where, rustc_ms or self._spared_ms, self._sent, self._received, away=away
-            )
-        build = (0, 0) if caller is None else (caller.pid, caller.start_ticks)
-        kind = "?" if call is None else ("test" if call.is_test else _text_kind(call))
-        self._services.journal.record(
-            build,
-            (b"" if caller is None else caller.cwd) or request.cwd,
-            UnitRecord(
-                crate=os.fsdecode(b"?" if call is None else call.crate_name or b"?"),
-                kind=kind,
-                where=where,
-                executor=executor,
-                why=why,
-                reason=reason,
-                wall_ms=round((time.monotonic() - self._began_s) * 1000),
-                sent_bytes=self._sent,
-                received_bytes=self._received,
-                started_ms=self._started_ms,
-                key="" if plan is None else plan.weak_key.hex(),
-                manifest=() if plan is None else self._manifest_once(plan),
-                detail="" if call is None else os.fsdecode(call.extra_filename),
-                rustc_ms=rustc_ms,
-            ),
-        )
-
-    def _manifest_once(self, plan: Plan) -> tuple[tuple[str, str], ...]:
-        """Kilobytes per unit: written once per key, `explain` finds it again by the key."""
-        if plan.weak_key in self._services.explained:
-            return ()
-        self._services.explained.add(plan.weak_key)
-        return _manifest(plan)
+        self._account.record("local", "home", self._account.why(home.text), home.code)
+        self._client.local(home.code, self._token.left_to_wrapper(self._env))
 
     def _read_argfile(self, path: bytes) -> bytes:
         with open(os.path.join(self._request.cwd, path), "rb") as file:
@@ -737,24 +571,3 @@ def _missing_text(missing: Learned) -> str:
     names = [os.fsdecode(path) for path in (*missing.files, *missing.trees, *missing.directories)]
     names += ["$" + os.fsdecode(name) for name in missing.env]
     return "run again with " + ", ".join(sorted(names)[:4])
-
-
-def _text_kind(call: RustcCall) -> str:
-    if call.is_build_script:
-        return "build script"
-    return ",".join(os.fsdecode(kind) for kind in call.crate_types) or "bin"
-
-
-_HASHED: Final = frozenset({b"platform", b"extern", b"macro", b"file"})
-"""Entries of a manifest whose values are digests; an argument can have 32 bytes, too."""
-
-
-def _manifest(plan: Plan) -> tuple[tuple[str, str], ...]:
-    """Labels and values short enough to keep; files by their hash."""
-    shown: list[tuple[str, str]] = []
-    for label, value in plan.manifest:
-        kind = label.partition(b" ")[0]
-        is_hash = kind in _HASHED and len(value) == 32
-        text = value.hex()[:16] if is_hash else value[:120].decode("utf-8", "replace")
-        shown.append((label.decode("utf-8", "replace"), text))
-    return tuple(shown)

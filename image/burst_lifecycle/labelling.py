@@ -65,12 +65,11 @@ async def repair(context: Context, inventory: Inventory, events: Iterable[Event]
             before = latest.get((event.kind, event.id, event.label))
             if before is None or before.at_s <= event.at_s:
                 latest[event.kind, event.id, event.label] = event
-    for kind, resource in inventory.everything():
-        for event in latest.values():
-            if (event.kind, event.id) == (kind, resource.id) and _taken_back(
-                context, resource, event
-            ):
-                repaired |= await _again(context, event)
+    present = {(kind, resource.id): resource for kind, resource in inventory.everything()}
+    for event in latest.values():
+        resource = present.get((event.kind, event.id))
+        if resource is not None and _taken_back(context, resource, event):
+            repaired |= await _again(context, event)
     return repaired
 
 

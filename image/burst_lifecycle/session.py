@@ -95,17 +95,18 @@ class Lifecycle:
         """Bring the ledger up to date with what there is. Begins every command."""
         context = self.context
         inventory = await context.cloud.inventory(labels.selector(context.wishes.owner))
-        books = (await asyncio.to_thread(context.ledger.read)).events
+        events = (await asyncio.to_thread(context.ledger.read)).events
+        books = add_up(events)
         found = [
-            *_answers(context, inventory, books),
-            *_addresses(context, inventory, books),
+            *_answers(context, inventory, events),
+            *_addresses(context, inventory, events),
             *_sizes(context, inventory, books),
         ]
         if found:
             await context.ledger.record(*found)
-        if await labelling.repair(context, inventory, books):
+        if await labelling.repair(context, inventory, events):
             inventory = await context.cloud.inventory(labels.selector(context.wishes.owner))
-        await self._bury(inventory, add_up(books))
+        await self._bury(inventory, books)
         return inventory
 
     async def _bury(self, inventory: Inventory, books: Books) -> None:
@@ -385,11 +386,11 @@ def _addresses(context: Context, inventory: Inventory, events: tuple[Event, ...]
     ]
 
 
-def _sizes(context: Context, inventory: Inventory, events: tuple[Event, ...]) -> list[Event]:
+def _sizes(context: Context, inventory: Inventory, books: Books) -> list[Event]:
     """Of images whose size nobody knew while they were made: whoever made them was stopped."""
     unsized = {
         thing.id
-        for thing in add_up(events).open
+        for thing in books.open
         if thing.kind is Kind.IMAGE and thing.size_gb is None and context.account.holds(thing)
     }
     return [

@@ -4,7 +4,7 @@ sshd, with none at home."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from builds import machine
 from database_suites import project, project_of_three
 from networks import needs
-from space import CARGO_BURST, Done, Space
+from space import CARGO_BURST, Done, Space, write_files
 from sshd import Sshd
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,44 +34,33 @@ def space(request: pytest.FixtureRequest) -> Iterator[Space]:
         yield opened
 
 
-def test_two_suites_at_once_that_create_the_same_table(space: Space) -> None:
-    """Each finds a database of its own at the documented address."""
-    folders = []
-    for name in ("one", "two"):
-        folder = space.project.parent / name
-        for path, text in project(name).items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text)
-        folders.append(folder)
+def suites_at_once(space: Space, projects: Mapping[str, Mapping[str, str]]) -> list[Done]:
+    """Of projects beside each other, by their names."""
+    folders = [space.project.parent / name for name in projects]
+    for folder in folders:
+        write_files(folder, projects[folder.name])
 
     def suite(folder: Path) -> Done:
         return space.burst("test", "--cargo-test", cwd=folder, BURST_REQUIRE_REMOTE="1")
 
-    with ThreadPoolExecutor(2) as pool:
-        for done in pool.map(suite, folders):
-            assert "test creates_its_table ... ok" in done.check().stdout, done.stderr
+    with ThreadPoolExecutor(len(folders)) as pool:
+        return list(pool.map(suite, folders))
+
+
+def test_two_suites_at_once_that_create_the_same_table(space: Space) -> None:
+    """Each finds a database of its own at the documented address."""
+    for done in suites_at_once(space, {name: project(name) for name in ("one", "two")}):
+        assert "test creates_its_table ... ok" in done.check().stdout, done.stderr
 
 
 @pytest.mark.thorough
 def test_all_three_at_once_in_two_projects(space: Space) -> None:
     """MySQL and Redis beside PostgreSQL, each project's its own."""
     needs("mariadbd", "redis-server")
-    folders = []
-    for name in ("five", "six"):
-        folder = space.project.parent / name
-        for path, text in project_of_three(name).items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text)
-        folders.append(folder)
-
-    def suite(folder: Path) -> Done:
-        return space.burst("test", "--cargo-test", cwd=folder, BURST_REQUIRE_REMOTE="1")
-
-    with ThreadPoolExecutor(2) as pool:
-        for done in pool.map(suite, folders):
-            out = done.check().stdout
-            for test in ("creates_its_table", "mysql_has_a_table", "redis_has_a_key"):
-                assert f"test {test} ... ok" in out, out + done.stderr
+    for done in suites_at_once(space, {name: project_of_three(name) for name in ("five", "six")}):
+        out = done.check().stdout
+        for test in ("creates_its_table", "mysql_has_a_table", "redis_has_a_key"):
+            assert f"test {test} ... ok" in out, out + done.stderr
 
 
 def test_by_a_variable_that_is_forwarded(space: Space) -> None:

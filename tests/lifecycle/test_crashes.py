@@ -35,6 +35,7 @@ from crashes import (
     places,
     plant_foreign,
     run,
+    stopped_at,
     touch,
 )
 from lifecycles import OWNER, PROJECT, Machine, box_of, fresh
@@ -89,17 +90,7 @@ def draining(machine: Machine) -> None:
 def stuck(machine: Machine) -> None:
     """It never answered, and its deadline has passed."""
     machine.account.never_ssh = True
-    lifecycle = machine.lifecycle
-
-    def stop(name: str) -> None:
-        if name == "before ssh true":
-            raise Killed
-
-    machine.hook = stop
-    with pytest.raises(Killed):
-        run(machine.lifecycle.up("before"))
-    machine.hook = lambda _name: None
-    del lifecycle
+    stopped_at(machine, "before ssh true", machine.lifecycle.up("before"))
     machine.account.world.pass_time(1000)
     machine.account.never_ssh = False
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 
 from burst_lifecycle import access, labels
-from burst_lifecycle.cloud.model import Kind, Server, Volume
+from burst_lifecycle.cloud.model import Kind, Volume
 from burst_lifecycle.context import HOUR_S
 from burst_lifecycle.errors import Busy
 from burst_lifecycle.notices import Notice, Notices
-from lifecycles import PROJECT, Machine, box_of, fresh
+from crashes import run, stopped_at
+from lifecycles import PROJECT, Machine, box_of, fresh, second, the_server
 from memory_bill import settled
 
 OTHER = "e" * 16
@@ -25,19 +24,6 @@ OTHER = "e" * 16
 def _settled() -> Iterator[None]:
     with settled():
         yield
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(work)
-
-
-def second(machine: Machine) -> Machine:
-    return Machine(machine.account, number=2, address="203.0.113.9")
-
-
-def the_server(machine: Machine) -> Server:
-    (server,) = machine.account.held[Kind.SERVER].values()
-    return machine.account.server(server.id)
 
 
 def the_volume(machine: Machine) -> Volume:
@@ -223,15 +209,7 @@ def test_a_server_that_is_off_goes_whatever_its_labels_say() -> None:
 def test_the_proof_is_made_up_for() -> None:
     """Killed between `ready` and its proof: the next command proves it."""
     machine = fresh()
-
-    def stop(point: str) -> None:
-        if point == "step before label the proof":
-            raise KeyboardInterrupt
-
-    machine.hook = stop
-    with pytest.raises(KeyboardInterrupt):
-        run(machine.lifecycle.up("test"))
-    machine.hook = lambda _name: None
+    stopped_at(machine, "step before label the proof", machine.lifecycle.up("test"))
     (address,) = machine.account.held[Kind.PRIMARY_IP].values()
     assert labels.READY not in address.labels
     run(second(machine).lifecycle.reap())

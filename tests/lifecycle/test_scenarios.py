@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -33,7 +32,8 @@ from burst_lifecycle.host import Host
 from burst_lifecycle.reaper import Deed
 from burst_lifecycle.session import Lifecycle
 from burst_protocol.errors import BurstError, ConfigError, HostKeyProblem
-from lifecycles import OWNER, PROJECT, Machine, box_of, fresh, wishes
+from crashes import run, stopped_at
+from lifecycles import OWNER, PROJECT, Machine, box_of, fresh, second, the_server, wishes
 from memory_bill import settle, settled
 from memory_cloud import Account, World
 from memory_hosts import Box, Disk, make_key
@@ -49,22 +49,8 @@ def _settled() -> Iterator[None]:
         yield
 
 
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(work)
-
-
 def up(machine: Machine) -> Any:
     return run(machine.lifecycle.up("test"))
-
-
-def second(machine: Machine, **changes: Any) -> Machine:
-    """Another machine that sees the same account."""
-    return Machine(machine.account, **{"number": 2, "address": "203.0.113.9", **changes})
-
-
-def the_server(machine: Machine) -> Any:
-    (server,) = machine.account.held[Kind.SERVER].values()
-    return machine.account.server(server.id)
 
 
 # -- who may delete --------------------------------------------------------------------------------
@@ -407,6 +393,8 @@ def test_a_dying_server_is_waited_for() -> None:
     machine = fresh()
     up(machine)
     server = the_server(machine)
+    address_id = server.ipv4_id
+    assert address_id is not None
     machine.account.change(server.id, ServerState.DELETING)
     seen: list[str] = []
 
@@ -414,9 +402,9 @@ def test_a_dying_server_is_waited_for() -> None:
         seen.append(name)
         if seen.count("after find servers") == 4:
             machine.account.held[Kind.SERVER].pop(server.id, None)
-            machine.account.held[Kind.PRIMARY_IP].pop(server.ipv4_id, None)
+            machine.account.held[Kind.PRIMARY_IP].pop(address_id, None)
             machine.account.ends(Kind.SERVER, server.id)
-            machine.account.ends(Kind.PRIMARY_IP, server.ipv4_id)
+            machine.account.ends(Kind.PRIMARY_IP, address_id)
 
     for volume in list(machine.account.held[Kind.VOLUME].values()):
         machine.account.held[Kind.VOLUME][volume.id] = attrs.evolve(volume, server_id=None)
@@ -497,15 +485,7 @@ def test_a_volume_that_shall_be_larger() -> None:
     # Killed right after the cloud had done it: the file system is not forgotten.
     account.most_gb = 10_000
     run(machine.lifecycle.down())
-
-    def stop(name: str) -> None:
-        if name == "after resize_volume":
-            raise KeyboardInterrupt
-
-    machine.hook = stop
-    with pytest.raises(KeyboardInterrupt):
-        up(machine)
-    machine.hook = lambda _name: None
+    stopped_at(machine, "after resize_volume", machine.lifecycle.up("test"))
     assert (volume().size_gb, disk.grown) == (200, 1)
     up(machine)
     assert disk.grown == 2

@@ -11,7 +11,7 @@ from builds import machine
 from database_suites import project_of_three
 from localcloud import LocalCloud
 from server_builds import admin, configure, ready_servers
-from space import Done
+from space import Done, write_files
 
 pytest_plugins = ("cloud_fixtures",)
 
@@ -36,9 +36,7 @@ def test_two_suites_at_once_with_all_three(database_cloud: LocalCloud) -> None:
         folders = []
         for name in ("one", "two"):
             folder = space.folder / name
-            for path, text in (project_of_three(name) | {"tests/there.rs": _WHERE}).items():
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                (folder / path).write_text(text)
+            write_files(folder, project_of_three(name) | {"tests/there.rs": _WHERE})
             folders.append(folder)
 
         def suite(folder: Path) -> Done:

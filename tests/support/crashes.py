@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import attrs
+import pytest
 
 from burst_lifecycle import labels
 from burst_lifecycle.cloud.model import Kind, Resource, ServerState
@@ -64,6 +65,19 @@ class Counter:
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
+
+
+def stopped_at(machine: Machine, point: str, work: Coroutine[Any, Any, Any]) -> None:
+    """Its process ends there, for good; the next one goes on unhindered."""
+
+    def stop(name: str) -> None:
+        if name == point:
+            raise Killed
+
+    machine.hook = stop
+    with pytest.raises(Killed):
+        run(work)
+    machine.hook = lambda _name: None
 
 
 def plant_foreign(machine: Machine) -> dict[tuple[Kind, int], Resource]:

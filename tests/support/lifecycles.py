@@ -12,7 +12,7 @@ import attrs
 
 from burst_lifecycle import access
 from burst_lifecycle.books import Account as LedgerAccount
-from burst_lifecycle.cloud.model import Kind
+from burst_lifecycle.cloud.model import Kind, Server
 from burst_lifecycle.context import Context, ServerFiles, Wishes
 from burst_lifecycle.events import Event
 from burst_lifecycle.labels import Claim
@@ -140,6 +140,17 @@ class Machine:
 def fresh(**changes: Any) -> Machine:
     """A machine with an empty account."""
     return Machine(Account(World()), **changes)
+
+
+def second(machine: Machine, **changes: Any) -> Machine:
+    """Another machine that sees the same account."""
+    return Machine(machine.account, **{"number": 2, "address": "203.0.113.9", **changes})
+
+
+def the_server(machine: Machine) -> Server:
+    """The account's only one, as it is now."""
+    (server,) = machine.account.held[Kind.SERVER].values()
+    return machine.account.server(server.id)
 
 
 def box_of(machine: Machine) -> Box:

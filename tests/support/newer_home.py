@@ -23,7 +23,7 @@ import attrs
 import pytest
 
 import trixie
-from space import Done
+from space import Done, write_files
 from sshd import SSHD, Sshd
 from trixie import TrixieHost, Unavailable, cached_tree
 
@@ -115,10 +115,7 @@ def install_wheel(host: TrixieHost) -> None:
 
 def write_project(host: TrixieHost, files: Mapping[str, str]) -> None:
     """The developer's."""
-    for name, text in files.items():
-        path = host.root / PROJECT.lstrip("/") / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    write_files(host.root / PROJECT.lstrip("/"), files)
     as_root(host, "chown", "-R", f"{trixie.UID}:{trixie.UID}", PROJECT)
 
 

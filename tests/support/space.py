@@ -40,6 +40,14 @@ class Done:
         return self
 
 
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Texts by their paths below it."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
 @attrs.define
 class Space:
     """`folder` is short on purpose: socket paths have a limit of about 107 bytes."""
@@ -81,10 +89,7 @@ class Space:
 
     def write(self, files: Mapping[str, str]) -> None:
         """Files of the project, by path."""
-        for name, text in files.items():
-            path = self.project / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+        write_files(self.project, files)
 
     def run(
         self, *argv: str | Path, cwd: Path | str | None = None, timeout_s: float = 900, **env: str

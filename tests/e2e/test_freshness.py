@@ -20,7 +20,7 @@ import pytest
 
 import projects
 from compare import compare_targets, report
-from space import BURST_RUSTC, Space
+from space import BURST_RUSTC, Space, without_waiting
 from wrong_hits import machines, package, workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -250,8 +250,7 @@ def _in_terminal(space: Space, columns: int, *arguments: str, wrapper: bool) -> 
 
 def _told(stderr: str) -> str:
     """Without times, and without what cargo says of other cargos."""
-    lines = _TIMES.sub("", stderr).splitlines()
-    return "\n".join(line for line in lines if not line.strip().startswith("Blocking waiting"))
+    return "\n".join(_TIMES.sub("", without_waiting(stderr)).splitlines())
 
 
 def _loud(space: Space) -> None:

@@ -21,7 +21,7 @@ import attrs
 
 from compare import compare_targets, report
 from projects import CARGO_HOME, checkout
-from space import BURST_RUSTC, Done, Space
+from space import BURST_RUSTC, Done, Space, without_waiting
 
 _MEASUREMENTS = os.environ.get("BURST_TEST_MEASUREMENTS")
 WRAPPED = {"RUSTC_WRAPPER": str(BURST_RUSTC)}
@@ -35,8 +35,6 @@ _SECONDS = re.compile(r" in (\d+m )?\d+(\.\d+)?s$", re.MULTILINE)
 _PATIENCE_S = 1800
 _TEMPORARY = re.compile(r"/rustc\w{6}/")
 _WORK = re.compile(r"^\s+(Compiling|Checking|Dirty|Running|Building|Documenting)\b", re.MULTILINE)
-# Two cargos of one test never overlap, but a daemon may still look at a file.
-_WAITING = re.compile(r"^\s+Blocking waiting for file lock.*\n", re.MULTILINE)
 
 
 @attrs.frozen
@@ -194,7 +192,7 @@ def assert_fresh(build: Done) -> None:
 def normal(text: str) -> str:
     """Cargo's output without durations, waiting, and the names of rustc's temporary folders."""
     text = _TEMPORARY.sub("/rustcXXXXXX/", text)
-    return _WAITING.sub("", _SECONDS.sub(" in a moment", text))
+    return without_waiting(_SECONDS.sub(" in a moment", text))
 
 
 def run_under(space: Space, *argv: str | Path, umask: str = "") -> Done:

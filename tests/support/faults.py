@@ -25,7 +25,7 @@ import attrs
 
 from burst_wrapper.hot import socket_name
 from compare import compare_targets, report
-from space import BURST_RUSTC, Done, Space
+from space import BURST_RUSTC, Done, Space, without_waiting
 from sshd import descendants
 
 T = TypeVar("T")
@@ -33,9 +33,7 @@ Phase = Literal["expanding", "checking", "generating"]
 PHASES: Final[tuple[Phase, ...]] = ("expanding", "checking", "generating")
 PATIENCE_S: Final = 90.0
 _TIMING: Final = re.compile(r"target\(s\) in .*|in [0-9.]+s$", re.MULTILINE)
-_MEANWHILE: Final = re.compile(
-    r"\s*Blocking waiting for|warning: build failed, waiting for other jobs"
-)
+_MEANWHILE: Final = "warning: build failed, waiting for other jobs"
 
 MANIFEST: Final = '[package]\nname = "{name}"\nversion = "0.1.0"\nedition = "2021"\n'
 SMALL: Final = {
@@ -123,8 +121,8 @@ def plain(space: Space, *arguments: str, **env: str) -> Plain:
 def words(text: str) -> list[str]:
     """cargo's lines without times and without what it says of others that run at the same time,
     in an order that does not depend on who was faster."""
-    lines = _TIMING.sub("in …", text).splitlines()
-    return sorted(line for line in lines if not _MEANWHILE.match(line))
+    lines = _TIMING.sub("in …", without_waiting(text)).splitlines()
+    return sorted(line for line in lines if not line.startswith(_MEANWHILE))
 
 
 def same(space: Space, expected: Plain, done: Done) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,9 @@ BURST_RUSTC = _SCRIPTS / "burst-rustc"
 CARGO_BURST = _SCRIPTS / "cargo-burst"
 _DROPPED = ("CARGO_", "RUSTC", "RUSTDOC", "RUSTFLAGS", "XDG_", "BURST_", "SSH_", "MAKE", "MFLAGS")
 _KEPT = ("CARGO_HOME",)
+# Tests that run beside each other share one package cache; in colour there are escapes between.
+_ESCAPE = r"(?:\x1b\[[0-9;]*m)*"
+_WAITING = re.compile(rf"^{_ESCAPE}\s*Blocking{_ESCAPE} waiting for file lock.*\n?", re.MULTILINE)
 
 
 @attrs.frozen
@@ -38,6 +42,11 @@ class Done:
         """Itself; AssertionError with the output if the command failed."""
         assert self.status == 0, f"status {self.status}\n{self.stdout}\n{self.stderr}"
         return self
+
+
+def without_waiting(text: str) -> str:
+    """Cargo's output without what it says of other cargos that hold a lock at that moment."""
+    return _WAITING.sub("", text)
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from burst_wrapper.driver import artifacts, foreign
 from burst_wrapper.driver.command import Command, Fetch, option, plan
+from space import without_waiting
 
 INJECTED = ("--message-format", "json-render-diagnostics")
 
@@ -151,8 +152,9 @@ def test_cargo_says_the_same_with_our_messages(tmp_path: Path) -> None:
             check=True,
         )
 
-    def words(done: subprocess.CompletedProcess[bytes]) -> list[bytes]:
-        return [line for line in done.stderr.splitlines() if b"Finished" not in line]
+    def words(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+        lines = without_waiting(done.stderr.decode()).splitlines()
+        return [line for line in lines if "Finished" not in line]
 
     for line in (["build"], ["build", "--message-format", "short"]):
         kind = str(len(line))

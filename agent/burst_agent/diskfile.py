@@ -25,6 +25,9 @@ FIXED_MTIME_NS: Final = 1_000_000_000 * 10**9
 TOUCH_INTERVAL_NS: Final = 3600 * 10**9
 FILE_MODE: Final = 0o444
 EXECUTABLE_MODE: Final = 0o555
+# Of a tree's folders: their owner may remove the store with `rm -rf`. Sandboxes show them read-only
+# by their mounts.
+FOLDER_MODE: Final = 0o755
 CHUNK_BYTES: Final = 1 << 20
 
 _FICLONE: Final = 0x40049409  # linux/fs.h: share the extents of another file (btrfs, xfs, bcachefs)
@@ -107,7 +110,8 @@ def remove_file(path: bytes) -> bool:
 
 
 def remove_tree(path: bytes) -> None:
-    """Removes a directory with read-only directories in it; what is gone already is fine."""
+    """Removes a directory with read-only directories in it (which programs make, and earlier
+    versions made); what is gone already is fine."""
     pending = [path]
     emptied: list[bytes] = []
     while pending:

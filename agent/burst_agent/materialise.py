@@ -1,8 +1,7 @@
 """Trees from the CAS as folders: `root/trees/<hex>`, shared by all actions that show them.
 
-Files are hard links to blobs (executables to their 0555 twins), folders are read-only, every mtime
-is the fixed one. A tree is built under a temporary name and renamed, so what stands in `trees` is
-complete. Sharing is for trees that many actions show (toolchains, registry packages); `lay_out`
+Files are hard links to blobs (executables to their 0555 twins), every mtime is the fixed one. A
+tree is built under a temporary name and renamed, so what stands in `trees` is complete. Sharing is for trees that many actions show (toolchains, registry packages); `lay_out`
 builds a private one anywhere on the store's filesystem.
 """
 
@@ -103,7 +102,7 @@ class Materialiser:
                 if not os.path.isdir(treedirs.tree_path(self._store.root, digest)):
                     self._build(digest)
 
-    def lay_out(self, digest: Digest, target: bytes, *, read_only: bool = True) -> None:
+    def lay_out(self, digest: Digest, target: bytes) -> None:
         """Builds the tree at `target`, which must not exist, on the store's filesystem.
 
         Errors as of `lease`; after one, whatever was built is removed.
@@ -113,7 +112,7 @@ class Materialiser:
             raise blob_missing(absent)
         try:
             with diskfile.disk_errors("laying out a tree"):
-                self._fill(digest, target, read_only=read_only)
+                self._fill(digest, target)
         except BaseException as error:
             if not isinstance(error, FileExistsError):
                 diskfile.remove_tree(target)
@@ -128,19 +127,16 @@ class Materialiser:
         temp = root.temp_path()
         self.lay_out(digest, temp)
         try:
-            # Only a writable directory may be moved to another folder by a plain user.
-            os.chmod(temp, 0o700)
             os.rename(temp, treedirs.tree_path(root, digest))
         except OSError as error:
             diskfile.remove_tree(temp)
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-        # `treedirs.lease` makes it read-only again: it does so for a killed builder anyway.
 
     def _read(self, digest: Digest) -> Directory:
         return Directory.decode(self._store.read(digest))
 
-    def _fill(self, digest: Digest, target: bytes, *, read_only: bool) -> None:
+    def _fill(self, digest: Digest, target: bytes) -> None:
         entries = 0
         made: list[bytes] = []
         pending = [(digest, target, 0)]
@@ -177,5 +173,4 @@ class Materialiser:
         now_ns = self._store.root.now_ns()
         for path in reversed(made):
             os.utime(path, ns=(now_ns, diskfile.FIXED_MTIME_NS))
-            if read_only:
-                os.chmod(path, diskfile.EXECUTABLE_MODE)
+            os.chmod(path, diskfile.FOLDER_MODE)  # whatever the umask

@@ -7,6 +7,7 @@ import gc
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
@@ -18,7 +19,7 @@ from burst_agent.house import House, Settings
 from burst_agent.lease import FOLDER, usable
 from burst_agent.serve import Conversation
 from burst_agent.slots import default_slots
-from burst_protocol.errors import BurstError
+from burst_protocol.errors import BurstError, EnvironmentProblem
 from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 _LOG_BYTES: Final = 1_000_000
 _LOG_FILES: Final = 2
 _BUG: Final = 70
+_FILES: Final = 1024
+_FILES_MIN: Final = 128
+"""Open at once. The first is what Linux gives everybody; with the second, builds were seen to
+work."""
 
 _log = logging.getLogger("burst.agent")
 
@@ -113,14 +118,29 @@ def run(
 
 
 def tune() -> None:
-    """What every agent process sets for itself before its loop starts."""
+    """What every agent process sets for itself before its loop starts. EnvironmentProblem."""
     os.umask(0o077)
+    _allow_files()
     # Threads hash and copy; one that is done must not wait 5 ms for the interpreter.
     sys.setswitchinterval(0.0005)
     # Modules stay; what a unit leaves behind is counted, mostly, and not collected.
     gc.freeze()
     gc.enable()
     gc.set_threshold(20_000, 20, 20)
+
+
+def _allow_files() -> None:
+    """Undo an `ulimit -n` that is too low, as far as it can be undone; never more than usual, since
+    what runs here inherits it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= _FILES or soft == resource.RLIM_INFINITY:
+        return
+    most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if most < _FILES_MIN:
+        raise EnvironmentProblem(
+            f"only {most} files may be open at once, and it needs {_FILES_MIN} (raise `ulimit -n`)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _serve(settings: Settings, fd: int | None) -> None:

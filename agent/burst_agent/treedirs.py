@@ -63,8 +63,6 @@ def lease(root: StoreRoot, digest: Digest) -> TreeLease | None:
             fcntl.flock(fd, fcntl.LOCK_SH)  # waits for a rename at most
             status = os.fstat(fd)
             if os.stat(path).st_ino == status.st_ino:
-                if status.st_mode & 0o222:  # its builder was killed after the rename
-                    os.fchmod(fd, diskfile.EXECUTABLE_MODE)
                 now_ns = root.now_ns()
                 rested = abs(now_ns - status.st_atime_ns) > diskfile.TOUCH_INTERVAL_NS
                 if rested:
@@ -122,7 +120,8 @@ def retire(root: StoreRoot, path: bytes, *, even_in_use: bool = False) -> bool:
         with lock_folder(path) as alone:
             if not alone and not even_in_use:
                 return False
-            # Within one folder: a plain user may not move a read-only directory to another one.
+            # Within one folder: there are read-only trees of earlier versions, which a plain user
+            # may not move to another one.
             os.rename(path, gone)
         if alone:
             diskfile.remove_tree(gone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,33 @@ def test_without_a_linker(tmp_path: Path) -> None:
     done = doctor(PATH=str(tmp_path))
     assert done.returncode == 1
     assert "linker `cc` not found" in failures(done)["linker"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("limits", "complaint"),
+    [
+        ((64, 64), "only 64 files may be open at once, and it needs 128 (raise `ulimit -n`)"),
+        ((64, 1024), ""),
+    ],
+    ids=["for good", "for now"],
+)
+def test_few_open_files(limits: tuple[int, int], complaint: str, tmp_path: Path) -> None:
+    """`ulimit -n`: undone as far as it may be; else named, with what to do."""
+    setting = f"import os, resource, sys; resource.setrlimit({resource.RLIMIT_NOFILE}, {limits})"
+    before = (sys.executable, "-c", f"{setting}; os.execv(sys.argv[1], sys.argv[1:])")
+    said = failures(doctor_in(tmp_path, *before)).get("agent", "")
+    assert said.removeprefix("the agent ended: ") == complaint
+
+
+def test_no_folder_for_the_socket() -> None:
+    """No daemon could listen, and every unit would run at home."""
+    done = doctor(XDG_RUNTIME_DIR="/proc/self/task")
+    if not os.access("/proc/self/task", os.W_OK):  # not root's: then it counts as nobody's
+        assert failures(done) == {}
+    else:
+        why = "/proc/self/task/burst: No such file or directory (see XDG_RUNTIME_DIR)"
+        assert failures(done) == {"socket": f"there is no folder for its socket: {why}"}
     assert done.stderr == ""
 
 

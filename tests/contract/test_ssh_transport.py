@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -356,6 +358,31 @@ def test_a_proxy_command_is_one_of_a_shell(sshd: Sshd) -> None:
         output_of("far", "true")
     config.write_text(f"{host}  ProxyCommand none\n")
     assert output_of("far", "echo far") == b"far\n"
+
+
+def test_an_address_that_does_not_answer_holds_up_no_other(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name with several addresses, the first a black hole, as IPv6 is in many a network."""
+    real = socket.getaddrinfo
+    with socket.socket() as deaf, socket.socket() as first, socket.socket() as second:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)  # full with one in line: the kernel drops what comes then
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+
+        def resolve(host: str, port: int, *args: Any, **more: Any) -> list[Any]:
+            if host != "both.example":
+                return real(host, port, *args, **more)
+            kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+            return [(*kind, deaf.getsockname()), (*kind, ("127.0.0.1", port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        sshd.known_hosts.write_text(f"[both.example]:{sshd.port} {sshd.host_key_line}\n")
+        began_s = time.monotonic()
+        assert output_of(f"{sshd.user}@both.example:{sshd.port}", "echo here") == b"here\n"
+        assert time.monotonic() - began_s < 8  # of the 20 that `on` gives it
 
 
 def test_a_plain_user_can_be_logged_in(plain_sshd: Sshd) -> None:

@@ -406,12 +406,14 @@ def sample_tree(disk: BlobStore) -> Digest:
 
 
 def test_a_tree_becomes_a_folder(disk: BlobStore) -> None:
-    """Files, modes, links and empty folders are as the digest says, read-only, with fixed times."""
+    """Files, modes, links and empty folders are as the digest says, files read-only, with fixed
+    times; whoever owns the folders may remove them (`rm -rf ~/.cache/burst`), whatever the umask.
+    """
     digest = sample_tree(disk)
     with Materialiser(disk).lease(digest) as tree:
         assert sorted(os.listdir(tree.path)) == [b"bin", b"empty", b"share"]
         assert os.readlink(tree.path + b"/bin/c99") == b"cc"
-        for path, mode in ((b"", 0o555), (b"/bin", 0o555), (b"/bin/cc", 0o555), (b"/empty", 0o555)):
+        for path, mode in ((b"", 0o755), (b"/bin", 0o755), (b"/bin/cc", 0o555), (b"/empty", 0o755)):
             status = os.stat(tree.path + path)
             assert stat.S_IMODE(status.st_mode) == mode
             assert status.st_mtime_ns == diskfile.FIXED_MTIME_NS
@@ -496,11 +498,11 @@ def test_impossible_names_never_become_paths(disk: BlobStore, name: bytes) -> No
     assert os.listdir(disk.root.tmp) == []
 
 
-def test_a_private_tree_can_be_writable(disk: BlobStore, folder: bytes) -> None:
-    """`lay_out` builds at a given place and leaves a file that stands there alone."""
+def test_a_private_tree(disk: BlobStore, folder: bytes) -> None:
+    """`lay_out` builds at a given place and leaves what stands there alone."""
     digest = sample_tree(disk)
     target = folder + b"/store/private"
-    Materialiser(disk).lay_out(digest, target, read_only=False)
+    Materialiser(disk).lay_out(digest, target)
     write(target + b"/new", b"")
     with pytest.raises(FileExistsError):
         Materialiser(disk).lay_out(digest, target)

@@ -112,7 +112,8 @@ def test_hot_path_imports_builtin_modules_only() -> None:
         ["-V"],
         ["--version"],
         ["-", "--crate-name", "___", "--print=file-names"],
-        [*UNIT, "--print", "native-static-libs"],
+        [*UNIT, "--print", "cfg"],
+        [*UNIT, "--print=native-static-libs=file"],
         ["--explain", "E0308"],
         ["--crate-name", "probe", "--emit=metadata", "build/probe.rs"],
         ["--json=diagnostic-rendered-ansi", "src/lib.rs"],
@@ -524,6 +525,28 @@ def test_required_remote_turns_failures_into_errors(
     reason = error.removeprefix(f"error: {RemoteRequired('')}")
     assert reason not in {"", error}
     assert hint == f"hint: {RemoteRequired.hint}"
+
+
+def test_no_folder_for_the_socket(wrapper: str, rustc: str) -> None:
+    """Silently at home; in people's words where remote is required."""
+    folder = "/proc/self"
+    answer = call(wrapper, rustc, *UNIT, XDG_RUNTIME_DIR=folder)
+    assert (answer.stdout, answer.stderr, answer.returncode) == (local(*UNIT), "", 0)
+    answer = call(wrapper, rustc, *UNIT, XDG_RUNTIME_DIR=folder, BURST_REQUIRE_REMOTE="1")
+    assert f"but there is no folder for its socket: {folder}/burst: " in answer.stderr
+
+
+@pytest.mark.parametrize("kind", ["native-static-libs", "link-args"])
+@pytest.mark.parametrize("form", ["--print={}", "--print {}"])
+def test_a_compile_that_also_prints_is_a_compile(
+    wrapper: str, rustc: str, fake_daemon: FakeDaemon, kind: str, form: str
+) -> None:
+    """`cargo rustc -- --print native-static-libs`, as who ships static libraries asks it."""
+    fake_daemon.answers = [frame(b"E", b"asked\n") + exit_frame(0)]
+    unit = [*form.format(kind).split(), *UNIT]
+    assert call(wrapper, rustc, *unit).stderr == "asked\n"
+    # With what ends a compile it is a question.
+    assert call(wrapper, rustc, "--print=cfg", *unit).stdout == local("--print=cfg", *unit)
 
 
 def test_a_full_backlog_is_silence(wrapper: str, rustc: str) -> None:

@@ -332,7 +332,12 @@ def wants_daemon(argv: list[bytes]) -> bool:
     artifacts = False
     previous = b""
     for argument in arguments:
-        if argument in QUESTIONS or argument.startswith((b"--print", b"--explain")):
+        if argument in QUESTIONS or argument.startswith(b"--explain"):
+            return False
+        if argument.startswith(b"--print="):
+            if argument[len(b"--print=") :] not in COMPILING_PRINTS:
+                return False
+        elif previous == b"--print" and argument not in COMPILING_PRINTS:
             return False
         if (argument.startswith(b"--json=") or previous == b"--json") and b"artifacts" in argument:
             artifacts = True
@@ -347,6 +352,8 @@ def is_cargos_probe(argv: list[bytes]) -> bool:
     return argv[1:5] == probe and _is_compiler(argv[0])
 
 
+# What rustc prints beside compiling; see `policy`.
+COMPILING_PRINTS = frozenset((b"native-static-libs", b"link-args"))
 QUESTIONS = frozenset((b"-", b"-V", b"-vV", b"-Vv", b"--version", b"-h", b"--help"))
 
 
@@ -565,13 +572,19 @@ def socket_path(environ: dict[bytes, bytes]) -> bytes:
 def check_private(folder: bytes) -> None:
     """Make the folder, or see that nobody else can have put a socket there to read our sources."""
     try:
-        status = posix.lstat(folder)
-    except FileNotFoundError:
         try:
-            posix.mkdir(folder, 0o700)
-        except FileExistsError:
-            pass  # another wrapper was faster
-        status = posix.lstat(folder)
+            status = posix.lstat(folder)
+        except FileNotFoundError:
+            try:
+                posix.mkdir(folder, 0o700)
+            except FileExistsError:
+                pass  # another wrapper was faster
+            status = posix.lstat(folder)
+    except OSError as problem:
+        name = folder.decode("utf-8", "replace")
+        why = posix.strerror(problem.errno or 0)
+        message = f"there is no folder for its socket: {name}: {why} (see XDG_RUNTIME_DIR)"
+        raise _Unavailable(message) from None
     is_directory = status.st_mode & 0o170000 == 0o040000
     if not is_directory or status.st_uid != posix.geteuid() or status.st_mode & 0o077:
         message = f"{folder.decode('utf-8', 'replace')} is not a private folder of this user"

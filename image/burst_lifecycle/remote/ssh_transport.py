@@ -72,6 +72,10 @@ _HOST_KEY_ALGS: Final = (
 """(key type as in known_hosts, algorithm as negotiated). No SHA-1."""
 
 _MAX_JUMPS: Final = 8
+_NEXT_ADDRESS_S: Final = 0.25
+"""After which a name's next address is tried beside the one that has not answered (RFC 8305,
+section 5). `ssh` waits for each in turn; where IPv6 is a black hole that would take all the time
+that a login has."""
 _RECEIVE_WINDOW_BYTES: Final = 8 * 1024 * 1024
 """asyncssh's default of 2 MiB caps a download at 40 MB/s over a 50 ms round trip."""
 _STATUS_WAIT_S: Final = 1.0
@@ -564,7 +568,12 @@ class _Dialer:
         loop = asyncio.get_running_loop()
         if self.command is None:
             transport, wire = await loop.create_connection(
-                make, host, port, family=self.family, local_addr=self.local_address
+                make,
+                host,
+                port,
+                family=self.family,
+                local_addr=self.local_address,
+                happy_eyeballs_delay=_NEXT_ADDRESS_S,
             )
             return transport, wire._inner
         ours, process = _start(self.command)  # here: a thread's would be lost when cancelled

@@ -80,6 +80,7 @@ def _checks() -> Iterator[Check]:
         yield Check("toolchain", ok=False, result=str(error), hint=error.hint)
     yield _wrapper()
     yield _folders(environ)
+    yield _socket(environ)
     host = os.environ.get("BURST_HOST") or config.host
     elsewhere = bool(host) or config.hetzner is not None
     services = None if elsewhere else config.services
@@ -147,6 +148,16 @@ def _config(environ: dict[bytes, bytes]) -> Config:
     root = workspace_here(Desk())
     path = config_path(environ)
     return load(path) if root is None else load_for(path, os.fsencode(root), environ)
+
+
+def _socket(environ: dict[bytes, bytes]) -> Check:
+    """Without it there is no daemon, and burst does nothing."""
+    try:
+        paths.check_private(paths.runtime_dir(environ))
+    except Exception as error:  # the wrapper's own kind, which nobody else knows
+        hint = "name a folder of this user that can be written to, or unset XDG_RUNTIME_DIR"
+        return Check("socket", ok=False, result=str(error), hint=hint)
+    return Check("socket", ok=True, result=os.fsdecode(paths.socket_path(environ)))
 
 
 async def _agent(cache_dir: bytes, services: tuple[str, ...] | None) -> Sequence[Check]:

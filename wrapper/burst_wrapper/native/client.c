@@ -380,14 +380,24 @@ static int is_compiler(const char *path) {
 
 enum { NOTHING = 0, QUESTION = 1, ARTIFACTS = 2 };
 
+/* hot.py's COMPILING_PRINTS. */
+static int prints_beside(struct text kind) {
+    return is(kind, "native-static-libs") || is(kind, "link-args");
+}
+
 static int look_at(struct text argument, struct text previous) {
     static const char *const questions[] = {"-", "-V", "-vV", "-Vv", "--version", "-h", "--help"};
     if (argument.n && argument.s[0] == '-') {
         for (size_t i = 0; i < sizeof questions / sizeof *questions; i++) {
             if (is(argument, questions[i])) return QUESTION;
         }
-        if (starts(argument, "--print") || starts(argument, "--explain")) return QUESTION;
+        if (starts(argument, "--explain")) return QUESTION;
     }
+    if (starts(argument, "--print=")) {
+        struct text kind = {argument.s + 8, argument.n - 8};
+        if (!prints_beside(kind)) return QUESTION;
+    } else if (is(previous, "--print") && !prints_beside(argument))
+        return QUESTION;
     int json = starts(argument, "--json=") || is(previous, "--json");
     return json && contains(argument, "artifacts") ? ARTIFACTS : NOTHING;
 }

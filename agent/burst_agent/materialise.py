@@ -1,8 +1,9 @@
 """Trees from the CAS as folders: `root/trees/<hex>`, shared by all actions that show them.
 
 Files are hard links to blobs (executables to their 0555 twins), every mtime is the fixed one. A
-tree is built under a temporary name and renamed, so what stands in `trees` is complete. Sharing is for trees that many actions show (toolchains, registry packages); `lay_out`
-builds a private one anywhere on the store's filesystem.
+tree is built under a temporary name and renamed, so what stands in `trees` is complete. Sharing is
+for trees that many actions show (toolchains, registry packages); `lay_out` builds a private one
+anywhere on the store's filesystem.
 """
 
 from __future__ import annotations

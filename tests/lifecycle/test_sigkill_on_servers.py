@@ -133,26 +133,40 @@ def everything_goes(space: Space, cloud: LocalCloud, theirs: dict[str, list[str]
     assert cloud.holdings() == theirs
 
 
+class Account:
+    """Prints one line a point: which, where that was, what came of it, and the seconds it took."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._since = time.monotonic()
+
+    def __call__(self, at: str, name: str, came: str) -> None:
+        now = time.monotonic()
+        print(f"{self._what}: {at} ({name}): {came}, {now - self._since:.0f} s", flush=True)
+        self._since = now
+
+
 def at_each(
     cloud: LocalCloud, space: Space, points: Points, before: Callable[[], None], *command: str
 ) -> None:
     """Kill it at each of the points; by turns somebody or nobody comes afterwards."""
     theirs = cloud.holdings()
-    tried = []
+    account = Account(command[0])
     for number, at in enumerate(points):
         before()
         struck, names = killed(space, at, *command)
         if not struck and at.isdigit():
             everything_goes(space, cloud, theirs)
+            account(at, names[-1], "came to its end")
             break
         assert struck, f"{at} is none of {names}"
-        tried.append(names[-1])
         if number % 2:
             expire(space, cloud, theirs)
+            account(at, names[-1], "nobody came")
         else:
             carry_on(space, cloud)
             everything_goes(space, cloud, theirs)
-    print(f"{' '.join(command)}: killed at {len(tried)} points: {tried}")
+            account(at, names[-1], "carried on")
     settle(space, cloud)
     cloud.expect(**theirs)
 
@@ -221,6 +235,7 @@ def test_a_build_that_boots(real_cloud: LocalCloud, points: Points) -> None:
     had been; the next one's carries on, and compiles there."""
     cloud = real_cloud
     theirs = foreign(cloud)
+    account = Account("boot")
     with stage(cloud, boot_after_s=0, wait=True) as space:
         for number, at in enumerate(points):
             space.stop()  # the one that a wrapper has started after the killed one
@@ -234,8 +249,10 @@ def test_a_build_that_boots(real_cloud: LocalCloud, points: Points) -> None:
                 )
                 struck = daemon.poll() is not None
             assert struck or at.isdigit()
+            name = (space.folder / "points").read_text().splitlines()[-1]
             if number % 2:
                 expire(space, cloud, theirs)
+                account(at, name, "nobody came")
             else:
                 space.fresh_target()
                 space.cargo("build", "--offline", "--release").check()
@@ -243,7 +260,9 @@ def test_a_build_that_boots(real_cloud: LocalCloud, points: Points) -> None:
                 assert {unit["executor"] for unit in space.units()} == {server}
                 space.stop()
                 everything_goes(space, cloud, theirs)
+                account(at, name, "carried on")
             if not struck:
+                account(at, name, "came to its end")
                 break
         settle(space, cloud)
         cloud.expect(**theirs)
@@ -262,17 +281,21 @@ def test_a_bake(real_cloud: LocalCloud, points: Points) -> None:
         pytest.skip(str(error))
     command = ("image", "build", "--mirror", sources)
     theirs = foreign(cloud)
+    account = Account("bake")
     with stage(cloud) as space:
         for number, at in enumerate(points):
             struck, names = killed(space, at, *command)
             if number % 4 == 2:
-                _, names = killed(space, _NEVER, *command)
-                assert not cloud.all(Server), names[-1]
+                _, more = killed(space, _NEVER, *command)
+                assert not cloud.all(Server), more[-1]
                 assert len(cloud.all(Image)) == 1
                 everything_goes(space, cloud, theirs)
+                account(at, names[-1], "carried on")
             else:
                 expire(space, cloud, theirs)
+                account(at, names[-1], "nobody came")
             if not struck:
+                account(at, names[-1], "came to its end")
                 break
         everything_goes(space, cloud, theirs)
         settle(space, cloud)

@@ -137,8 +137,8 @@ class Ready(_Line):
     image: str = ""
     """What it was made of: `stock`, or a recipe; empty: not known."""
     pin: str = ""
-    """Of its host key from then on, and the boot's deadline as its label has it: labels that lose
-    this boot's pin are put right by who has seen it."""
+    """Of its host key from then on, and which boot it is, as labels have it: those that lose this
+    boot's pin are put right by who has seen it."""
     boot_by: str = ""
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from burst_lifecycle.labels import BOOT_BY, NEXT_PIN, PIN, READY
+from burst_lifecycle.labels import BOOT, BOOT_BY, NEXT_PIN, PIN, READY
 from burst_protocol.errors import HostKeyProblem
 
 
@@ -68,17 +68,21 @@ def require_pins(labels: Mapping[str, str], host: str) -> tuple[str, ...]:
     raise HostKeyProblem("its label with the pin of its host key is missing", host=host)
 
 
-def lost(found: Mapping[str, str], pin: str, boot_by: str) -> dict[str, str | None]:
-    """What those labels of a server lack, which was ready in this boot with that pin: changes for
+def boot_of(found: Mapping[str, str]) -> str:
+    """Which of its boots those labels of a server speak of; empty: they do not say."""
+    return found.get(BOOT) or found.get(BOOT_BY, "")
+
+
+def lost(found: Mapping[str, str], pin: str, boot: str) -> dict[str, str | None]:
+    """What those labels of a server lack, which was ready in that boot with that pin: changes for
     `labels.merged`, or nothing. Pure.
 
-    The deadline says which boot it is: it is only lowered within one, and a later boot, which may
-    have other pins, has a later one.
+    Labels of a later boot, which may have other pins, lack nothing of an earlier one's.
     """
     try:
-        same_boot = int(found[BOOT_BY]) <= int(boot_by)
-    except (KeyError, ValueError):
+        later = int(boot_of(found)) > int(boot)
+    except ValueError:
         return {}
-    if not pin or not same_boot or (found.get(PIN) == pin and READY in found):
+    if not pin or later or (found.get(PIN) == pin and READY in found):
         return {}
-    return {PIN: pin, NEXT_PIN: None, READY: "1", BOOT_BY: boot_by}
+    return {PIN: pin, NEXT_PIN: None, READY: "1", BOOT_BY: boot, BOOT: boot}

@@ -36,11 +36,14 @@ NEXT_PIN: Final = "burst-pin-next"
 pin with which its server was ready."""
 VERSION: Final = "burst-version"
 READY: Final = "burst-ready"
-"""Of servers: `1` from the moment its agent answered. Of their addresses: the `burst-boot-by` of
-the boot in which it did, see `readiness`."""
+"""Of servers: `1` from the moment its agent answered. Of their addresses: the `burst-boot` in which
+it did, see `readiness`."""
 BOOT_BY: Final = "burst-boot-by"
 """Of servers: epoch seconds of the API's clock by which it must be ready. Lowered to give a boot
 up; raised only together with taking `burst-ready` away, for a power-on."""
+BOOT: Final = "burst-boot"
+"""Of servers: which of its boots this is, by the deadline that it began with. A later one has a
+later one; giving it up leaves it. Servers of earlier releases have none: there it is BOOT_BY."""
 CLIENT: Final = "burst-client"
 """Which machine of the owner made it (16 hex digits of its key): it may carry on at once."""
 GROWING: Final = "burst-growing"

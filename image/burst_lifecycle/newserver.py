@@ -59,6 +59,7 @@ async def create(context: Context, candidate: Candidate, order: Order) -> Made:
     told = order.claim.labels(
         **{
             labels.BOOT_BY: str(int(order.boot_by_s)),
+            labels.BOOT: str(int(order.boot_by_s)),
             labels.PIN: host_key.pin,
             labels.CLIENT: context.key.client,
             **order.more,

@@ -3,8 +3,8 @@
 Labels are read, merged and written back as a whole, and the API has no condition for a write: a
 machine that was suspended in between takes back what others wrote meanwhile. A server whose labels
 lost `burst-ready` that way looks as if it had never been ready, and like one that may be deleted.
-Its address is another resource, which hardly anybody writes to: there stand the deadline of the
-boot in which it was ready, and its pin.
+Its address is another resource, which hardly anybody writes to: there stand the boot in which
+it was ready, and its pin.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Proof:
 
     pin: str
     """Of its host key from then on."""
-    boot_by: str
-    """The deadline of that boot, as the label had it: a later boot has a later one."""
+    boot: str
+    """Which boot that was, see `labels.BOOT`."""
 
     def lost(self, found: Mapping[str, str]) -> dict[str, str | None]:
         """See `hostkey.lost`."""
-        return hostkey.lost(found, self.pin, self.boot_by)
+        return hostkey.lost(found, self.pin, self.boot)
 
 
 def proof_of(server: Server, addresses: Iterable[PrimaryIp]) -> Proof | None:
@@ -42,9 +42,9 @@ def proof_of(server: Server, addresses: Iterable[PrimaryIp]) -> Proof | None:
         if address.id not in {server.ipv4_id, server.ipv6_id} or its is None or claim is None:
             continue
         if (its.owner, its.operation) == (claim.owner, claim.operation):
-            pin, boot_by = address.labels.get(labels.PIN), address.labels.get(labels.READY)
-            if pin and boot_by:
-                return Proof(pin, boot_by)
+            pin, boot = address.labels.get(labels.PIN), address.labels.get(labels.READY)
+            if pin and boot:
+                return Proof(pin, boot)
     return None
 
 
@@ -52,11 +52,11 @@ async def prove(context: Context, server: Server) -> None:
     """Write it there. A server that is `burst-ready` is as good without it."""
     claim = Claim.of(server.labels)
     address_id = server.ipv4_id or server.ipv6_id
-    pin, boot_by = server.labels.get(labels.PIN), server.labels.get(labels.BOOT_BY)
-    if claim is None or address_id is None or not pin or not boot_by:
+    pin, boot = server.labels.get(labels.PIN), hostkey.boot_of(server.labels)
+    if claim is None or address_id is None or not pin or not boot:
         return
     # What an address says besides is its server's: it needs no reading first.
-    told = claim.labels(**{labels.READY: boot_by, labels.PIN: pin})
+    told = claim.labels(**{labels.READY: boot, labels.PIN: pin})
     try:
         with context.effect("label the proof"):
             await context.cloud.set_labels(Kind.PRIMARY_IP, address_id, told)

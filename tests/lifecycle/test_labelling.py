@@ -9,10 +9,11 @@ import attrs
 import pytest
 
 from burst_lifecycle import access, labels
-from burst_lifecycle.cloud.model import Kind, Volume
+from burst_lifecycle.cloud.model import Kind, ServerState, Volume
 from burst_lifecycle.context import HOUR_S
 from burst_lifecycle.errors import Busy
 from burst_lifecycle.notices import Notice, Notices
+from burst_protocol.errors import HostKeyProblem
 from crashes import run, stopped_at
 from lifecycles import PROJECT, Machine, box_of, fresh, second, the_server
 from memory_bill import settled
@@ -250,3 +251,31 @@ def test_a_withdrawn_notice(tmp_path: Path) -> None:
     assert [notice.key for notice in notices.pending()] == ["b"]
     assert notices.post(Notice("one", "a"))
     assert [notice.key for notice in notices.pending()] == ["b", "a"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_warm_start_is_given_up_soon_after_a_good_boot(*, killed: bool) -> None:
+    """Within the deadline of the boot before. What was proved of that boot says nothing of this
+    one, to nobody: it goes, by who gave it up, or by who comes by."""
+    machine = fresh()
+    other = second(machine)
+    booted = run(machine.lifecycle.up("test")).server
+    account = machine.account
+    account.world.pass_time(60)
+    box_of(machine).shut_down()
+    account.change(booted.id, ServerState.OFF)
+    # Who waits less now has a deadline before that of the first boot.
+    machine.wishes = attrs.evolve(machine.wishes, boot_deadline_s=400)
+    account.wrong_key = True  # for two minutes that is no reason to give it up
+    if killed:
+        stopped_at(machine, "step after give the boot up", machine.lifecycle.up("test"))
+        assert account.world.now_s < int(booted.labels[labels.BOOT_BY])
+        assert labels.READY not in the_server(machine).labels
+        run(machine.lifecycle.reconcile())
+        run(other.lifecycle.reconcile())
+        assert labels.READY not in the_server(machine).labels
+        run(other.lifecycle.reap())
+    else:
+        with pytest.raises(HostKeyProblem):
+            run(machine.lifecycle.up("test"))
+    assert not account.held[Kind.SERVER]

@@ -822,6 +822,9 @@ def test_a_later_boot_has_its_own_pin() -> None:
     assert hostkey.lost(now, "", "2000") == {}
     assert hostkey.lost({}, "old", "1000") == {}
     assert hostkey.lost(now, "newer", "2000")[labels.PIN] == "newer"
+    given_up = {labels.BOOT: "2000", labels.BOOT_BY: "500", labels.PIN: "new"}
+    assert hostkey.lost(given_up, "old", "1000") == {}
+    assert hostkey.lost(given_up, "new", "2000")[labels.READY] == "1"
 
 
 def test_two_owners_in_one_account() -> None:

@@ -20,6 +20,7 @@ from burst_lifecycle import (
     newserver,
     readiness,
     removal,
+    rotation,
     situation,
     volumes,
 )
@@ -36,9 +37,10 @@ from burst_lifecycle.errors import (
 )
 from burst_lifecycle.events import How, Ready
 from burst_lifecycle.guard import Ground, Guard, is_booting, is_ready
-from burst_lifecycle.host import Host
+from burst_lifecycle.host import Host, Lease
 from burst_lifecycle.labels import Claim, Role
 from burst_lifecycle.making import Maker
+from burst_lifecycle.readiness import Proof
 from burst_lifecycle.situation import Move
 from burst_lifecycle.turn import TURN_S, Turn, TurnTaken, turn
 from burst_protocol.errors import (
@@ -49,7 +51,10 @@ from burst_protocol.errors import (
 )
 
 _MOVES: Final = 12
-_ROTATION_TRIES: Final = 6
+_LABEL_TRIES: Final = 4
+_END_S: Final = 120
+"""A ready server whose idea of its end is off by more is told again: who booted it may not have
+come so far, and its labels be somebody's who read them before that."""
 _GONE_POLL_S: Final = 3.0
 
 
@@ -115,9 +120,10 @@ class Boot:
                 return None
             try:
                 host = await self._reach(server)
-                if (await host.lease()).draining:
+                lease = await host.lease()
+                if lease.draining:
                     return None
-                return await self._equip(server, host, make_volume=make_volume)
+                return await self._equip(server, host, lease, make_volume=make_volume)
             except NotFound:
                 return None
 
@@ -216,7 +222,10 @@ class Boot:
             fresh = server
             with contextlib.suppress(NotFound):  # given up for it, and gone
                 fresh = await self.context.cloud.server(server.id)
-            if hostkey.pins(fresh.labels) == hostkey.pins(server.labels):
+            if hostkey.pins(fresh.labels) != hostkey.pins(server.labels):
+                return None
+            # Or one that was suspended meanwhile has taken that back.
+            if not await readiness.recall(self.context, fresh):
                 raise
             return None
 
@@ -238,6 +247,7 @@ class Boot:
         except NotFound:
             return None
         fresh = await context.cloud.server(server.id)
+        lease = None
         if is_ready(fresh):
             lease = await host.lease()
             if lease.draining:
@@ -246,7 +256,7 @@ class Boot:
                     context, self.guard, fresh, min_idle_s=0, reason="it drains already"
                 )
                 return None
-        return await self._equip(fresh, host)
+        return await self._equip(fresh, host, lease)
 
     async def _reach(self, server: Server) -> Host:
         """A ready server. ServerProblem if it is older than this machine's key: then a machine that
@@ -262,44 +272,72 @@ class Boot:
             detail = "does not know this machine's key yet; another machine of yours lets it in"
             raise ServerProblem(detail, what=server.name) from error
 
-    async def _equip(self, server: Server, host: Host, *, make_volume: bool = True) -> Booted:
-        """From the first login to `ready`. On a ready one: what this machine and project lack."""
+    async def _equip(
+        self, server: Server, host: Host, lease: Lease | None, *, make_volume: bool = True
+    ) -> Booted | None:
+        """From the first login to `ready`. On a ready one, which has a lease: what this machine and
+        project lack.
+
+        None: somebody else is about it, look again.
+        """
         context, cloud, wishes = self.context, self.context.cloud, self.context.wishes
         claim = Claim.of(server.labels)
         hard_end_s = claim.expires_s if claim else cloud.now_s() + wishes.hard_end_s
         await newserver.narrow(context, server, host, hard_end_s)
         with context.effect("bring the agent"):
             agent = await context.agent.ensure(host.login)
-        if not is_ready(server):
+        if lease is None or not _knows(lease, hard_end_s - cloud.now_s()):
             with context.effect("tell its end"):
                 await host.extend(
                     hard_end_in_s=hard_end_s - cloud.now_s(),
                     age_s=cloud.now_s() - server.created_s,
                     keep_alive_s=wishes.keep_alive_s,
                 )
+        if lease is None:
             await self._self_deletion(server, host)
         store = await volumes.mount_project(context, server, host, make=make_volume)
-        host = await self._rotate(server.id, host)
-        server = await cloud.server(server.id)
-        if not is_ready(server):
-            told = labels.merged(server.labels, **{labels.READY: "1"})
+        rotated = await rotation.rotate(context, server.id, host)
+        if rotated is None:
+            return None
+        pin = hostkey.pin(rotated.login.host_key)
+        server = await self._say_ready(server.id, Proof(pin, hostkey.boot_of(server.labels)))
+        return Booted(server, attrs.evolve(rotated.login, user="burst"), store, agent, self.how)
+
+    async def _say_ready(self, server_id: int, proof: Proof) -> Server:
+        """Label it, unless somebody has. What others take back at that very moment is put right:
+        should we be killed, whoever comes next finds the proof."""
+        context, cloud = self.context, self.context.cloud
+        server = await cloud.server(server_id)
+        if not (told := proof.lost(server.labels)):
+            return server
+        said = False
+        for _ in range(_LABEL_TRIES):
             with context.effect("label ready"):
-                await cloud.set_labels(Kind.SERVER, server.id, told)
-            server = attrs.evolve(server, labels=told)
-            await context.ledger.record(
-                Ready(
-                    at_s=cloud.now_s(),
-                    id=server.id,
-                    how=self.how or How.COLD,
-                    took_s=context.time.monotonic() - self.began_s,
-                    boot_s=self._boot_s(),
-                    image=self._maker.source if self._maker else "",
-                    pin=told.get(labels.PIN, ""),
-                    boot_by=hostkey.boot_of(told),
-                )
+                await cloud.set_labels(Kind.SERVER, server_id, labels.merged(server.labels, **told))
+            server = attrs.evolve(server, labels=labels.merged(server.labels, **told))
+            if not said:
+                said = True
+                await self._record_ready(server)
+                await readiness.prove(context, server)
+            server = await cloud.server(server_id)
+            if not (told := proof.lost(server.labels)):
+                break
+        return server
+
+    async def _record_ready(self, server: Server) -> None:
+        context = self.context
+        await context.ledger.record(
+            Ready(
+                at_s=context.cloud.now_s(),
+                id=server.id,
+                how=self.how or How.COLD,
+                took_s=context.time.monotonic() - self.began_s,
+                boot_s=self._boot_s(),
+                image=self._maker.source if self._maker else "",
+                pin=server.labels.get(labels.PIN, ""),
+                boot_by=hostkey.boot_of(server.labels),
             )
-            await readiness.prove(context, server)
-        return Booted(server, attrs.evolve(host.login, user="burst"), store, agent, self.how)
+        )
 
     async def _self_deletion(self, server: Server, host: Host) -> None:
         """Where the user wants it. A server without it is as safe as any other."""
@@ -322,43 +360,7 @@ class Boot:
             return None
         return self.context.time.monotonic() - self._maker.asked_s
 
-    async def _rotate(self, server_id: int, host: Host) -> Host:
-        """The key that user data carried is replaced by one that never left the server.
 
-        Both pins are in the labels before the change, so whoever looks meanwhile is right.
-        """
-        context, cloud = self.context, self.context.cloud
-        server = await cloud.server(server_id)
-        shown = hostkey.pin(host.login.host_key)
-        next_pin = server.labels.get(labels.NEXT_PIN)
-        if next_pin is None and is_ready(server):
-            return host
-        if next_pin is None or shown != next_pin:
-            with context.effect("prepare the host key"):
-                public = await host.prepare_host_key()
-            next_pin = hostkey.pin(public)
-            if server.labels.get(labels.NEXT_PIN) != next_pin:
-                told = labels.merged(server.labels, **{labels.NEXT_PIN: next_pin})
-                with context.effect("label the next pin"):
-                    await cloud.set_labels(Kind.SERVER, server_id, told)
-            with context.effect("activate the host key"):
-                await host.activate_host_key()
-            server = await cloud.server(server_id)
-            host = await self._shows(server, host, next_pin)
-        told = labels.merged(server.labels, **{labels.PIN: next_pin, labels.NEXT_PIN: None})
-        with context.effect("label the new pin"):
-            await cloud.set_labels(Kind.SERVER, server_id, told)
-        login = attrs.evolve(host.login, pins=(next_pin,))
-        return Host(context.ssh, login, server_id)
-
-    async def _shows(self, server: Server, host: Host, wanted: str) -> Host:
-        """Log in anew until that key is shown."""
-        context = self.context
-        both = access.login(context, server)
-        for _ in range(_ROTATION_TRIES):
-            await context.ssh.forget(host.login)
-            host = Host(context.ssh, await Host(context.ssh, both, server.id).hello(), server.id)
-            if hostkey.pin(host.login.host_key) == wanted:
-                return host
-            await context.time.sleep(newserver.POLL_S)
-        raise ServerProblem("does not show its new host key", what=server.name)
+def _knows(lease: Lease, hard_end_in_s: float) -> bool:
+    told_s = lease.hard_end_in_s
+    return told_s is not None and abs(told_s - hard_end_in_s) <= _END_S

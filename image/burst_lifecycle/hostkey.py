@@ -79,10 +79,26 @@ def lost(found: Mapping[str, str], pin: str, boot: str) -> dict[str, str | None]
 
     Labels of a later boot, which may have other pins, lack nothing of an earlier one's.
     """
-    try:
-        later = int(boot_of(found)) > int(boot)
-    except ValueError:
-        return {}
-    if not pin or later or (found.get(PIN) == pin and READY in found):
+    ahead = _ahead(found, boot)
+    if not pin or ahead is None or ahead > 0 or (found.get(PIN) == pin and READY in found):
         return {}
     return {PIN: pin, NEXT_PIN: None, READY: "1", BOOT_BY: boot, BOOT: boot}
+
+
+def forgot(found: Mapping[str, str], pin: str, boot: str) -> dict[str, str | None]:
+    """As `lost`, of a server that will show that key in that boot. Where the labels are those of an
+    earlier boot, this one is still to be gone on with. Pure."""
+    ahead = _ahead(found, boot)
+    if not pin or ahead is None or ahead > 0:
+        return {}
+    if ahead < 0:
+        return {NEXT_PIN: pin, READY: None, BOOT_BY: boot, BOOT: boot}
+    return {} if pin in pins(found) else {NEXT_PIN: pin}
+
+
+def _ahead(found: Mapping[str, str], boot: str) -> int | None:
+    """Positive: of a later boot than that one. None: nobody can tell."""
+    try:
+        return int(boot_of(found)) - int(boot)
+    except ValueError:
+        return None

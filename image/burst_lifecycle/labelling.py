@@ -7,6 +7,7 @@ suspended between its reading and its writing has taken it back.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeVar
 
@@ -15,7 +16,7 @@ from burst_lifecycle.cloud.model import Inventory, Kind, Resource, Server
 from burst_lifecycle.context import Context
 from burst_lifecycle.errors import Busy, NotFound
 from burst_lifecycle.events import Event, Labelled, Ready
-from burst_lifecycle.readiness import Proof
+from burst_lifecycle.readiness import Proof, Witness
 
 R = TypeVar("R", bound=Resource)
 _TRIES: Final = 4
@@ -78,36 +79,36 @@ async def _servers(context: Context, inventory: Inventory, events: Iterable[Even
     seen = {event.id: event for event in events if isinstance(event, Ready)}
     repaired = False
     for server in situation.of_owner(inventory.servers, owner):
-        proof = readiness.proof_of(server, inventory.primary_ips)
+        said = readiness.witness_of(server, inventory.primary_ips)
         ready = seen.get(server.id)
-        proofs = [Proof(ready.pin, ready.boot_by)] if ready is not None else []
-        proofs += [proof] if proof is not None else []
-        try:
-            for one in proofs:
-                repaired |= await _ready_again(context, server, one)
-        except NotFound:
-            continue
-        if proof is None and labels.READY in server.labels and _has_address(server, inventory):
+        witness = _better(Proof(ready.pin, ready.boot_by) if ready else None, said)
+        if witness is not None and witness.lost(server.labels):
+            with contextlib.suppress(NotFound):
+                repaired |= await readiness.restore(context, server, witness)
+        elif (
+            not isinstance(said, Proof)
+            and labels.READY in server.labels
+            and _has_address(server, inventory)
+        ):
             await readiness.prove(context, server)
     return repaired
+
+
+def _better(seen: Proof | None, said: Witness | None) -> Witness | None:
+    """What this machine has seen, or what the address says: of the later boot. What is promised of
+    a boot that was seen ready has come true."""
+    if seen is None or said is None:
+        return said or seen
+    try:
+        ahead = int(said.boot) - int(seen.boot)
+    except ValueError:  # seen by an earlier release
+        return said
+    return said if ahead > 0 or (ahead == 0 and isinstance(said, Proof)) else seen
 
 
 def _has_address(server: Server, inventory: Inventory) -> bool:
     """With labels of ours: another is none that came with it, or it is labelled first."""
     return any(one.id in {server.ipv4_id, server.ipv6_id} for one in inventory.primary_ips)
-
-
-async def _ready_again(context: Context, server: Server, proof: Proof) -> bool:
-    if not proof.lost(server.labels):
-        return False
-    fresh = await context.cloud.server(server.id)
-    lost = proof.lost(fresh.labels)
-    if lost:
-        with context.effect("put its labels right"):
-            await context.cloud.set_labels(
-                Kind.SERVER, server.id, labels.merged(fresh.labels, **lost)
-            )
-    return bool(lost)
 
 
 def _taken_back(context: Context, resource: Resource, event: Labelled) -> bool:

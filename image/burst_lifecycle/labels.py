@@ -33,7 +33,7 @@ FILESYSTEM: Final = "burst-fs"
 PIN: Final = "burst-pin"
 NEXT_PIN: Final = "burst-pin-next"
 """Base32 of the SHA-256 of the host key; both are valid while it is rotated. An address has the
-pin with which its server was ready."""
+next one from before it is activated, then the pin with which its server was ready."""
 VERSION: Final = "burst-version"
 READY: Final = "burst-ready"
 """Of servers: `1` from the moment its agent answered. Of their addresses: the `burst-boot` in which

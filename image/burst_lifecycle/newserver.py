@@ -11,7 +11,17 @@ from typing import Final
 
 import attrs
 
-from burst_lifecycle import access, creation, firewall, hostkey, labels, records, removal, userdata
+from burst_lifecycle import (
+    access,
+    creation,
+    firewall,
+    hostkey,
+    labels,
+    readiness,
+    records,
+    removal,
+    userdata,
+)
 from burst_lifecycle.budget import Tariff
 from burst_lifecycle.cloud.model import Image, Kind, Server, ServerSpec, ServerState
 from burst_lifecycle.context import Context
@@ -159,6 +169,8 @@ async def wait_for_ssh(
             except HostKeyProblem as error:
                 last = str(error)
                 if cloud.now_s() > began_s + WRONG_KEY_S:
+                    if await readiness.recall(context, now):
+                        continue
                     await removal.abandon(context, guard, now)
                     raise
         elif now.state is ServerState.DELETING:

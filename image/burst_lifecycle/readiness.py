@@ -1,10 +1,11 @@
-"""That a server was ready is said twice: by its own labels, and by those of its address.
+"""What a server's own labels may lose is said twice: by them, and by those of its address.
 
 Labels are read, merged and written back as a whole, and the API has no condition for a write: a
 machine that was suspended in between takes back what others wrote meanwhile. A server whose labels
-lost `burst-ready` that way looks as if it had never been ready, and like one that may be deleted.
-Its address is another resource, which hardly anybody writes to: there stand the boot in which
-it was ready, and its pin.
+lost `burst-ready` that way looks as if it had never been ready, and like one that may be deleted;
+one whose labels lost the pin of its new host key can be verified by nobody. Its address is another
+resource, which hardly anybody writes to. There stands, before a key is activated, what it will be;
+and once the server was ready, the boot in which it was, and its pin.
 """
 
 from __future__ import annotations
@@ -34,41 +35,94 @@ class Proof:
         return hostkey.lost(found, self.pin, self.boot)
 
 
-def proof_of(server: Server, addresses: Iterable[PrimaryIp]) -> Proof | None:
+@attrs.frozen
+class Promise:
+    """The key that it will show in that boot. Whether it came so far is not known."""
+
+    pin: str
+    boot: str
+
+    def lost(self, found: Mapping[str, str]) -> dict[str, str | None]:
+        """See `hostkey.forgot`."""
+        return hostkey.forgot(found, self.pin, self.boot)
+
+
+Witness = Proof | Promise
+
+
+def witness_of(server: Server, addresses: Iterable[PrimaryIp]) -> Witness | None:
     """What the server's address says, if it is one of those. Pure."""
     claim = Claim.of(server.labels)
     for address in addresses:
         its = Claim.of(address.labels)
         if address.id not in {server.ipv4_id, server.ipv6_id} or its is None or claim is None:
             continue
-        if (its.owner, its.operation) == (claim.owner, claim.operation):
-            pin, boot = address.labels.get(labels.PIN), address.labels.get(labels.READY)
-            if pin and boot:
-                return Proof(pin, boot)
+        if (its.owner, its.operation) != (claim.owner, claim.operation):
+            continue
+        found = address.labels
+        if (pin := found.get(labels.PIN)) and (boot := found.get(labels.READY)):
+            return Proof(pin, boot)
+        if (pin := found.get(labels.NEXT_PIN)) and (boot := found.get(labels.BOOT)):
+            return Promise(pin, boot)
     return None
 
 
+async def promise(context: Context, server: Server, next_pin: str) -> None:
+    """Write there what its host key will be, before it is."""
+    boot = hostkey.boot_of(server.labels)
+    await _say(context, server, "promise", {labels.BOOT: boot, labels.NEXT_PIN: next_pin})
+
+
 async def prove(context: Context, server: Server) -> None:
-    """Write it there. A server that is `burst-ready` is as good without it."""
+    """Write there that it is ready. A server that is `burst-ready` is as good without it."""
+    boot = hostkey.boot_of(server.labels)
+    pin = server.labels.get(labels.PIN, "")
+    await _say(context, server, "proof", {labels.READY: boot, labels.PIN: pin})
+
+
+async def _say(context: Context, server: Server, what: str, more: Mapping[str, str]) -> None:
     claim = Claim.of(server.labels)
     address_id = server.ipv4_id or server.ipv6_id
-    pin, boot = server.labels.get(labels.PIN), hostkey.boot_of(server.labels)
-    if claim is None or address_id is None or not pin or not boot:
+    if claim is None or address_id is None or not all(more.values()):
         return
     # What an address says besides is its server's: it needs no reading first.
-    told = claim.labels(**{labels.READY: boot, labels.PIN: pin})
     try:
-        with context.effect("label the proof"):
-            await context.cloud.set_labels(Kind.PRIMARY_IP, address_id, told)
+        with context.effect(f"label the {what}"):
+            await context.cloud.set_labels(Kind.PRIMARY_IP, address_id, claim.labels(**more))
     except (Busy, NotFound):
         pass
 
 
 async def was_ready(context: Context, server: Server) -> bool:
     """Whether its labels are not what they were when it was ready in this boot."""
+    witness = await _ask(context, server)
+    return isinstance(witness, Proof) and bool(witness.lost(server.labels))
+
+
+async def recall(context: Context, server: Server) -> bool:
+    """Give its labels back what they lost, as far as its address knows; whether they had. Asked
+    where a server does not show what its labels say, or is about to be changed for good."""
+    witness = await _ask(context, server)
+    return witness is not None and await restore(context, server, witness)
+
+
+async def _ask(context: Context, server: Server) -> Witness | None:
     claim = Claim.of(server.labels)
     if claim is None:
-        return False
+        return None
     found = await context.cloud.find(Kind.PRIMARY_IP, labels.selector(claim.owner))
-    proof = proof_of(server, (one for one in found if isinstance(one, PrimaryIp)))
-    return proof is not None and bool(proof.lost(server.labels))
+    return witness_of(server, (one for one in found if isinstance(one, PrimaryIp)))
+
+
+async def restore(context: Context, server: Server, witness: Witness) -> bool:
+    """Its labels as that witness has them; whether they were not. NotFound: the server is gone."""
+    if not witness.lost(server.labels):
+        return False
+    fresh = await context.cloud.server(server.id)
+    lost = witness.lost(fresh.labels)
+    if lost:
+        with context.effect("put its labels right"):
+            await context.cloud.set_labels(
+                Kind.SERVER, server.id, labels.merged(fresh.labels, **lost)
+            )
+    return bool(lost)

@@ -173,6 +173,7 @@ class Box:
             return False
         self.running += 1
         self.active_s = self.now_s
+        self.seen = True
         return True
 
     def answer(self, argv: Sequence[str]) -> Answer:

@@ -11,7 +11,7 @@ import pytest
 
 from bakes import NEWER, RECIPE, Said, bake, baked
 from burst_lifecycle import images, labels
-from burst_lifecycle.bake import Wish
+from burst_lifecycle.baking.job import Wish
 from burst_lifecycle.books import add_up
 from burst_lifecycle.cloud.model import Image, ImageState, Kind, Server, ServerState
 from burst_lifecycle.errors import Busy, OverBudget, ServerProblem

@@ -6,7 +6,8 @@ import asyncio
 
 import attrs
 
-from burst_lifecycle.bake import Baker, Wish
+from burst_lifecycle.bake import Baker
+from burst_lifecycle.baking.job import Job, Wish
 from burst_lifecycle.cloud.model import Image
 from burst_lifecycle.recipe import Recipe
 from burst_lifecycle.session import Lifecycle
@@ -31,7 +32,7 @@ async def bake(
     """One `image build`."""
     said = said or Said()
     await lifecycle.reconcile()
-    baker = Baker(
+    job = Job(
         context=lifecycle.context,
         guard=lifecycle.guard,
         recipe=recipe,
@@ -39,7 +40,7 @@ async def bake(
         tell=said.lines.append,
         log=said.log.extend,
     )
-    return await baker.run()
+    return await Baker(job).run()
 
 
 def baked(machine: Machine, recipe: Recipe = RECIPE) -> Image:

@@ -10,10 +10,12 @@ from typing import BinaryIO, Final
 
 import attrs
 
-from burst_lifecycle import bake, images, recipe
+from burst_lifecycle import images, recipe
 from burst_lifecycle.admin.desk import Desk
 from burst_lifecycle.admin.live import Live
 from burst_lifecycle.admin.ports import Bake, Control, Tell
+from burst_lifecycle.bake import Baker
+from burst_lifecycle.baking.job import Job, Wish
 from burst_lifecycle.cloud.model import Image
 
 LOGS: Final = "bakes"
@@ -39,11 +41,11 @@ class Ovens:
         await lifecycle.reconcile()
         with log_file(os.path.join(self.desk.places.cloud, LOGS)) as (path, file):
             tell(f"the log is {path}")
-            baker = bake.Baker(
+            job = Job(
                 context=lifecycle.context,
                 guard=lifecycle.guard,
                 recipe=recipe.packaged(),
-                wish=bake.Wish(
+                wish=Wish(
                     server_type=wish.server_type,
                     location=wish.location,
                     mirror=mirror,
@@ -52,7 +54,7 @@ class Ovens:
                 tell=_both(tell, file),
                 log=self._shower(file),
             )
-            return await baker.run()
+            return await Baker(job).run()
 
     async def outdated(self, found: Sequence[Image], keep: int) -> Sequence[Image]:
         control = self.control

@@ -181,7 +181,7 @@ def wishes(hetzner: Hetzner, owner: str, project: Project | None) -> Wishes:
 
 def new_key() -> tuple[str, str]:
     """A fresh ed25519 pair: private half in OpenSSH's format, public half in one line."""
-    from burst_lifecycle.remote.ssh_transport import new_key_pair  # noqa: PLC0415 - 0.2 s
+    from burst_lifecycle.remote.ssh.pinned_login import new_key_pair  # noqa: PLC0415 - 0.2 s
 
     return new_key_pair()
 

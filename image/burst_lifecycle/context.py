@@ -94,7 +94,7 @@ class Ssh(Protocol):
     ) -> Answer:
         """Run an argv, never a shell line.
 
-        Unreachable, LinkLost, HostKeyProblem, AuthenticationFailed, as ssh_transport raises them;
+        Unreachable, LinkLost, HostKeyProblem, AuthenticationFailed, as `remote.ssh` raises them;
         DeadlinePassed when it ran for longer.
         """
         ...

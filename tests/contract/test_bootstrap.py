@@ -15,7 +15,8 @@ import pytest
 
 from burst_lifecycle.remote import bootstrap, remote_bundle, remote_stub
 from burst_lifecycle.remote.bootstrap import CACHE_PLACE, RemoteFacts, start_agent_with_facts
-from burst_lifecycle.remote.ssh_transport import SshTarget, connect
+from burst_lifecycle.remote.ssh.login import connect
+from burst_lifecycle.remote.ssh.target import SshTarget
 from burst_protocol import messages as m
 from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from burst_lifecycle.remote.known_hosts import KnownHosts
-from burst_lifecycle.remote.ssh_transport import AgentChannel, SshConnection, SshTarget, connect
+from burst_lifecycle.remote.ssh.channel import AgentChannel
+from burst_lifecycle.remote.ssh.connection import SshConnection
+from burst_lifecycle.remote.ssh.login import connect
+from burst_lifecycle.remote.ssh.target import SshTarget
 from burst_protocol.errors import (
     AgentGone,
     AuthenticationFailed,

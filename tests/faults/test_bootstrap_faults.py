@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from burst_lifecycle.remote.bootstrap import start_agent
-from burst_lifecycle.remote.ssh_transport import SshTarget, connect
+from burst_lifecycle.remote.ssh.login import connect
+from burst_lifecycle.remote.ssh.target import SshTarget
 from burst_protocol.errors import (
     BurstError,
     DiskFull,

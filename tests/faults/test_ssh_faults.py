@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from burst_lifecycle.remote.ssh_transport import SshConnection, SshTarget, connect
+from burst_lifecycle.remote.ssh.connection import SshConnection
+from burst_lifecycle.remote.ssh.login import connect
+from burst_lifecycle.remote.ssh.target import SshTarget
 from burst_protocol.errors import (
     AuthenticationFailed,
     BurstError,

@@ -25,7 +25,7 @@ from burst_lifecycle.ledger import Ledger
 from burst_lifecycle.remote.install import ServiceInstaller
 from burst_lifecycle.remote.pinned import PinnedSsh
 from burst_lifecycle.remote.remote_bundle import HomeBundle
-from burst_lifecycle.remote.ssh_transport import new_key_pair
+from burst_lifecycle.remote.ssh.pinned_login import new_key_pair
 from burst_lifecycle.session import Lifecycle
 from burst_lifecycle.token import Token
 from burst_lifecycle.userdata import server_files

@@ -14,7 +14,7 @@ from burst_lifecycle.context import Answer, Login
 from burst_lifecycle.errors import DeadlinePassed
 from burst_lifecycle.hostkey import pin
 from burst_lifecycle.remote.pinned import PinnedSsh
-from burst_lifecycle.remote.ssh_transport import new_key_pair
+from burst_lifecycle.remote.ssh.pinned_login import new_key_pair
 from burst_protocol.errors import AuthenticationFailed, HostKeyProblem, Unreachable
 from sshd import SSHD, Sshd, closed_port, keygen
 

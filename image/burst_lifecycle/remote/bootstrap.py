@@ -27,7 +27,7 @@ from burst_protocol.errors import (
 
 if TYPE_CHECKING:
     from burst_lifecycle.remote.remote_bundle import Bundle
-    from burst_lifecycle.remote.ssh_transport import AgentChannel
+    from burst_lifecycle.remote.ssh.channel import AgentChannel
 
 _VERSIONS: Final = " ".join(f"python3.{minor}" for minor in range(16, 10, -1))
 

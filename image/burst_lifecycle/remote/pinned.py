@@ -1,4 +1,4 @@
-"""Commands on servers of our own: `context.Ssh` over `ssh_transport`.
+"""Commands on servers of our own: `context.Ssh` over `ssh.pinned_login`.
 
 What goes through a shell there is a constant; the argv travels as JSON on stdin and is executed by
 Python, which every image has because cloud-init needs it. Connections are kept and shared.
@@ -17,7 +17,8 @@ from burst_lifecycle.errors import DeadlinePassed, ServerProblem
 from burst_protocol.errors import AgentGone, LinkLost
 
 if TYPE_CHECKING:
-    from burst_lifecycle.remote.ssh_transport import AgentChannel, PinnedConnection
+    from burst_lifecycle.remote.ssh.channel import AgentChannel
+    from burst_lifecycle.remote.ssh.pinned_login import PinnedConnection
 
 # The line is read unbuffered: what follows it is the command's own stdin.
 COMMAND: Final = (
@@ -39,14 +40,14 @@ class PinnedSsh:
         self._locks: dict[_Key, asyncio.Lock] = {}
 
     async def connection(self, login: Login) -> PinnedConnection:
-        """A live one; made if there is none. Errors as `ssh_transport.connect_pinned`."""
-        from burst_lifecycle.remote import ssh_transport  # noqa: PLC0415 - 0.2 s
+        """A live one; made if there is none. Errors as `connect_pinned`."""
+        from burst_lifecycle.remote.ssh.pinned_login import connect_pinned  # noqa: PLC0415 - 0.2 s
 
         key = _key(login)
         async with self._locks.setdefault(key, asyncio.Lock()):
             found = self._open.get(key)
             if found is None or found.is_closed:
-                found = await ssh_transport.connect_pinned(
+                found = await connect_pinned(
                     login.host,
                     login.port,
                     user=login.user,

@@ -15,7 +15,7 @@ from burst_wrapper.config import Config
 from burst_wrapper.daemon.link import AgentLink, Stream
 
 if TYPE_CHECKING:
-    from burst_lifecycle.remote.ssh_transport import SshConnection
+    from burst_lifecycle.remote.ssh.connection import SshConnection
 
 _PATIENCE: Final = 4
 """The agent's patience with our silence, as a multiple of ours: a busy home may be slow."""
@@ -67,10 +67,11 @@ class KnownHost:
 
     async def open(self, config: Config, auth_sock: str | None) -> Stream:
         # asyncssh costs 0.2 s to import: only who has a host pays for it.
-        from burst_lifecycle.remote import ssh_transport  # noqa: PLC0415
+        from burst_lifecycle.remote.ssh.login import connect  # noqa: PLC0415
+        from burst_lifecycle.remote.ssh.target import SshTarget  # noqa: PLC0415
 
-        connection = await ssh_transport.connect(
-            ssh_transport.SshTarget.parse(self.name),
+        connection = await connect(
+            SshTarget.parse(self.name),
             connect_timeout_s=config.connect_timeout_s,
             silence_s=config.silence_s,
             auth_sock=auth_sock,

@@ -96,6 +96,8 @@ class Boot:
                 found = self._assess(servers)
                 if found.move is Move.USE and found.server and is_ready(found.server):
                     booted = await self._use(found.server, servers, None)
+                    if booted is None:
+                        await context.time.sleep(newserver.POLL_S)
                 elif found.move is Move.WAIT:
                     booted = None
                     await context.time.sleep(_GONE_POLL_S)
@@ -310,13 +312,13 @@ class Boot:
         server = await cloud.server(server_id)
         if not (told := proof.lost(server.labels)):
             return server
-        said = False
+        is_news = not is_ready(server)
         for _ in range(_LABEL_TRIES):
             with context.effect("label ready"):
                 await cloud.set_labels(Kind.SERVER, server_id, labels.merged(server.labels, **told))
             server = attrs.evolve(server, labels=labels.merged(server.labels, **told))
-            if not said:
-                said = True
+            if is_news:
+                is_news = False
                 await self._record_ready(server)
                 await readiness.prove(context, server)
             server = await cloud.server(server_id)

@@ -29,8 +29,10 @@ async def rotate(context: Context, server_id: int, host: Host) -> Host | None:
     server = await context.cloud.server(server_id)
     shown = hostkey.pin(host.login.host_key)
     next_pin = server.labels.get(labels.NEXT_PIN)
-    if next_pin is None and is_ready(server):
-        return host if server.labels.get(labels.PIN) == shown else None
+    if is_ready(server) and shown == server.labels.get(labels.PIN):
+        return host
+    if is_ready(server) and shown != next_pin:
+        return None
     if next_pin is None or shown != next_pin:
         with context.effect("prepare the host key"):
             public = await host.prepare_host_key()

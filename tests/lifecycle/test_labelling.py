@@ -194,6 +194,22 @@ def test_a_ready_server_is_proved_to_other_machines(*, gives_up: bool) -> None:
     assert not box_of(machine).lost_writes
 
 
+def test_a_ready_server_keeps_its_key() -> None:
+    """Labels that promise another one as well change nothing, and nobody looks for ever."""
+    machine = fresh()
+    run(machine.lifecycle.up("test"))
+    good = dict(the_server(machine).labels)
+    key = box_of(machine).host_key
+    told = {**good, labels.NEXT_PIN: "A" * 52}
+    write_back(machine, Kind.SERVER, the_server(machine).id, told)
+    for one in (machine, second(machine)):
+        run(access.owner_keys(one.lifecycle.context))
+        run(machine.lifecycle.reap())
+        assert run(one.lifecycle.up("again")).how is None
+    assert box_of(machine).host_key == key
+    assert the_server(machine).labels[labels.PIN] == good[labels.PIN]
+
+
 def test_a_server_that_is_off_goes_whatever_its_labels_say() -> None:
     """Nothing runs on it; it would only bill."""
     machine = fresh()

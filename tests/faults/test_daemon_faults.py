@@ -6,6 +6,7 @@ Each test builds plainly first, then through burst while something is broken.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -233,6 +234,24 @@ def test_a_daemon_that_hangs_in_mid_unit(space: Space, phase: Phase) -> None:
         for u in space.units()
         if u["crate"] == "held"
     )
+
+
+def test_an_agent_that_hangs_in_mid_unit(space: Space) -> None:
+    """Stopped, say: given up after the silence that the configuration names, and ended."""
+    faults.configure(space, "silence_s = 1\n")
+    space.write(faults.held_project("checking"))
+    expected = faults.plain(space)
+    with Running.start(space) as cargo:
+        hold(space, "checking")
+        agent = agent_pid(space)
+        os.kill(agent, signal.SIGSTOP)
+        same(space, expected, cargo.finish())
+    silent = re.search(r"nothing heard for (\d+) s", faults.unit(space, "held")["why"])
+    assert silent is not None
+    assert int(silent[1]) < 30
+    until(lambda: not faults.alive(agent), "the end of the stopped agent")
+    space.fresh_target()
+    build(space)
 
 
 def test_a_daemon_that_hangs_before_the_build(space: Space) -> None:

@@ -11,7 +11,8 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -227,6 +228,52 @@ def lab_loses(lab: Lab, breaks: Breaker, phase: Phase) -> None:
         works(lab)
         assert faults.unit(space, "held")["where"] == "remote"
         space.stop()
+
+
+def chain(length: int, gates: Path) -> dict[str, str]:
+    """Crates that need one another; each is compiled once a file of its number lies in `gates`."""
+    names = [f"c{n}" for n in range(length)]
+    files = {"Cargo.toml": f'[workspace]\nresolver = "2"\nmembers = {names!r}\n'}
+    for number, name in enumerate(names):
+        needs = f'[dependencies]\nc{number - 1} = {{ path = "../c{number - 1}" }}\n'
+        files |= {
+            f"{name}/Cargo.toml": faults.MANIFEST.format(name=name) + needs * bool(number),
+            f"{name}/src/lib.rs": "pub fn f() {}\n",
+            f"{name}/build.rs": "fn main() {\n"
+            f'    while !std::path::Path::new("{gates}/{number}").exists() {{\n'
+            "        std::thread::sleep(std::time::Duration::from_millis(5));\n    }\n}\n",
+        }
+    return files
+
+
+@pytest.mark.thorough
+def test_a_host_that_comes_back_is_used_again_in_the_same_build(lab: Lab) -> None:
+    """Rebooted, say: sshd and all that ran there are gone, and a while later it is there again."""
+    space, length = lab.space, 12
+    gates = space.folder / "gates"
+    gates.mkdir()
+    works(lab)
+    lab.write(chain(length, gates))
+
+    def unit_of(number: int) -> dict[str, Any] | None:
+        found = [u for u in space.units() if u["crate"] == f"c{number}"]
+        return found[0] if found else None
+
+    def compiled(number: int) -> str:
+        (gates / str(number)).write_text("")
+        return str(until(lambda: unit_of(number), f"c{number}")["executor"])
+
+    with Running.start(space, "build", "-j", str(2 * length)) as cargo:
+        until(lambda: len(space.units()) >= length, "the build scripts")
+        assert compiled(0) == lab.sshd.address
+        lab.sshd.stop()
+        assert compiled(1) == "embedded"
+        assert compiled(2) == "embedded"
+        lab.sshd.restart()
+        until(lab.agents, "an agent there, whoever asks for it")
+        after = [compiled(number) for number in range(3, length)]
+        assert cargo.finish().status == 0
+    assert lab.sshd.address in after, after
 
 
 @pytest.mark.parametrize("breaks", [cut, stall])

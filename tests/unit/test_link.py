@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 import pytest
 
@@ -23,7 +24,7 @@ from burst_protocol.errors import (
 from burst_protocol.framing import MAX_FRAME_BYTES
 from burst_protocol.messages import Message
 from burst_wrapper.daemon.link import AgentLink
-from fake_agent import FakeAgent, linked, no_tools
+from fake_agent import FakeAgent, linked, no_tools, ready
 
 KEY = b"k" * 32
 
@@ -267,6 +268,43 @@ def test_a_sink_that_fails_ends_the_link_with_its_reason() -> None:
             agent.say(m.BlobChunk(7, Digest.of(b"a"), codec.RAW, b"a", True))
             with pytest.raises(DiskFull):
                 await asking
+
+    asyncio.run(scenario())
+
+
+def test_own_absence_is_no_silence() -> None:
+    """Stopped, or frozen with the whole session: who did not listen cannot have heard."""
+
+    async def scenario() -> None:
+        agent = FakeAgent(lambda said: [m.Pong(said.token)] if isinstance(said, m.Ping) else [])
+        async with linked(agent, silence_s=0.3) as link:
+            time.sleep(1)  # noqa: ASYNC251 - this is the absence
+            agent.heard.clear()
+            await agent.hears(m.Ping)
+            assert link.gone is None
+
+    asyncio.run(scenario())
+
+
+def test_a_busy_agent_is_waited_for_longer() -> None:
+    """As long as it is seen to work; not for ever."""
+
+    async def scenario() -> None:
+        asked: list[float] = []
+
+        def busy() -> bool:
+            asked.append(time.monotonic())
+            return True
+
+        agent = FakeAgent()
+        agent.answers = ready
+        link = AgentLink(agent, "there", silence_s=0.1, local=True, busy=busy)
+        await link.start(no_tools)
+        async with asyncio.timeout(20):
+            while link.gone is None:  # noqa: ASYNC110 - nothing else tells of it
+                await asyncio.sleep(0.01)
+        assert len(asked) > 1
+        await link.close()
 
     asyncio.run(scenario())
 

@@ -52,6 +52,9 @@ class Place(NamedTuple):
 class _Child(Protocol):
     """What is needed of a `subprocess.Popen`."""
 
+    @property
+    def pid(self) -> int: ...
+
     def wait(self, timeout: float | None = None) -> int:
         """`subprocess.TimeoutExpired` if it has not ended by then."""
 
@@ -63,7 +66,7 @@ class _Forked:
     """A child that is no `Popen`."""
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
+        self.pid = pid
         self._status: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
@@ -71,14 +74,14 @@ class _Forked:
         if self._status is None and timeout is not None:
             self._until(time.monotonic() + timeout, timeout)
         if self._status is None:
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._status
 
     def _until(self, end_s: float, timeout: float) -> None:
         try:
-            pidfd = os.pidfd_open(self._pid)
+            pidfd = os.pidfd_open(self.pid)
         except OSError:  # Linux before 5.3
-            while not os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            while not os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 if time.monotonic() > end_s:
                     raise subprocess.TimeoutExpired(_NAME, timeout) from None
                 time.sleep(_POLL_S)
@@ -92,7 +95,7 @@ class _Forked:
     def kill(self) -> None:
         """Not once it was waited for: its number may be another's."""
         if self._status is None:
-            os.kill(self._pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class AgentProcess:
@@ -177,11 +180,23 @@ class AgentProcess:
         said = [line for line in lines if line.startswith(f"{_NAME}: ")]
         return said[-1].removeprefix(f"{_NAME}: ") if said else ""
 
-    def end(self) -> None:
-        """Waits until it has ended, and sees to that. Blocking."""
+    def busy(self) -> bool:
+        """Whether one of its threads computes or waits for a disk: not stopped, not at rest."""
+        folder = f"/proc/{self._process.pid}/task"
+        try:
+            for thread in os.listdir(folder):
+                with open(f"{folder}/{thread}/stat", "rb") as file:
+                    if file.read().rpartition(b") ")[2][:1] in b"RD":
+                        return True
+        except OSError:  # it has ended
+            pass
+        return False
+
+    def end(self, *, at_once: bool = False) -> None:
+        """Waits until it has ended, and sees to that. Blocking. `at_once`: it hangs."""
         self.stream.close()
         try:
-            self._process.wait(_END_S)
+            self._process.wait(0 if at_once else _END_S)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

@@ -33,6 +33,11 @@ class Dial(Protocol):
         """Whether what its store is given is there for later builds, too."""
         ...
 
+    @property
+    def comes_back(self) -> bool:
+        """Whether a lost one is dialled again here, rather than by who looks after it."""
+        ...
+
     async def open(self, config: Config, auth_sock: str | None) -> Stream:
         """To its agent, which is brought there if need be. Errors of the tree."""
         ...
@@ -64,6 +69,7 @@ class KnownHost:
     name: str
     cache_dir: bytes
     lasting: bool = True
+    comes_back: bool = True
 
     async def open(self, config: Config, auth_sock: str | None) -> Stream:
         # asyncssh costs 0.2 s to import: only who has a host pays for it.

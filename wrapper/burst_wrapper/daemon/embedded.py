@@ -12,7 +12,7 @@ from typing import Final
 
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
-from burst_protocol.errors import AgentGone, BurstError, DiskFull
+from burst_protocol.errors import AgentGone, BurstError, DiskFull, LinkLost
 from burst_wrapper.daemon.agent_process import AgentProcess, Place
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.link import AgentLink
@@ -20,8 +20,6 @@ from burst_wrapper.daemon.tools import Tools
 
 _DEATHS: Final = 3
 _WINDOW_S: Final = 60.0
-_SILENCE_S: Final = 60.0
-"""A local agent is silent only when it hangs; a busy disk may take its time."""
 
 
 def identity(path: bytes) -> tuple[int, int] | None:
@@ -91,6 +89,8 @@ class Embedded:
         self._kept: deque[m.PutResult] = deque(maxlen=_KEPT)
         self.slots = 0
         self.store_bytes = 0
+        self.silence_s = 15.0
+        """As for hosts; a local agent is silent only when it hangs or waits for a busy disk."""
 
     async def get(self) -> Executor:
         """The running agent; BurstError if there is none and none can be started now."""
@@ -137,7 +137,13 @@ class Embedded:
         reader, writer = await asyncio.open_connection(
             sock=self._process.stream, limit=4 * 1024 * 1024
         )
-        link = AgentLink(SocketStream(reader, writer), "embedded", silence_s=_SILENCE_S, local=True)
+        link = AgentLink(
+            SocketStream(reader, writer),
+            "embedded",
+            silence_s=self.silence_s,
+            local=True,
+            busy=self._process.busy,
+        )
         try:
             await asyncio.wait_for(link.start(self._bring_tools), 60)
         except (TimeoutError, BurstError):
@@ -172,12 +178,14 @@ class Embedded:
 
     async def _end(self) -> None:
         self._place = None
+        hangs = False
         if self._executor is not None:
+            hangs = isinstance(self._executor.link.gone, LinkLost)
             await self._executor.link.close()
             self._executor = None
         process, self._process = self._process, None
         if process is not None:
-            await asyncio.to_thread(process.end)
+            await asyncio.to_thread(process.end, at_once=hangs)
 
     async def close(self) -> None:
         async with self._lock:

@@ -47,6 +47,7 @@ async def _serve(services: Services, listener: socket.socket) -> None:
         idle_exit_s = config.idle_exit_s
         services.embedded.slots = config.slots
         services.embedded.store_bytes = config.store_bytes
+        services.embedded.silence_s = config.silence_s
     path = paths.socket_path(dict(os.environb))
     server = Server(services, listener, idle_exit_s, lambda: _unlink_own(path, listener))
     loop = asyncio.get_running_loop()

@@ -18,6 +18,8 @@ from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD
 
 _READ_BYTES: Final = 256 * 1024
+_BUSY: Final = 4
+"""Times the patience, for an agent that is seen to be busy: a slow disk may take its time."""
 
 
 class Stream(Protocol):
@@ -42,7 +44,16 @@ class BlobSink(Protocol):
 class AgentLink:
     """Lives as long as its stream. After `gone` is set every request fails with that error."""
 
-    def __init__(self, stream: Stream, name: str, *, silence_s: float, local: bool) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        name: str,
+        *,
+        silence_s: float,
+        local: bool,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`busy`: whether a silent agent is seen to work; then it is waited for longer."""
         self.name = name
         self.local = local
         self.ready: m.Ready | None = None
@@ -52,10 +63,13 @@ class AgentLink:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.on_blob: Callable[[m.BlobChunk], None] | None = None
+        self.on_gone: Callable[[], None] | None = None
+        """Called once, when `gone` is set."""
         self.on_notice: Callable[[str], None] | None = None
         """What the agent wants the user to know."""
         self._stream = stream
         self._silence_s = silence_s
+        self._busy = busy
         self._session = Session(Role.CLIENT, BUILD, os.getpid())
         self._next_id = 1
         self._answers: dict[int, asyncio.Future[Message]] = {}
@@ -98,6 +112,8 @@ class AgentLink:
                 task.cancel()
         with contextlib.suppress(OSError, RuntimeError):
             self._stream.close()
+        if self.on_gone is not None:
+            self.on_gone()
 
     async def close(self) -> None:
         if self.gone is None:
@@ -136,10 +152,16 @@ class AgentLink:
     async def _watch(self) -> None:
         """Silence is as bad as an end: pings go out; nothing back means the link is given up."""
         interval_s = min(5.0, self._silence_s / 3)
+        looked_s = time.monotonic()
         while True:
             await asyncio.sleep(interval_s)
-            silent_s = time.monotonic() - self._heard_s
-            if silent_s > self._silence_s:
+            now_s = time.monotonic()
+            late_s, looked_s = now_s - looked_s - interval_s, now_s
+            if late_s > interval_s:  # we were stopped, frozen or starved, and listened to nobody
+                self._heard_s = min(now_s, self._heard_s + late_s)
+            silent_s = now_s - self._heard_s
+            limit_s = self._silence_s
+            if silent_s > limit_s and (silent_s > _BUSY * limit_s or not self._busy()):
                 self.fail(LinkLost(f"nothing heard for {silent_s:.0f} s", host=self.name))
                 return
             if silent_s > interval_s * 0.9:

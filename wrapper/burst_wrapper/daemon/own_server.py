@@ -5,6 +5,8 @@ Loaded only by who has one: what looks after servers is as large as the rest of 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 
 from burst_lifecycle.boot import Booted
@@ -23,6 +25,8 @@ class OwnServer:
     booted: Booted
     ssh: PinnedSsh
     installer: ServiceInstaller
+
+    comes_back: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

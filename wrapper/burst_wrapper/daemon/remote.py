@@ -1,7 +1,8 @@
 """Agents on other machines: one SSH connection per host, and the platform brought there once.
 
 While a host is being reached, or the toolchain is on its way, units run at home; nothing waits
-unless BURST_REQUIRE_REMOTE says so. A host that failed is left alone for a while.
+unless BURST_REQUIRE_REMOTE says so. A host that failed is left alone for a while (`rest`), and one
+that was lost while somebody builds is dialled again.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.link import AgentLink
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.platform import Platform, Sources
+from burst_wrapper.daemon.rest import Rest
 from burst_wrapper.daemon.spool import Spool
 from burst_wrapper.daemon.tools import Tools
 
-_REST_S: Final = 20.0
-"""A host that failed is tried again after this time (doubling up to ten minutes)."""
-_REST_MAX_S: Final = 600.0
+_ASKED_S: Final = 120.0
+"""Whoever asked for a host in this time may want it again."""
 _PROBE: Final = b"/.burst-probe"
 
 
@@ -62,10 +63,13 @@ class Host:
         self._bringing: dict[bytes, asyncio.Task[None]] = {}
         self._wanted: dict[bytes, Platform] = {}
         """What units asked for while the host was being reached."""
-        self._there: set[bytes] = set()
+        self._there: dict[bytes, Platform] = {}
         self._failed: BurstError | None = None
-        self._rest_s = _REST_S
-        self._again_s = 0.0
+        self._rest = Rest()
+        self._again: asyncio.TimerHandle | None = None
+        self._asked_s = 0.0
+        self._asked_with: tuple[Config, str | None] | None = None
+        self._closed = False
 
     async def get(
         self, config: Config, platform: Platform, auth_sock: str | None, *, required: bool
@@ -103,25 +107,30 @@ class Host:
     @property
     def _resting(self) -> BurstError | None:
         """What failed a short while ago and is not tried again yet."""
-        return self._failed if time.monotonic() < self._again_s else None
+        return self._failed if time.monotonic() < self._rest.until_s else None
 
     async def _connected(
         self, config: Config, auth_sock: str | None, *, required: bool
     ) -> Executor:
+        self._asked_s, self._asked_with = time.monotonic(), (config, auth_sock)
         if self._executor is not None:
             if self._executor.usable:
                 return self._executor
-            self._fail(self._executor.link.gone)
-            self._executor = None
-            self._there.clear()
+            self._lost(self._executor)
         if self._connecting is None:
             if self._resting and not required:
                 raise self._resting
-            self._connecting = asyncio.create_task(self._connect(config, auth_sock))
-            self._connecting.add_done_callback(self._was_connected)
-        if not required and not self._connecting.done():
+            self._begin()
+        connecting = self._connecting
+        assert connecting is not None
+        if not required and not connecting.done():
             raise NotYet("connecting", host=self.name)
-        return await asyncio.shield(self._connecting)
+        return await asyncio.shield(connecting)
+
+    def _begin(self) -> None:
+        assert self._asked_with is not None
+        self._connecting = asyncio.create_task(self._connect(*self._asked_with))
+        self._connecting.add_done_callback(self._was_connected)
 
     def _was_connected(self, task: asyncio.Task[Executor]) -> None:
         self._connecting = None
@@ -129,27 +138,52 @@ class Host:
             return
         error = task.exception()
         if error is None:
-            self._executor = task.result()
+            executor = self._executor = task.result()
             self._failed = None
-            self._rest_s = _REST_S
+            self._rest.reached(time.monotonic())
+            executor.link.on_gone = lambda: self._lost(executor)
             # Whoever asked has long compiled at home; the next build shall not have to ask again.
             for platform in self._wanted.values():
                 if platform.key not in self._bringing:
                     _ = self._start_bringing(self._executor, platform)
-        else:
-            self._fail(error)
-        self._wanted.clear()
+            self._wanted.clear()
+        elif not self._fail(error):
+            self._wanted.clear()
 
     def _start_bringing(self, executor: Executor, platform: Platform) -> asyncio.Task[None]:
         task = asyncio.create_task(self._bring(executor, platform))
         self._bringing[platform.key] = task
-        task.add_done_callback(lambda done: self._brought(platform.key, executor, done))
+        task.add_done_callback(lambda done: self._brought(platform, executor, done))
         return task
 
-    def _fail(self, error: BaseException | None) -> None:
+    def _lost(self, executor: Executor) -> None:
+        if executor is not self._executor or self._closed:
+            return
+        self._executor = None
+        self._wanted.update(self._there)
+        self._there.clear()
+        now_s = time.monotonic()
+        if executor.in_flight:
+            self._asked_s = now_s
+        self._rest.lost(now_s)
+        self._fail(executor.link.gone)
+
+    def _fail(self, error: BaseException | None) -> bool:
+        """Whether it will be dialled again, if somebody builds then."""
         self._failed = error if isinstance(error, BurstError) else EnvironmentProblem(str(error))
-        self._again_s = time.monotonic() + self._rest_s
-        self._rest_s = min(self._rest_s * 2, _REST_MAX_S)
+        now_s = time.monotonic()
+        again = self._rest.failed(self._failed, now_s) and self._dial.comes_back
+        if again and self._again is None and not self._closed:
+            self._again = asyncio.get_running_loop().call_later(
+                self._rest.until_s - now_s, self._dial_again
+            )
+        return again
+
+    def _dial_again(self) -> None:
+        self._again = None
+        wanted = time.monotonic() - self._asked_s < _ASKED_S
+        if wanted and self._connecting is None and self._executor is None:
+            self._begin()
 
     async def _connect(self, config: Config, auth_sock: str | None) -> Executor:
         stream = await self._dial.open(config, auth_sock)
@@ -235,17 +269,22 @@ class Host:
             with contextlib.suppress(BurstError):
                 link.send(m.Release(identity))
 
-    def _brought(self, key: bytes, executor: Executor, task: asyncio.Task[None]) -> None:
-        self._bringing.pop(key, None)
+    def _brought(self, platform: Platform, executor: Executor, task: asyncio.Task[None]) -> None:
+        self._bringing.pop(platform.key, None)
         if task.cancelled():
             return
         error = task.exception()
-        if error is None and executor is self._executor:
-            self._there.add(key)
-        elif error is not None:
+        if executor is not self._executor:
+            self._wanted[platform.key] = platform  # it was lost meanwhile, which is known
+        elif error is None:
+            self._there[platform.key] = platform
+        else:
             self._fail(error)
 
     async def close(self) -> None:
+        self._closed = True
+        if self._again is not None:
+            self._again.cancel()
         for task in (self._connecting, *self._bringing.values()):
             if task is not None:
                 task.cancel()

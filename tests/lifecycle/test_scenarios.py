@@ -723,26 +723,33 @@ def test_a_machine_that_comes_later() -> None:
     assert up(late).server.id == first.server.id
 
 
-def test_two_machines_at_the_same_moment() -> None:
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_two_machines_at_the_same_moment(*, warm: bool) -> None:
     """One is stopped in the middle of its boot, for as long as the other needs for all of its own.
 
     Longer than a turn lasts, that is: a laptop that was suspended there. One server and one volume
     come of it, though one that was stopped between reading labels and writing them writes over what
     its successor wrote.
     """
-    probe = fresh()
-    names: list[str] = []
-    probe.hook = names.append
-    run(access.owner_keys(probe.lifecycle.context))
-    names.clear()
-    up(probe)
-    points = [at for at, name in enumerate(names) if name.startswith("before ")]
-    telling = [at for at in points if names[at] == "before label servers"]
-    for at in sorted({*telling, *points[:: 1 if EVERYTHING else 5]}):
+
+    def about_to_boot() -> tuple[Machine, Machine]:
         machine = fresh()
         other = second(machine)
         for one in (machine, other):
             run(access.owner_keys(one.lifecycle.context))
+        if warm:
+            up(machine)
+            machine.account.world.pass_time(3200)  # its dead man turns it off
+        return machine, other
+
+    probe, _ = about_to_boot()
+    names: list[str] = []
+    probe.hook = names.append
+    up(probe)
+    points = [at for at, name in enumerate(names) if name.startswith("before ")]
+    telling = [at for at in points if names[at] == "before label servers"]
+    for at in sorted({*telling, *points[:: 1 if EVERYTHING else 5]}):
+        machine, other = about_to_boot()
         machine.hook = _Meanwhile(at, other)
         try:
             up(machine)

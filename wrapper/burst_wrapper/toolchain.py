@@ -234,8 +234,12 @@ def _ask(call: _Call, run: Run) -> Toolchain:
         ask = sibling if os.access(sibling, os.X_OK) else call.program
     # Asking must not download a toolchain; cargo's own call did, if it was wanted.
     env = {**call.env, b"RUSTUP_AUTO_INSTALL": b"0"}
-    printed = run((ask, b"--print", b"sysroot"), call.cwd, env)
-    verbose = run((ask, b"-vV"), call.cwd, env)
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - not for who only looks
+
+    with ThreadPoolExecutor(1) as pool:  # a first build waits for both
+        asked = pool.submit(run, (ask, b"--print", b"sysroot"), call.cwd, env)
+        verbose = run((ask, b"-vV"), call.cwd, env)
+        printed = asked.result()
     if printed.status != 0 or verbose.status != 0:
         said = (printed.stderr or verbose.stderr).decode("utf-8", "replace").strip()
         raise ToolchainProblem(f"{os.fsdecode(ask)} does not answer: {said}")

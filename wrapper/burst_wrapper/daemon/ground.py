@@ -32,7 +32,7 @@ class Ground:
         return cls(cache_dir, state_dir, index, stats, Platforms(stats, cache_dir))
 
     def warm(self, rustc: bytes, early: EarlyHash | None) -> None:
-        """Begin to hash that compiler's toolchain, half a gigabyte, in a thread.
+        """Begin to hash that compiler's toolchain, half a gigabyte, and to try a link, in threads.
 
         Whoever needs it waits for that instead of doing it. Does nothing if it cannot be told
         without knowing more of the caller which toolchain is meant. `early` has begun already.
@@ -42,10 +42,6 @@ class Ground:
         threading.Thread(target=self._warm, args=(rustc, early), daemon=True).start()
 
     def _warm(self, rustc: bytes, early: EarlyHash | None) -> None:
-        if early is not None:
-            # Whoever asks for the platform must not hash what is being hashed.
-            with self.platforms.hashing:
-                self.stats.learn(early.rows())
         # Who needs this toolchain meets the same trouble, and can tell of it.
         with contextlib.suppress(BurstError, OSError):
-            self.platforms.warm(rustc, dict(os.environb))
+            self.platforms.warm(rustc, dict(os.environb), early)

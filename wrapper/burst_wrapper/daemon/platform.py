@@ -28,6 +28,7 @@ from burst_protocol.errors import PlatformProblem, ToolchainProblem
 from burst_protocol.tree import TreeBuilder
 from burst_wrapper.argv import RustcCall
 from burst_wrapper.callers import Caller
+from burst_wrapper.daemon.early_hash import EarlyHash
 from burst_wrapper.linkenv import LinkRequest
 from burst_wrapper.platform_capture import PlatformCapture, SystemTree
 from burst_wrapper.statcache import StatCache
@@ -154,13 +155,30 @@ class Platforms:
             self._memory[key] = platform
         return platform
 
-    def warm(self, rustc: bytes, env: dict[bytes, bytes]) -> None:
-        """Hash that compiler's toolchain, for whoever asks `of` meanwhile or later. Blocking.
+    def warm(self, rustc: bytes, env: dict[bytes, bytes], early: EarlyHash | None) -> None:
+        """Hash that compiler's toolchain and try how it links, for whoever asks `of` meanwhile or
+        later. Blocking. `early`: digests that are being made.
 
-        ToolchainProblem.
+        ToolchainProblem, PlatformProblem.
         """
-        toolchain = self._resolve(rustc, b"/", env)
-        self._known_toolchain(toolchain, None)
+        with ThreadPoolExecutor(1) as pool:
+            with self.hashing:  # nobody may hash what is being hashed
+                try:
+                    toolchain = self._resolve(rustc, b"/", env)
+                    linking = pool.submit(self._warm_link, toolchain, env)
+                finally:
+                    if early is not None:
+                        self._stats.learn(early.rows())
+            self._known_toolchain(toolchain, None)
+            linking.result()
+
+    def _warm_link(self, toolchain: Toolchain, env: dict[bytes, bytes]) -> None:
+        """As cargo links where nobody has said anything of linkers: what starts a build, the
+        programs of build scripts, is linked like that as a rule."""
+        link = self._capture.link(toolchain, LinkRequest(), b"/", env)
+        for entry in link.tree.files:
+            if entry.kind == "file":
+                self._stats.digest(entry.path)
 
     def _resolve(self, driver: bytes, cwd: bytes, env: Mapping[bytes, bytes]) -> Toolchain:
         with self._asking:

@@ -141,7 +141,8 @@ class Host:
             executor = self._executor = task.result()
             self._failed = None
             self._rest.reached(time.monotonic())
-            executor.link.on_gone = lambda: self._lost(executor)
+            if self._dial.comes_back:
+                executor.link.on_gone = lambda: self._lost(executor)
             # Whoever asked has long compiled at home; the next build shall not have to ask again.
             for platform in self._wanted.values():
                 if platform.key not in self._bringing:
@@ -165,14 +166,15 @@ class Host:
         now_s = time.monotonic()
         if executor.in_flight:
             self._asked_s = now_s
-        self._rest.lost(now_s)
+        if self._dial.comes_back:
+            self._rest.lost(now_s)
         self._fail(executor.link.gone)
 
     def _fail(self, error: BaseException | None) -> bool:
         """Whether it will be dialled again, if somebody builds then."""
         self._failed = error if isinstance(error, BurstError) else EnvironmentProblem(str(error))
         now_s = time.monotonic()
-        again = self._rest.failed(self._failed, now_s) and self._dial.comes_back
+        again = self._rest.failed(self._failed, now_s)
         if again and self._again is None and not self._closed:
             self._again = asyncio.get_running_loop().call_later(
                 self._rest.until_s - now_s, self._dial_again

@@ -176,3 +176,13 @@ def test_the_recipe_for_ci(tmp_path: Path) -> None:
     assert settings.services == ("postgresql",)
     assert settings.test_runner == "nextest"
     assert settings.untrusted == ()
+
+
+def test_the_tests_that_the_map_of_verbs_names_are_there() -> None:
+    """By module and function."""
+    table = ARCHITECTURE[ARCHITECTURE.index("| verb, option |") - 200 :]
+    named = set(re.findall(r"`(\w+)::(\w+)`", table))
+    assert len(named) > 20
+    for module, function in named:
+        (path,) = (REPOSITORY / "tests").glob(f"*/test_{module}.py")
+        assert f"\ndef test_{function}(" in path.read_text(), f"{module}::{function}"

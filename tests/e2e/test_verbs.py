@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from faults import alive, until
 from space import CARGO_BURST, Space
+from verb_files import running
 
 pytest_plugins = ("verbs_machine",)
 
@@ -45,12 +47,16 @@ def test_build_is_cargos_and_comes_from_the_store(desk: Space) -> None:
 
 def test_json_is_cargos_own(desk: Space) -> None:
     """Byte for byte on stdout, and the executable it names is there."""
+    desk.plain("build").check()
     plain = desk.plain("build", "--message-format=json").check()
     ours = desk.burst("build", "--message-format=json").check()
     assert ours.stdout == plain.stdout
     messages = [json.loads(line) for line in ours.stdout.splitlines()]
     (executable,) = {m["executable"] for m in messages if m.get("executable")}
     assert os.access(executable, os.X_OK)
+    words = ("test", "--no-run", "-p", "core-of-it", "--message-format=json")
+    desk.burst(*words).check()
+    assert desk.burst(*words).check().stdout == desk.plain(*words).check().stdout
 
 
 def test_from_a_member_with_cargos_options_before_the_verb(desk: Space) -> None:
@@ -142,6 +148,17 @@ def test_run_local_and_run_remote(desk: Space) -> None:
     assert done.status != 3
     assert "error: `run-remote`: there is no other machine to run on" in done.stderr
     assert "hint: name one: --host user@host" in done.stderr
+
+
+def test_what_goes_on_without_us(desk: Space) -> None:
+    """The verb ends at once and well; the program does not."""
+    words = ("burst", "run", "--detach", "--", "wait")
+    done = desk.run(CARGO_BURST, *words, timeout_s=120).check()
+    assert "goes on without us" in done.stderr
+    assert done.stdout == ""
+    (program,) = until(lambda: running(desk.project / "target/debug/tool", "wait"), "the program")
+    os.kill(program, signal.SIGKILL)
+    assert until(lambda: not alive(program), "its end")
 
 
 def test_ctrl_c_on_a_terminal(desk: Space) -> None:

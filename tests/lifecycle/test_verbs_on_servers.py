@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import signal
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from builds import machine
+from faults import alive, until
 from localcloud import LocalCloud
 from server_builds import admin, configure, ready_servers, settle
-from verb_files import FILES
+from space import CARGO_BURST, Space
+from verb_files import FILES, running
 
 pytest_plugins = ("cloud_fixtures",)
 
 NEEDS_NEXTEST = pytest.mark.skipif(
     shutil.which("cargo-nextest") is None, reason="needs cargo-nextest"
 )
+
+MORE = {
+    "tool/src/bin/serve.rs": """\
+use std::io::{Read, Write};
+fn main() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:3000").unwrap();
+    println!("listens");
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    write!(stream, "heard {all}").unwrap();
+}
+""",
+    "tool/src/bin/write.rs": 'fn main() { std::fs::write("made.txt", "there").unwrap(); }\n',
+}
+"""Programs for what FILES has none."""
+_DEFAULT_RUN = ("[dependencies]", 'default-run = "tool"\n[dependencies]')
 
 
 def is_elf(path: Path) -> bool:
@@ -33,7 +56,8 @@ def test_every_verb_on_a_server_of_its_own(real_cloud: LocalCloud) -> None:
     somebody wants are real; when it is gone plain cargo goes on as if nothing had been."""
     cloud = real_cloud
     with machine(CARGO_INCREMENTAL="0", CARGO_TERM_COLOR="never") as space:
-        space.write(FILES)
+        space.write(FILES | MORE)
+        space.write({"tool/Cargo.toml": FILES["tool/Cargo.toml"].replace(*_DEFAULT_RUN)})
         space.plain("generate-lockfile", "--offline").check()
         configure(space, cloud, boot_after_s=1_000_000)
         space.env["BURST_REQUIRE_REMOTE"] = "0"
@@ -61,10 +85,13 @@ def test_every_verb_on_a_server_of_its_own(real_cloud: LocalCloud) -> None:
         assert benched.stdout == 'measured ["--bench"]\n'
         assert (target / "burst/debug").is_dir()
 
+        _options_and_aliases(space)
+        assert ready_servers(cloud) == [server]
         root = space.home / "installed"
         space.burst("install", "--path", "tool", "--root", str(root), "--offline").check()
-        (installed,) = (root / "bin").iterdir()
-        assert is_elf(installed)
+        installed = list((root / "bin").iterdir())
+        assert {path.name for path in installed} == {"tool", "serve", "write"}
+        assert all(is_elf(path) for path in installed)
         assert ready_servers(cloud) == [server]
 
         # What a hook of somebody else's takes away: the server.
@@ -76,6 +103,63 @@ def test_every_verb_on_a_server_of_its_own(real_cloud: LocalCloud) -> None:
         space.burst("clean").check()
         assert not (target / "burst").exists()
         settle(space, cloud)
+
+
+def _options_and_aliases(space: Space) -> None:
+    """What else a verb can be asked for, with the server there."""
+    target = space.project / "target"
+    done = space.burst("nextest", "run", "-p", "core-of-it").check()
+    assert "2 tests run: 2 passed" in done.stderr
+    assert "programs run on " in done.stderr
+    assert space.burst("nextest", "run", "-p", "core-of-it", "-e", "FAIL=1").status == 100
+
+    (target / "debug/tool").unlink()
+    assert space.burst("run-local", "-q", "exit").status == 3
+    assert is_elf(target / "debug/tool")
+    done = space.burst("test", "--no-run", "-p", "core-of-it", "--message-format=json").check()
+    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    (executable,) = [Path(m["executable"]) for m in messages if m.get("executable")]
+    assert is_elf(executable)
+    assert executable.is_relative_to(target / "debug")
+
+    space.burst("ship").check()
+    assert space.burst("xtask", "-x").check().stdout == '["say", "-x"]\n'
+
+    made = space.project / "made.txt"
+    space.burst("run", "-q", "--bin", "write").check()
+    assert not made.exists()
+    done = space.burst("run", "--fetch", "/made.txt", "--bin", "write").check()
+    assert made.read_text() == "there"
+    assert "Fetched" in done.stderr
+
+    done = space.burst("run", "--detach", "--", "wait").check()
+    assert "goes on without us" in done.stderr
+    assert done.stdout == ""
+    (program,) = until(lambda: running(target / "burst/debug/tool", "wait"), "the program")
+    assert os.readlink(f"/proc/{program}/ns/uts") != os.readlink("/proc/self/ns/uts")
+    os.kill(program, signal.SIGKILL)
+    assert until(lambda: not alive(program), "its end")
+    _reached_by_a_forward(space)
+
+
+def _reached_by_a_forward(space: Space) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with subprocess.Popen(
+        [str(CARGO_BURST), "burst", "run", "-q", "-L", f"{port}:3000", "--bin", "serve"],
+        cwd=space.project,
+        env=space.env,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"listens\n", space.log()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"question")
+            client.shutdown(socket.SHUT_WR)
+            assert client.makefile("rb").read() == b"heard question"
+        assert process.wait(60) == 0
 
 
 @pytest.mark.root

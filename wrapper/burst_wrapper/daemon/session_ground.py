@@ -153,9 +153,9 @@ class SessionGround:
             await asyncio.shield(self._arriving)
 
     async def _stay(self, note: Note) -> None:
-        if self._request.services or self._request.alone:
-            # In a network of their own, or while nothing is compiled: the agent beside us starts
-            # them, not the runner.
+        if self._request.services or self._request.alone or self._request.detach:
+            # In a network of their own, while nothing is compiled, or for longer than the runner
+            # is there: the agent beside us starts them.
             await self._begin_on(await self._services.embedded.get(), note, away=False)
 
     async def _of_project(self) -> Mirror:

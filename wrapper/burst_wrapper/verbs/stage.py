@@ -154,8 +154,8 @@ def opened(job: Job) -> Iterator[Stage]:
 
 
 def _needs_agent(job: Job) -> bool:
-    """Whether programs at home are the embedded agent's: with databases, or alone."""
-    return bool(job.settings.services) or _alone(job)
+    """Whether programs at home are the embedded agent's: with databases, alone, or without us."""
+    return bool(job.settings.services) or _alone(job) or job.line.own.detach
 
 
 def _alone(job: Job) -> bool:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from builds import machine as new_machine
-from space import CARGO_BURST, Space
+from faults import alive, processes_of, until
+from space import CARGO_BURST, Space, write_files
 from sshd import Sshd
-from verb_files import FILES
+from verb_files import FILES, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -102,6 +103,18 @@ def test_variables_go_there_only_by_name(space: Space) -> None:
         del space.env["SPECIAL"]
 
 
+def test_aliases_and_what_goes_on_without_us(space: Space) -> None:
+    """An alias is its verb, and its program is there; a detached one stays when we have gone."""
+    assert space.burst("xtask", "-x").check().stdout == '["say", "-x"]\n'
+    done = space.burst("run", "--detach", "--", "wait").check()
+    assert "goes on without us" in done.stderr
+    stub = space.project / "target/burst/debug/tool"
+    assert not is_elf(stub)
+    (program,) = until(lambda: running(stub, "wait"), "the program")
+    os.kill(program, signal.SIGKILL)
+    assert until(lambda: not alive(program), "its end")
+
+
 @NEEDS_NEXTEST
 def test_test_is_as_at_home(space: Space) -> None:
     """nextest, the own harness and doctests; it is said. Plain cargo works right after."""
@@ -115,6 +128,57 @@ def test_test_is_as_at_home(space: Space) -> None:
     assert failed.status == 101
     plain = space.plain("test").check()
     assert plain.stdout.count("test result: ok") == 3
+
+
+STUBBORN = {
+    "Cargo.toml": '[package]\nname = "stubborn"\nversion = "0.1.0"\nedition = "2021"\n',
+    "src/lib.rs": """\
+#[test]
+fn ignores() {
+    extern "C" { fn signal(number: i32, action: usize) -> usize; }
+    unsafe { signal(2, 1); }
+    println!("waiting");
+    loop { std::thread::park() }
+}
+""",
+}
+
+
+@pytest.mark.parametrize(
+    "patient", [False, pytest.param(True, marks=pytest.mark.thorough)], ids=["again", "once"]
+)
+def test_nothing_is_left_of_an_interrupted_test(space: Space, *, patient: bool) -> None:
+    """It ignores SIGINT, of which cargo dies. The verb waits for it for a while, as nextest does,
+    or until the second one; then it is ended, there and here."""
+    folder = space.folder / "stubborn"
+    write_files(folder, STUBBORN)
+    words = [str(CARGO_BURST), "burst", "test", "--cargo-test", "--lib", "--", "--nocapture"]
+    with subprocess.Popen(
+        words,
+        cwd=folder,
+        env=space.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while b"waiting" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+        (program,) = (
+            pid
+            for path in folder.glob("target/burst/debug/deps/stubborn-*")
+            for pid in running(path, "--nocapture")
+        )
+        os.killpg(process.pid, signal.SIGINT)
+        if not patient:
+            while b"Ctrl-C ends it" not in (line := process.stderr.readline()):
+                assert line
+            os.kill(process.pid, signal.SIGINT)
+        assert process.wait(60) == -signal.SIGINT
+    assert until(lambda: not alive(program), "its end")
+    assert until(lambda: not processes_of(folder), "the end of its runner")
 
 
 def test_files_that_somebody_wants_are_real(space: Space) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -342,6 +343,63 @@ def test_ctrl_c_ends_the_whole_group(runner: str, programs: FakePrograms) -> Non
         screen.type(b"\x03")
         assert screen.end() != 0
         assert b"went on" not in screen.shown
+
+
+def test_the_second_ctrl_c_ends_what_goes_on(
+    runner: str, programs: FakePrograms, tmp_path: Path
+) -> None:
+    """cargo, which waits beside it, would have gone at the first: with it we all do."""
+
+    def play(peer: Runner) -> None:
+        peer.tell(BEGUN, w.frame(b"C", (100).to_bytes(4, "little")), w.frame(b"T", b"ready"))
+        assert peer.hear_input(1) == b"\x03"
+        peer.tell(w.frame(b"T", b"ignores"))
+        while peer.hear() is not None:
+            pass
+
+    programs.play = play
+    cargo = tmp_path / "cargo"
+    shutil.copy("/bin/bash", cargo)
+    with Screen.open([cargo, "-c", shell(runner)[2], runner], environ()) as screen:
+        screen.until(b"ready")
+        screen.type(b"\x03")
+        screen.until(b"ignores")
+        screen.type(b"\x03")
+        assert screen.end() == -signal.SIGINT
+        assert b"ended" not in screen.shown
+
+
+def test_ctrl_c_is_a_key_for_a_program_that_cargo_became(
+    runner: str, programs: FakePrograms
+) -> None:
+    """`cargo run`: as at home, it may take as many as it likes."""
+
+    def play(peer: Runner) -> None:
+        peer.tell(BEGUN, w.frame(b"C", (100).to_bytes(4, "little")), w.frame(b"T", b"ready"))
+        assert peer.hear_input(3) == b"\x03\x03\x03"
+        peer.tell(exit_frame(0))
+
+    programs.play = play
+    with Screen.open(shell(runner), environ()) as screen:
+        screen.until(b"ready")
+        for _ in range(3):
+            screen.type(b"\x03")
+        screen.until(b"ended 0")
+
+
+def test_two_at_once_leave_the_terminal_cooked() -> None:
+    """As when nextest lists the tests of two executables: the last one to go had seen it raw."""
+    script = (
+        "from burst_wrapper.runner_terminal import Terminal\n"
+        "first = Terminal()\nfirst.take()\nsecond = Terminal()\nsecond.take()\n"
+        "print('raw')\ninput()\nfirst.leave()\nsecond.leave()\nprint('left')\ninput()\n"
+    )
+    with Screen.open([sys.executable, "-c", script], environ()) as screen:
+        screen.until(b"raw")
+        assert not screen.cooked()
+        screen.type(b"\n")
+        screen.until(b"left")
+        assert screen.cooked()
 
 
 def test_ctrl_z_and_fg(runner: str, programs: FakePrograms) -> None:

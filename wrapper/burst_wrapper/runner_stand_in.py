@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 SIGINT, SIGCONT, SIGSTOP, SIGTSTP, SIGTTOU, SIGWINCH = 2, 18, 19, 20, 22, 28
 EIO = 5
 POLLIN = 1
+GRACE_S = 10.0
+"""For a program that an interrupt does not end, as nextest has it: then, or at the second one, it
+is ended. cargo would have gone at the first."""
+STAYING = (b"cargo", b"rustdoc")
+"""Who starts a program and waits for it beside it, in the terminal's group; `cargo run` becomes
+it."""
 
 
 class Here(Exception):
@@ -51,6 +57,7 @@ class StandIn:
         self.stopped: set[int] = set()
         self.interrupt = -1
         self.typed_interrupt = False
+        self.interrupted_s = 0.0
         self.bits = 0
         """Which of the three streams are terminals."""
         self.modes = terminals.Modes()
@@ -124,6 +131,8 @@ class StandIn:
                 self.heard_s = time.monotonic()
             if ready.get(0):
                 self._stdin()
+            if self.interrupted_s and time.monotonic() - self.interrupted_s > GRACE_S:
+                self._interrupt_all()
             if time.monotonic() - self.heard_s > runner_daemon.SILENCE_S:
                 if not self.runs:
                     message = "the daemon is silent"
@@ -208,10 +217,7 @@ class StandIn:
         if status >= 0:
             posix._exit(status & 0xFF)
         if -status == SIGINT and self.typed_interrupt:
-            # A terminal would have sent it to the whole group: cargo ends, too.
-            signals = sys.modules["_signal"]
-            signals.signal(SIGINT, signals.SIG_DFL)
-            posix.kill(0, SIGINT)
+            self._interrupt_group()
         try:
             import resource  # noqa: PLC0415 - its memory image is not here; ours helps nobody
 
@@ -219,6 +225,18 @@ class StandIn:
         except (ImportError, OSError, ValueError):
             pass
         hot._die(-status)
+
+    def _interrupt_group(self) -> None:
+        """As a terminal would have done, which is raw: cargo ends, too."""
+        signals = sys.modules["_signal"]
+        signals.signal(SIGINT, signals.SIG_DFL)
+        posix.kill(0, SIGINT)
+
+    def _interrupt_all(self) -> "NoReturn":
+        """Of a program that goes on after an interrupt: without us it is ended."""
+        self._leave_terminal(badly=True)
+        self._interrupt_group()
+        posix._exit(hot.EXIT_INTERRUPTED)
 
     def _end_badly(self, text: str) -> "NoReturn":
         self._leave_terminal(badly=True)
@@ -253,10 +271,22 @@ class StandIn:
             data = b""
         if not data:
             self.ended_input = True
-        elif self.terminal is not None and self.terminal.interrupt in data:
-            self.typed_interrupt = True
         self.credit -= len(data)
         self._say(b"I", data)
+        if self.terminal is not None and self.terminal.interrupt in data:
+            self._interrupted(data.count(self.terminal.interrupt))
+
+    def _interrupted(self, times: int) -> None:
+        """Typed by the user. Where cargo waits for us it would have died of the first one, and
+        nothing else here could end a program that ignores it."""
+        import time  # noqa: PLC0415 - builtin
+
+        self.typed_interrupt = True
+        if not _caller_stays():
+            return
+        if self.interrupted_s or times > 1:
+            self._interrupt_all()
+        self.interrupted_s = time.monotonic()
 
     def _say(self, tag: bytes, payload: bytes) -> None:
         self.connection.sendall(tag + len(payload).to_bytes(4, "little") + payload)
@@ -312,6 +342,15 @@ class StandIn:
             self.terminal.take()
             self._say_size()
         self._say(b"S", bytes([SIGCONT]))
+
+
+def _caller_stays() -> bool:
+    """Whether who started us waits for us, and is none that handles interrupts."""
+    try:
+        program = posix.readlink(b"/proc/%d/exe" % posix.getppid())
+    except OSError:
+        return False
+    return hot._name(program) in STAYING
 
 
 def _noted(number: int, frame: object) -> None:

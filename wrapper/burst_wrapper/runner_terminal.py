@@ -39,15 +39,15 @@ class Terminal:
             return True  # not our controlling terminal: nobody takes it away
 
     def take(self) -> None:
-        """In the background nothing happens: SIGCONT tells when that is over."""
+        """In the background nothing happens: SIGCONT tells when that is over. Nor where another
+        stand-in has it: nextest lists several executables at once, and the last one to leave would
+        put back what the first one made of it."""
         if self._raw or not self.is_ours():
             return
         termios = self._termios
         try:
-            if self._guard < 0:
-                self._start_guard()
-            self._before = termios.tcgetattr(0)
-            mode: list[Any] = [*self._before[:6], list(self._before[6])]
+            before = termios.tcgetattr(0)
+            mode: list[Any] = [*before[:6], list(before[6])]
             mode[0] &= ~(
                 termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
                 | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
@@ -58,6 +58,11 @@ class Terminal:
                 termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
             )
             mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+            if mode[:4] == before[:4]:
+                return
+            self._before = before
+            if self._guard < 0:
+                self._start_guard()
             termios.tcsetattr(0, termios.TCSADRAIN, mode)
             self._raw = True
         except termios.error:

@@ -94,7 +94,7 @@ class Session:
             self.drop()
 
     def drop(self) -> None:
-        """End at once: nothing is fetched. Programs go on as long as their runners do."""
+        """End at once: nothing is fetched. So do its programs, but for detached ones."""
         self._connection.close()
 
     def __enter__(self) -> Self:

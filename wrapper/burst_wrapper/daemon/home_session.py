@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import secrets
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from burst_protocol import programs as p
 from burst_wrapper import home_wire as w
@@ -20,8 +21,11 @@ from burst_wrapper.daemon.tally import Tally
 from burst_wrapper.driver.surroundings import ONLINE, TOOLCHAIN
 
 if TYPE_CHECKING:
-    from burst_wrapper.daemon.programs import ProgramRequest
+    from burst_wrapper.daemon.programs import Program, ProgramRequest
     from burst_wrapper.daemon.services import Services
+
+_GRACE_S: Final = 10.0
+"""Of programs that are left when cargo has gone; nextest's own."""
 
 
 class HomeSession:
@@ -31,6 +35,8 @@ class HomeSession:
         self.id = secrets.token_hex(8)
         self.request = request
         self.tally = Tally()
+        self.programs: set[Program] = set()
+        """Under way, but for detached ones: with the session they end."""
         self.needs = ProgramNeeds(services.stats)
         self._services = services
         self._notes: dict[str, None] = {}
@@ -193,7 +199,26 @@ class HomeSession:
     async def leave(self) -> None:
         """However it ended: nothing of it stays."""
         await self._ground.give_up_waiting()
+        for program in tuple(self.programs):
+            program.end()
         await self._close_forwards()
+
+    async def programs_ended(self, note: Note, gone: asyncio.Event) -> None:
+        """Whoever started them has ended, by an interrupt, say, which they may ignore or still be
+        tidying up after. `gone`: nobody waits here any more."""
+        if not self.programs:
+            return
+        note("for a program to end; Ctrl-C ends it")
+        left = asyncio.ensure_future(gone.wait())
+        ended = asyncio.gather(*(program.ended.wait() for program in self.programs))
+        try:
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait((left, ended), timeout=_GRACE_S, return_when=first)
+        finally:
+            left.cancel()
+            ended.cancel()
+        for program in tuple(self.programs):
+            program.end()
 
     async def _close_forwards(self) -> None:
         if self._forwards is not None:

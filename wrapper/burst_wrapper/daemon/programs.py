@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -91,10 +92,14 @@ class Program:
         self._executor: Executor | None = None
         self._running = False
         self._detached = False
+        self._task: asyncio.Task[None] | None = None
+        self.ended = asyncio.Event()
 
     async def run(self) -> None:
         """Never raises but CancelledError."""
         self._session.tally.begin(self)
+        self._task = asyncio.current_task()
+        self._session.programs.add(self)
         try:
             await self._run()
         except BurstError as error:
@@ -102,7 +107,15 @@ class Program:
         except OSError as error:
             self._fail(EnvironmentProblem(f"{error.filename or self._shown}: {error.strerror}"))
         finally:
+            self.ended.set()
+            self._session.programs.discard(self)
             self._session.tally.end(self)
+
+    def end(self) -> None:
+        """Nobody wants it any more: it is killed, and so is its runner."""
+        if self._task is not None:
+            self._peer.send(EXIT, (-signal.SIGKILL).to_bytes(4, "little", signed=True))
+            self._task.cancel()
 
     async def _run(self) -> None:
         preparing = asyncio.ensure_future(self._session.prepared())
@@ -224,6 +237,7 @@ class Program:
         self._credit(p.WINDOW_BYTES)
         if self._session.request.detach:
             self._detached = True
+            self._session.programs.discard(self)
             self._session.note(f"`{self._shown}` goes on without us, and its output is dropped")
             self._peer.send(DETACHED)
 

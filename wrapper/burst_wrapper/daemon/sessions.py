@@ -79,6 +79,7 @@ class Sessions:
                         kept = await session.fetch_kept(w.decode(w.KeptRequest, payload))
                         peer.send(w.KEPT, w.encode(kept))
                     case (w.CLOSE, _):
+                        await session.programs_ended(note, peer.gone)
                         summary = await session.close(note)
                         note.done()
                         peer.send(w.SUMMARY, w.encode(summary))

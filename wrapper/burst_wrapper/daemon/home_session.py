@@ -199,9 +199,12 @@ class HomeSession:
     async def leave(self) -> None:
         """However it ended: nothing of it stays."""
         await self._ground.give_up_waiting()
+        await self._close_forwards()
+
+    def end_programs(self) -> None:
+        """Whoever wanted them is gone."""
         for program in tuple(self.programs):
             program.end()
-        await self._close_forwards()
 
     async def programs_ended(self, note: Note, gone: asyncio.Event) -> None:
         """Whoever started them has ended, by an interrupt, say, which they may ignore or still be
@@ -217,8 +220,7 @@ class HomeSession:
         finally:
             left.cancel()
             ended.cancel()
-        for program in tuple(self.programs):
-            program.end()
+        self.end_programs()
 
     async def _close_forwards(self) -> None:
         if self._forwards is not None:

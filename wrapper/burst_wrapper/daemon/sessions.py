@@ -89,6 +89,8 @@ class Sessions:
         finally:
             note.done()
             self._open.pop(name, None)
+            if peer.gone.is_set():
+                session.end_programs()
             await session.leave()
 
     async def _program(self, peer: Peer, request: ProgramRequest) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builds import machine, with_env
+from builds import machine, with_env, with_project
 from burst_protocol.digest import Digest
 from burst_wrapper import stubs
 from faults import MANIFEST
@@ -406,6 +406,53 @@ def test_libraries_that_only_home_has(space: Space) -> None:
     verb = run(with_env(other, named), "test", "--lib")
     assert "test calls ... ok" in verb.done.check().stdout
     assert verb.summary.programs == 1
+
+
+# --- a cargo there ---
+
+STARTS = {
+    "Cargo.toml": MANIFEST.format(name="starts")
+    + '[workspace]\nmembers = ["escargot"]\n[dev-dependencies]\nescargot.path = "escargot"\n',
+    "escargot/Cargo.toml": MANIFEST.format(name="escargot"),
+    "escargot/src/lib.rs": "",
+    "src/main.rs": 'fn main() { print!("started"); }\n',
+    "tests/starts.rs": """
+use std::process::Command;
+#[test]
+fn starts() {
+    for cargo in [std::env::var("CARGO").unwrap(), "cargo".into()] {
+        let done = Command::new(cargo).args(["run", "--bin", "starts"]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(done.stdout, b"started");
+    }
+    assert!(std::fs::write("/run/burst-cargo/home/x", "").is_err());
+}
+""",
+}
+
+
+def test_a_test_that_starts_cargo(space: Space) -> None:
+    """Home's, though that machine has none: by CARGO and by name; nothing of it can be changed."""
+    done = run(with_files(space, "starts", STARTS), "test", "--test", "starts").done
+    assert done.status == 0, done.stdout + done.stderr
+
+
+@pytest.mark.thorough
+@pytest.mark.projects
+def test_trybuild(space: Space) -> None:
+    """It builds what passes and what does not, with packages of the registry; what it proposes
+    comes back, and is right."""
+    other = with_project(space, "trybuild")
+    failed = run(other, "test", "--offline")
+    assert failed.done.status == 101
+    assert "tests/ui/good.rs [should pass] ... ok" in failed.done.stderr
+    assert "tests/ui/bad.rs [should fail to compile] ... wip" in failed.done.stderr
+    proposed = other.project / "wip" / "bad.stderr"
+    assert failed.summary.fetched == (bytes(proposed),)
+    proposed.rename(other.project / "tests/ui/bad.stderr")
+    done = run(other, "test", "--offline").done.check()
+    assert "tests/ui/bad.rs [should fail to compile] ... ok" in done.stderr
+    assert space.plain("test", "--offline", cwd=other.project).check().status == 0
 
 
 # --- what goes wrong ---

@@ -99,7 +99,7 @@ def test_every_verb_on_a_server_of_its_own(real_cloud: LocalCloud) -> None:
         admin(space, "down", "--yes", "--everything").check()
         assert ready_servers(cloud) == []
         plain = space.plain("test").check()
-        assert plain.stdout.count("test result: ok") == 3
+        assert plain.stdout.count("test result: ok") == 5
         space.burst("clean").check()
         assert not (target / "burst").exists()
         settle(space, cloud)

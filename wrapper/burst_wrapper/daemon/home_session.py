@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from burst_protocol import programs as p
+from burst_protocol.errors import ToolchainProblem
 from burst_wrapper import home_wire as w
 from burst_wrapper.argv import RustcCall
 from burst_wrapper.daemon.executor import Executor
@@ -146,11 +147,19 @@ class HomeSession:
     async def with_toolchain(
         self, start: p.StartProgram, program: ProgramRequest
     ) -> p.StartProgram:
-        """With home's own toolchain, if the runner says so. ToolchainProblem."""
-        folder = program.environ.get(TOOLCHAIN) if self.request.drives else None
-        if not folder:
+        """With home's own toolchain, if the runner says so or the project's tests start cargo.
+        ToolchainProblem for the first."""
+        if self.request.drives:
+            folder = program.environ.get(TOOLCHAIN)
+            return await self.needs.with_toolchain(start, folder) if folder else start
+        if not self._ground.away:
             return start
-        return await self.needs.with_toolchain(start, folder)
+        environ = {**dict(self.request.environ), **program.environ}
+        try:
+            return await self.needs.with_cargo(start, self.request.workspace_root, environ)
+        except ToolchainProblem as error:
+            self.note(str(error))
+            return start
 
     @property
     def _shown(self) -> tuple[bytes, ...]:

@@ -1,14 +1,14 @@
 """What programs of a session need over there besides the mirror, and where its bytes are at home.
 
 A test of documentation that rustdoc linked below /tmp, shared libraries that the machine lacks,
-home's own toolchain for a cargo that finds none.
+home's own toolchain for a cargo that finds none, and for tests that start one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,13 +16,16 @@ import attrs
 from burst_lifecycle.folders import within
 from burst_protocol import programs as p
 from burst_protocol.digest import EMPTY, Digest
-from burst_protocol.errors import ProgramNotStarted
+from burst_protocol.errors import ProgramNotStarted, ToolchainProblem
 from burst_protocol.tree import TreeBuilder
+from burst_wrapper.daemon import program_cargo
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.driver.home_toolchain import Trees, trees
 from burst_wrapper.home_libraries import find_libraries
+from burst_wrapper.paths import cargo_home
 
 if TYPE_CHECKING:
+    from burst_wrapper.daemon.program_cargo import ProgramCargo
     from burst_wrapper.daemon.programs import ProgramRequest
     from burst_wrapper.statcache import StatCache
 
@@ -36,10 +39,14 @@ class ProgramNeeds:
         self._lacked: dict[str, Digest] = {}
         self._toolchain: tuple[bytes, Trees, Sources] | None = None
         """Of a cargo there that has no other: home's folder, and what is shown of it."""
+        self._cargo: asyncio.Future[ProgramCargo | None] | None = None
 
     def sources(self) -> list[Sources]:
         """Where the bytes are at home."""
         own = [] if self._toolchain is None else [self._toolchain[2]]
+        if self._cargo is not None and self._cargo.done() and not self._cargo.exception():
+            cargo = self._cargo.result()
+            own += [] if cargo is None else [cargo.sources]
         return [self._found, *own]
 
     @property
@@ -71,6 +78,37 @@ class ProgramNeeds:
             found = await asyncio.to_thread(trees, folder, self._stats)
             self._toolchain = (folder, *found)
         return attrs.evolve(start, trees=(*start.trees, *self._toolchain[1]))
+
+    async def with_cargo(
+        self, start: p.StartProgram, workspace_root: bytes, environ: Mapping[bytes, bytes]
+    ) -> p.StartProgram:
+        """With a cargo, if the project's tests start one. What the user named is stronger.
+        ToolchainProblem."""
+        if self._cargo is None:
+            work = asyncio.to_thread(self._find_cargo, workspace_root, dict(environ))
+            self._cargo = asyncio.ensure_future(work)
+        cargo = await asyncio.shield(self._cargo)
+        if cargo is None:
+            return start
+        return attrs.evolve(
+            start,
+            trees=(*start.trees, (program_cargo.PLACE, cargo.tree)),
+            env=tuple(sorted((dict(cargo.environ) | dict(start.env)).items())),
+        )
+
+    def _find_cargo(
+        self, workspace_root: bytes, environ: Mapping[bytes, bytes]
+    ) -> ProgramCargo | None:
+        packages = program_cargo.packages(workspace_root)
+        if not any(package.name in program_cargo.STARTERS for package in packages):
+            return None
+        toolchain = program_cargo.sysroot(environ)
+        if not toolchain:
+            raise ToolchainProblem(
+                "tests that start cargo find only what that machine has: home's toolchain has no"
+                " folder to itself, as rustup's do"
+            )
+        return program_cargo.bring(packages, cargo_home(environ), toolchain, self._stats)
 
     async def with_libraries(self, start: p.StartProgram, lacking: p.Lacking) -> p.StartProgram:
         """The same with what of home's libraries that machine lacks. ProgramNotStarted."""

@@ -290,15 +290,23 @@ def _with_aliases(toolchain: Toolchain, call: _Call) -> Toolchain:
     return attrs.evolve(toolchain, entries=_sorted([*toolchain.entries, *links]))
 
 
+def shares_its_folder(sysroot: bytes) -> bool:
+    """Whether a sysroot is a prefix of the system's (a distribution's rustc: /usr), where most of
+    `bin` and `lib` is not the toolchain's."""
+    patterns = (*_OWN_PATTERNS, _LLVM_PATTERN)
+    foreign = [
+        name for name in _names(os.path.join(sysroot, b"lib")) if not _matches(name, patterns)
+    ]
+    return len(foreign) > _FOREIGN_ENTRIES_OF_A_SHARED_FOLDER
+
+
 def _collect(toolchain: Toolchain) -> Iterable[TreeSource]:
     """Everything below the sysroot that a compile can read; never `share/`."""
     sysroot = toolchain.sysroot
     for name in (b"bin/rustc", b"bin/clippy-driver"):
         yield from _whole(os.path.join(sysroot, name))
-    lib = os.path.join(sysroot, b"lib")
     patterns: tuple[bytes, ...] = (*_OWN_PATTERNS, _LLVM_PATTERN)
-    foreign = [name for name in _names(lib) if not _matches(name, patterns)]
-    if len(foreign) > _FOREIGN_ENTRIES_OF_A_SHARED_FOLDER:
+    if shares_its_folder(sysroot):
         patterns = _OWN_PATTERNS
     folders = library_folders(sysroot)
     for folder in folders:
@@ -307,7 +315,7 @@ def _collect(toolchain: Toolchain) -> Iterable[TreeSource]:
             # Other libraries of the folder come with the runtime, if something loads them.
             if name != b"rustlib" and path not in folders and _matches(name, patterns):
                 yield from _whole(path)
-    yield from _collect_rustlib(os.path.join(lib, b"rustlib"), toolchain)
+    yield from _collect_rustlib(os.path.join(sysroot, b"lib/rustlib"), toolchain)
 
 
 def _collect_rustlib(rustlib: bytes, toolchain: Toolchain) -> Iterable[TreeSource]:

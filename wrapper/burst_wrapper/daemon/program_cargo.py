@@ -19,6 +19,7 @@ from burst_protocol.errors import ToolchainProblem
 from burst_protocol.tree import TreeBuilder
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.statcache import StatCache
+from burst_wrapper.toolchain import shares_its_folder
 from burst_wrapper.treescan import TooLarge, TreeScanner
 
 STARTERS: Final = frozenset(
@@ -27,7 +28,6 @@ STARTERS: Final = frozenset(
 """Packages that start cargo for whoever uses them."""
 PLACE: Final = b"/run/burst-cargo"
 _SYSTEM_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
-_SHARED_SYSROOTS: Final = frozenset({b"/", b"/usr", b"/usr/local"})
 
 
 @attrs.frozen
@@ -71,7 +71,7 @@ def sysroot(environ: Mapping[bytes, bytes]) -> bytes:
     cargo = environ.get(b"CARGO", b"")
     folder = os.path.dirname(os.path.dirname(cargo))
     whole = os.path.isdir(os.path.join(folder, b"lib/rustlib"))
-    return folder if cargo.startswith(b"/") and whole and folder not in _SHARED_SYSROOTS else b""
+    return folder if cargo.startswith(b"/") and whole and not shares_its_folder(folder) else b""
 
 
 def bring(

@@ -11,6 +11,7 @@ from burst_protocol.errors import ToolchainProblem
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.processes import find_program, run_program
 from burst_wrapper.statcache import StatCache
+from burst_wrapper.toolchain import shares_its_folder
 from burst_wrapper.treescan import TooLarge, TreeScanner
 
 _PARTS: Final = (b"bin", b"lib")
@@ -20,7 +21,8 @@ Trees = tuple[tuple[bytes, Digest], ...]
 
 
 def sysroot(environ: Mapping[bytes, bytes], cwd: bytes, toolchain: str = "") -> str:
-    """Of the toolchain that cargo would use here; empty: there is none. Blocking.
+    """Of the toolchain that cargo would use here; empty: there is none, or it is a distribution's:
+    all of /usr would go there, and hide what that machine has at these paths. Blocking.
 
     rustup here is not to install anything for the sake of another machine.
     """
@@ -32,7 +34,8 @@ def sysroot(environ: Mapping[bytes, bytes], cwd: bytes, toolchain: str = "") -> 
     done = run_program([*words, b"--print", b"sysroot"], cwd, quiet)
     found = os.fsdecode(done.stdout.strip()) if done.status == 0 else ""
     cargo = os.path.join(found, "bin", "cargo")
-    return found if found.startswith("/") and os.access(cargo, os.X_OK) else ""
+    usable = found.startswith("/") and os.access(cargo, os.X_OK)
+    return found if usable and not shares_its_folder(os.fsencode(found)) else ""
 
 
 def trees(folder: bytes, stats: StatCache) -> tuple[Trees, Sources]:

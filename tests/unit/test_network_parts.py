@@ -102,3 +102,15 @@ def test_the_last_words_of_a_log(tmp_path: Path) -> None:
     assert tail(os.fsencode(path)) == ""
     path.write_text("x" * 10_000 + "\nFATAL: no\n\n  \n")
     assert tail(os.fsencode(path)) == "FATAL: no"
+
+
+def test_why_there_is_no_way_out(tmp_path: Path) -> None:
+    """The device that both programs need, or else what the program said itself."""
+    (tmp_path / "tun").touch()
+    said = outgoing.failure("pasta", "odd", str(tmp_path / "tun"))
+    assert said == "no outgoing traffic: pasta: odd"
+    missing = str(tmp_path / "nothing")
+    assert outgoing.failure("pasta", "odd", missing) == (
+        f"no outgoing traffic: {missing} cannot be opened there (No such file or directory), which "
+        f"pasta needs; a container gets it by `--device {missing}`"
+    )

@@ -213,7 +213,7 @@ class Network:
                         return (), way_out.resolv_conf
                     await asyncio.sleep(_ROUTE_POLL_S)
         said = tail(os.path.join(net.folder, LOG.encode()))
-        return (f"no outgoing traffic: {way_out.name}: {said or 'it makes no route'}",), b""
+        return (outgoing.failure(way_out.name, said),), b""
 
     def _take_folder(self, net: _Mirror) -> None:
         """A folder that no other agent works in, locked. Blocking; OSError."""

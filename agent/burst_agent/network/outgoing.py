@@ -19,6 +19,7 @@ NO_PROGRAM: Final = (
     "no outgoing traffic: neither pasta (Debian package passt) nor slirp4netns is installed there"
 )
 
+TUN: Final = "/dev/net/tun"
 _FASTER: Final = ".avx2"
 """Pasta executes that one of the same name beside it, where the processor can."""
 _RESOLV_CONF: Final = "/etc/resolv.conf"
@@ -66,6 +67,17 @@ def find(which: Callable[[str], str | None] | None = None) -> WayOut | None:
                 programs[name + _FASTER] = program + _FASTER
             return WayOut(name, programs, argv, resolv_conf(server, _machines()))
     return None
+
+
+def failure(name: str, said: str, tun: str = TUN) -> str:
+    """What the user is told of one that made no route; `said`: its last words. Without the device
+    both are of no use, and nothing else gives a network a way out without privileges."""
+    try:
+        os.close(os.open(tun, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        why = f"{tun} cannot be opened there ({error.strerror}), which {name} needs"
+        return f"no outgoing traffic: {why}; a container gets it by `--device {tun}`"
+    return f"no outgoing traffic: {name}: {said or 'it makes no route'}"
 
 
 def _machines() -> bytes:

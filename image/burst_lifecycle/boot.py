@@ -288,15 +288,18 @@ class Boot:
         await newserver.narrow(context, server, host, hard_end_s)
         with context.effect("bring the agent"):
             agent = await context.agent.ensure(host.login)
-        if lease is None or not _knows(lease, hard_end_s - cloud.now_s()):
+        if lease is None:
             with context.effect("tell its end"):
                 await host.extend(
                     hard_end_in_s=hard_end_s - cloud.now_s(),
                     age_s=cloud.now_s() - server.created_s,
                     keep_alive_s=wishes.keep_alive_s,
                 )
-        if lease is None:
             await self._self_deletion(server, host)
+        elif not _knows(lease, hard_end_s - cloud.now_s()):
+            # Nothing else: when it is idle was told by who booted it.
+            with context.effect("tell its end"):
+                await host.extend(hard_end_in_s=hard_end_s - cloud.now_s())
         store = await volumes.mount_project(context, server, host, make=make_volume)
         rotated = await rotation.rotate(context, server.id, host)
         if rotated is None:

@@ -178,10 +178,16 @@ class Host:
         return Refusal(str(found.get("why", "unknown")), _seconds(found.get("idle_s")) or 0.0)
 
     async def extend(
-        self, *, hard_end_in_s: float, age_s: float, keep_alive_s: float | None = None
+        self,
+        *,
+        hard_end_in_s: float,
+        age_s: float | None = None,
+        keep_alive_s: float | None = None,
     ) -> None:
         """Tell the dead man, in durations from now. ServerProblem while it drains."""
-        argv = ["lease", "extend", "--hard-end-in", _text(hard_end_in_s), "--age", _text(age_s)]
+        argv = ["lease", "extend", "--hard-end-in", _text(hard_end_in_s)]
+        if age_s is not None:
+            argv += ["--age", _text(age_s)]
         if keep_alive_s is not None:
             argv += ["--keep-alive", _text(keep_alive_s)]
         if (await self._ask(*argv, refusals=True)).get("extended") is not True:

@@ -210,6 +210,21 @@ def test_a_ready_server_keeps_its_key() -> None:
     assert the_server(machine).labels[labels.PIN] == good[labels.PIN]
 
 
+def test_a_ready_server_is_told_its_end_only() -> None:
+    """By who finds that it has another idea of it. How long it waits for work is its booter's."""
+    machine = fresh()
+    other = second(machine)
+    run(access.owner_keys(other.lifecycle.context))
+    run(machine.lifecycle.up("test"))
+    box = box_of(machine)
+    before = (box.keep_alive_s, box.created_s, box.hard_end_s)
+    other.wishes = attrs.evolve(other.wishes, keep_alive_s=1)
+    box.hard_end_s += HOUR_S
+    run(other.lifecycle.up("test"))
+    assert (box.keep_alive_s, box.created_s) == before[:2]
+    assert box.hard_end_s == pytest.approx(before[2], abs=60)
+
+
 def test_a_server_that_is_off_goes_whatever_its_labels_say() -> None:
     """Nothing runs on it; it would only bill."""
     machine = fresh()

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from burst_protocol import messages as m
 from burst_protocol.errors import AgentGone, DiskFull, LimitExceeded
-from burst_wrapper.daemon.attempt import is_about_kernel, machine_trouble
+from burst_wrapper.daemon.attempt import error_of, is_about_kernel, machine_trouble
 
 FOLDERS = (b"/p/target/debug/deps", b"/p/target/debug/incremental")
 
@@ -43,6 +44,13 @@ def test_errors_that_are_the_machines(message: str, expected: type[Exception] | 
     trouble = machine_trouble([line("unused", "warning"), line(message)], FOLDERS)
     assert trouble is None if expected is None else isinstance(trouble, expected)
     assert machine_trouble([line(message, "warning")], FOLDERS) is None
+
+
+def test_whose_disk_is_full() -> None:
+    """Of two machines that have one."""
+    failed = m.Failed(1, DiskFull.code, "storing a blob: No space left on device")
+    assert str(error_of(failed, "embedded")) == f"no space left: {failed.detail}"
+    assert str(error_of(failed, "me@there")) == f"no space left: on me@there: {failed.detail}"
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,9 @@ _BY_CODE: Final = {
 def error_of(failed: m.Failed, host: str) -> BurstError:
     """The agent's failure as an exception of the tree."""
     cls = _BY_CODE.get(failed.code, AgentBug)
-    return cls(failed.detail, host=host, path="")
+    elsewhere = cls is DiskFull and host != "embedded"
+    detail = f"on {host}: {failed.detail}" if elsewhere else failed.detail
+    return cls(detail, host=host, path="")
 
 
 def unkept(link: AgentLink) -> BurstError:

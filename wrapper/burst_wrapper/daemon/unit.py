@@ -50,7 +50,6 @@ from burst_wrapper.macro_libraries import writes_profiles
 if TYPE_CHECKING:
     from burst_wrapper.daemon.home_session import HomeSession
 
-_NO_BLOB: Final = Digest(bytes(32), 0)
 _ATTEMPTS: Final = 6
 _TOKEN_PAUSE_S: Final = 0.02
 _SOON_S: Final = 0.02

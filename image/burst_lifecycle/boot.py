@@ -317,9 +317,9 @@ class Boot:
             return server
         is_news = not is_ready(server)
         for _ in range(_LABEL_TRIES):
-            with context.effect("label ready"):
-                await cloud.set_labels(Kind.SERVER, server_id, labels.merged(server.labels, **told))
             server = attrs.evolve(server, labels=labels.merged(server.labels, **told))
+            with context.effect("label ready"):
+                await cloud.set_labels(Kind.SERVER, server_id, server.labels)
             if is_news:
                 is_news = False
                 await self._record_ready(server)

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from faults import alive, until
 from space import CARGO_BURST, Space
-from verb_files import running
+from verb_files import end, the_one_that_runs
 
 pytest_plugins = ("verbs_machine",)
 
@@ -156,9 +155,7 @@ def test_what_goes_on_without_us(desk: Space) -> None:
     done = desk.run(CARGO_BURST, *words, timeout_s=120).check()
     assert "goes on without us" in done.stderr
     assert done.stdout == ""
-    (program,) = until(lambda: running(desk.project / "target/debug/tool", "wait"), "the program")
-    os.kill(program, signal.SIGKILL)
-    assert until(lambda: not alive(program), "its end")
+    end(the_one_that_runs(desk.project / "target/debug/tool", "wait"))
 
 
 def test_ctrl_c_on_a_terminal(desk: Space) -> None:

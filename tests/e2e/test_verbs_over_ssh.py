@@ -16,7 +16,7 @@ from builds import machine as new_machine
 from faults import alive, processes_of, until
 from space import CARGO_BURST, Space, write_files
 from sshd import Sshd
-from verb_files import FILES, running
+from verb_files import FILES, end, running, the_one_that_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -110,9 +110,7 @@ def test_aliases_and_what_goes_on_without_us(space: Space) -> None:
     assert "goes on without us" in done.stderr
     stub = space.project / "target/burst/debug/tool"
     assert not is_elf(stub)
-    (program,) = until(lambda: running(stub, "wait"), "the program")
-    os.kill(program, signal.SIGKILL)
-    assert until(lambda: not alive(program), "its end")
+    end(the_one_that_runs(stub, "wait"))
 
 
 @NEEDS_NEXTEST

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from builds import machine
-from faults import alive, until
 from localcloud import LocalCloud
 from server_builds import admin, configure, ready_servers, settle
 from space import CARGO_BURST, Space
-from verb_files import FILES, running
+from verb_files import FILES, end, the_one_that_runs
 
 pytest_plugins = ("cloud_fixtures",)
 
@@ -135,10 +134,9 @@ def _options_and_aliases(space: Space) -> None:
     done = space.burst("run", "--detach", "--", "wait").check()
     assert "goes on without us" in done.stderr
     assert done.stdout == ""
-    (program,) = until(lambda: running(target / "burst/debug/tool", "wait"), "the program")
+    program = the_one_that_runs(target / "burst/debug/tool", "wait")
     assert os.readlink(f"/proc/{program}/ns/uts") != os.readlink("/proc/self/ns/uts")
-    os.kill(program, signal.SIGKILL)
-    assert until(lambda: not alive(program), "its end")
+    end(program)
     _reached_by_a_forward(space)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+
+from faults import alive, until
 
 FILES = {
     "Cargo.toml": """\
@@ -87,6 +90,18 @@ fn main() {
 }
 """,
 }
+
+
+def the_one_that_runs(program: Path, word: str) -> int:
+    """Waits for the one process that `running` finds."""
+    (pid,) = until(lambda: running(program, word), "the program")
+    return pid
+
+
+def end(pid: int) -> None:
+    """Kills it, and waits until it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: not alive(pid), "its end")
 
 
 def running(program: Path, word: str) -> list[int]:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from typing import Final
 
+from burst_lifecycle.setting_keys import default
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
 from burst_protocol.errors import AgentGone, BurstError, DiskFull, LinkLost
@@ -89,7 +90,7 @@ class Embedded:
         self._kept: deque[m.PutResult] = deque(maxlen=_KEPT)
         self.slots = 0
         self.store_bytes = 0
-        self.silence_s = 15.0
+        self.silence_s: float = default("silence_s")
         """As for hosts; a local agent is silent only when it hangs or waits for a busy disk."""
 
     async def get(self) -> Executor:

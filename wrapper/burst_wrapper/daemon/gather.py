@@ -187,8 +187,7 @@ class Gatherer:
             shown.listings.update(tree.directories)
             shown.hidden.update(tree.hidden)
             shown.links.update(tree.links)
-            sources.blobs.update(tree.blobs)
-            sources.files.update((digest, path) for path, digest in tree.files.items())
+            sources.add(tree)
 
         def show_in_place(tree: Tree) -> None:
             inputs[tree.root] = Input(

@@ -47,6 +47,11 @@ class Sources:
     more: list[Tree] = attrs.field(factory=list)
     """Trees that are only searched if something is missing: most agents have them."""
 
+    def add(self, tree: Tree) -> None:
+        """All of it."""
+        self.blobs.update(tree.blobs)
+        self.files.update((digest, path) for path, digest in tree.files.items())
+
     def find(self, digest: Digest) -> bytes | Path | None:
         """The bytes, or the path of a file that holds them; without `more`."""
         data = self.blobs.get(digest)
@@ -264,8 +269,7 @@ class Platforms:
             else:
                 tree = self._scanner.whole(entry.path)
                 inputs.append(Input(entry.path, KIND_DIRECTORY, tree.digest, local=entry.path))
-                sources.blobs.update(tree.blobs)
-                sources.files.update((digest, path) for path, digest in tree.files.items())
+                sources.add(tree)
         return tuple(inputs), sources
 
     def _system(self, system: SystemTree, sources: Sources) -> Digest:

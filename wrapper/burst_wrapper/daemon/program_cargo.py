@@ -18,6 +18,7 @@ from burst_protocol.digest import Digest
 from burst_protocol.errors import ToolchainProblem
 from burst_protocol.tree import TreeBuilder
 from burst_wrapper.daemon.platform import Sources
+from burst_wrapper.driver.home_toolchain import PARTS
 from burst_wrapper.statcache import StatCache
 from burst_wrapper.toolchain import shares_its_folder
 from burst_wrapper.treescan import TooLarge, TreeScanner
@@ -83,11 +84,10 @@ def bring(
     def folder(path: bytes, inside: bytes) -> None:
         tree = scanner.whole(path)
         builder.subtree(inside, tree.digest)
-        sources.blobs.update(tree.blobs)
-        sources.files.update((digest, name) for name, digest in tree.files.items())
+        sources.add(tree)
 
     try:
-        for part in (b"bin", b"lib"):
+        for part in PARTS:
             folder(os.path.join(toolchain, part), b"toolchain/" + part)
         for name in _kept(wanted, cargo_home):
             path = os.path.join(cargo_home, name)

@@ -117,20 +117,20 @@ class Host:
             if self._executor.usable:
                 return self._executor
             self._lost(self._executor)
-        if self._connecting is None:
+        connecting = self._connecting
+        if connecting is None:
             if self._resting and not required:
                 raise self._resting
-            self._begin()
-        connecting = self._connecting
-        assert connecting is not None
+            connecting = self._begin()
         if not required and not connecting.done():
             raise NotYet("connecting", host=self.name)
         return await asyncio.shield(connecting)
 
-    def _begin(self) -> None:
+    def _begin(self) -> asyncio.Task[Executor]:
         assert self._asked_with is not None
-        self._connecting = asyncio.create_task(self._connect(*self._asked_with))
-        self._connecting.add_done_callback(self._was_connected)
+        task = self._connecting = asyncio.create_task(self._connect(*self._asked_with))
+        task.add_done_callback(self._was_connected)
+        return task
 
     def _was_connected(self, task: asyncio.Task[Executor]) -> None:
         self._connecting = None
@@ -185,7 +185,7 @@ class Host:
         self._again = None
         wanted = time.monotonic() - self._asked_s < _ASKED_S
         if wanted and self._connecting is None and self._executor is None:
-            self._begin()
+            _ = self._begin()
 
     async def _connect(self, config: Config, auth_sock: str | None) -> Executor:
         stream = await self._dial.open(config, auth_sock)

@@ -14,7 +14,7 @@ from burst_wrapper.statcache import StatCache
 from burst_wrapper.toolchain import shares_its_folder
 from burst_wrapper.treescan import TooLarge, TreeScanner
 
-_PARTS: Final = (b"bin", b"lib")
+PARTS: Final = (b"bin", b"lib")
 """Of a sysroot; `share` holds documents, `libexec` what editors use."""
 
 Trees = tuple[tuple[bytes, Digest], ...]
@@ -44,13 +44,12 @@ def trees(folder: bytes, stats: StatCache) -> tuple[Trees, Sources]:
     scanner = TreeScanner(stats)
     found: list[tuple[bytes, Digest]] = []
     sources = Sources()
-    for part in _PARTS:
+    for part in PARTS:
         path = os.path.join(os.path.normpath(folder), part)
         try:
             tree = scanner.whole(path)
         except (OSError, TooLarge) as error:
             raise ToolchainProblem(f"{os.fsdecode(path)} cannot be sent: {error}") from error
         found.append((path, tree.digest))
-        sources.blobs.update(tree.blobs)
-        sources.files.update((digest, name) for name, digest in tree.files.items())
+        sources.add(tree)
     return tuple(found), sources

@@ -3,7 +3,9 @@
     python benchmarks/cold_cpu.py --project codegen --rounds 3
 
 For who makes the first build cheaper: other programs on the machine hardly change CPU time, while
-they spoil wall time. Needs root, because it asks the kernel about every process that ends.
+they spoil wall time. The last line is what both together make of the wall time of a machine that is
+as fast in one build as in the other: more CPU time, by more or fewer cores at once. Needs root,
+because it asks the kernel about every process that ends.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from projects import Project, ProjectError, checkout, names, plain_environ  # no
 
 PARTS: Final = ("rustc, linker", "cargo, build scripts", "daemon", "agent", "wrapper", "sandbox")
 _WALL: Final = "wall seconds"
+_BUSY: Final = "cores busy, on average"
 _CALLS: Final = "rustc calls, with probes"
 
 
@@ -54,7 +57,7 @@ class Bench:
             stderr=subprocess.PIPE,
         )
         said = cargo.communicate()[1]
-        cost = dict.fromkeys((*PARTS, _CALLS, _WALL), 0.0)
+        cost = dict.fromkeys((*PARTS, _CALLS, _WALL, _BUSY), 0.0)
         cost[_WALL] = time.perf_counter() - start
         if cargo.returncode != 0:
             raise ContenderError(f"the build failed:\n{said.decode(errors='replace')}")
@@ -62,9 +65,10 @@ class Bench:
         for tgid, part in ours.items():
             cost[part] += self.kernel.of_running(tgid)
         self._add_ended(cost, {cargo.pid: "", **ours})
+        total = sum(cost[part] for part in PARTS)
+        cost[_BUSY] = total / cost[_WALL]
         for part, value in cost.items():
             self.costs.setdefault(kind, {}).setdefault(part, []).append(value)
-        total = sum(cost[part] for part in PARTS)
         note(f"  {kind:8}{total:9.2f} s of CPU in {cost[_WALL]:.2f} s")
 
     def _add_ended(self, cost: dict[str, float], roots: dict[int, str]) -> None:
@@ -94,7 +98,7 @@ class Bench:
         lines = [f"{'':28}{'plain':>9}{'burst':>9}{'more':>9}"]
         lines += [
             f"{part:28}{plain[part]:9.3f}{burst[part]:9.3f}{burst[part] - plain[part]:+9.3f}"
-            for part in (*PARTS, "all CPU seconds", _WALL, _CALLS)
+            for part in (*PARTS, "all CPU seconds", _WALL, _BUSY, _CALLS)
         ]
         for part in ("all CPU seconds", _WALL):
             lines.append(f"{part + ', ratio':28}{burst[part] / plain[part]:18.3f}")
@@ -102,6 +106,8 @@ class Bench:
         theirs = burst["all CPU seconds"] - ours
         # The same seconds of one machine: what slows it down in between does not count.
         lines.append(f"{'ours, to theirs beside it':28}{ours / theirs:18.3f}")
+        even = (1 + ours / theirs) * plain[_BUSY] / burst[_BUSY]
+        lines.append(f"{'wall ratio at even speed':28}{even:18.3f}")
         return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from burst_agent.jobserver import Jobserver
 from burst_agent.lease import BEAT_S, WARN_S, Lease, Share
 from burst_agent.place import Place
 from burst_agent.runs import Run
-from burst_agent.slots import Slots
+from burst_agent.slots import SPARE_THREADS, Slots
 from burst_protocol import messages as m
 from burst_protocol.errors import BurstError
 
@@ -67,7 +67,7 @@ class House:
     def __init__(self, settings: Settings) -> None:
         """EnvironmentProblem if there is a lease and it cannot be kept."""
         self.settings = settings
-        self._jobserver = Jobserver(settings.slots)
+        self._jobserver = Jobserver(settings.slots + SPARE_THREADS)
         self._slots = Slots(settings.slots, self._jobserver)
         self._share = None if settings.lease is None else Share(Lease(settings.lease))
         self._places: dict[bytes, Place] = {}

@@ -1,4 +1,4 @@
-"""A GNU make jobserver for all rustcs of this agent, so that threads never exceed the slots.
+"""A GNU make jobserver for all rustcs of this agent: its threads are hardly more than its slots.
 
 Every running action holds one token (`take`); rustc reads more for its code generation threads and
 writes them back. A rustc that is killed takes its tokens with it, so the pool is filled up again

@@ -684,21 +684,22 @@ def test_queued_actions_go_by_priority(start: Start) -> None:
 
 
 def test_rustc_gets_a_working_jobserver(start: Start) -> None:
-    """The descriptors of CARGO_MAKEFLAGS are open, and hold one token less than there are slots."""
+    """The descriptors of CARGO_MAKEFLAGS are open, and hold a token for each slot: one more than
+    that is there, and one is this run's own."""
 
     async def scenario() -> None:
         async with await start("--slots", "3") as client:
             script = (
                 'set -- $(echo "$CARGO_MAKEFLAGS" | sed "s/.*auth=//; s/,/ /"); '
                 "test -p /proc/self/fd/$1 && test -p /proc/self/fd/$2 && "
-                "dd bs=1 count=2 status=none <&$1"
+                "dd bs=1 count=3 status=none <&$1"
             )
             script = script.replace("<&$1", "if=/proc/self/fd/$1")
             for _ in range(2):  # the tokens that the first one kept are there again
                 action = shell(script, env=((b"PATH", b"/usr/bin:/bin"),))
                 outcome = await client.execute(client.request(action))
                 assert exit_code(outcome) == 0, outcome.stderr
-                assert outcome.result(action).stdout == b"++"
+                assert outcome.result(action).stdout == b"+++"
                 await client.send(m.Release(outcome.end.id))  # type: ignore[union-attr]
 
     asyncio.run(scenario())

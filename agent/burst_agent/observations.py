@@ -17,7 +17,7 @@ import attrs
 
 from burst_agent import observe
 from burst_agent.observe import Op
-from burst_protocol.action import KIND_DIRECTORY, Access, Action, Observation
+from burst_protocol.action import ASK, KIND_DIRECTORY, Access, Action, Observation
 
 MAX_LOG_BYTES: Final = 64 * 1024 * 1024
 _WORDS: Final = {
@@ -29,6 +29,7 @@ _WORDS: Final = {
     Op.LIBRARY: "library",
     Op.CHDIR: "chdir",
     Op.CHANGE: "change",
+    Op.ASK: ASK,
 }
 _OURS: Final = frozenset({b"CARGO_MAKEFLAGS", b"MAKEFLAGS", b"MFLAGS", b"LD_PRELOAD"})
 
@@ -123,10 +124,14 @@ class Reporter:
             _top(access.path)
             for access in fresh
             if access.path.startswith(b"/tmp/")
+            and access.op is not Op.ASK
             and not access.absent
             and (self.isolated or access.op is Op.CHANGE)
         } - self._kept_tmp
         for access in fresh:
+            if access.op is Op.ASK:
+                yield Access(ASK, access.path, not access.absent)
+                continue
             if not access.path.startswith(b"/"):
                 continue  # a library by name: what it was found as is a path of its own
             path = observe.normalised(access.path)

@@ -31,9 +31,11 @@ class Op(enum.Enum):
     LIBRARY = b"D"
     CHDIR = b"c"
     CHANGE = b"m"
+    ASK = b"Q"
+    """Cargo was asked for the workspace of the manifest at this path. Absent: nobody answered."""
 
 
-_PATH_OPS: Final = {op.value: op for op in Op}
+_PATH_OPS: Final = {op.value: op for op in Op if op is not Op.ASK}
 _REMEMBERED: Final = 10_000
 """Records, or paths, that are likely to come again in the next run."""
 _FOUND_BYTES: Final = len(b"o-0 ")
@@ -201,6 +203,12 @@ class LogReader:
             self.network[text] = None
         elif kind == b"H":
             self._hello(text)
+        elif kind == Op.ASK.value:
+            pid, _, path = text.partition(b" ")
+            if errno == 0:
+                self._expected[pid] += 1
+                self._started[pid] = b"who answers for cargo"
+            self.accesses[Access(Op.ASK, path, errno, write=False)] = None
         elif kind in {b"X", b"x", b"S"}:
             pid, _, path = text.partition(b" ")
             if kind == b"x":

@@ -26,6 +26,12 @@ KIND_EXECUTABLE: Final = 1
 KIND_DIRECTORY: Final = 2
 KIND_SYMLINK: Final = 3
 
+ASK: Final = "ask"
+"""`Access.op`: cargo was asked for the workspace of the manifest at that path. `found`: it was
+answered from the file at ANSWER_PATH."""
+ANSWER_PATH: Final = b"/.burst/answer"
+"""As `native/observer.c` has it. No project and no distribution has such a directory."""
+
 
 @attrs.frozen
 class Input:

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from burst_protocol.action import Access, Observation
+from burst_protocol.action import ASK, Access, Observation
 from burst_protocol.digest import Digest
 from burst_wrapper.closures import ExternFile
 from burst_wrapper.daemon.gather import Learned, Shown
@@ -18,6 +18,7 @@ from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.depinfo import DepInfo
 from burst_wrapper.inputlist import (
     ABSENT,
+    ANSWER,
     FILE,
     LISTING,
     PRESENT,
@@ -239,6 +240,33 @@ def test_several_misses_are_one_verdict(machine: Home, place: Place) -> None:
 def test_what_only_home_can_do(machine: Home, observation: Observation, reason: str) -> None:
     """Whatever else was seen."""
     assert verdict_of(machine, observation).home == reason
+
+
+def test_questions_to_cargo(machine: Home) -> None:
+    """Unanswered: run again with home's answer. About another package: only home can tell."""
+    own, other = bytes(machine.package / "Cargo.toml"), bytes(machine.folder / "Cargo.toml")
+    asked = verdict_of(machine, saw(Access(ASK, own, False)))
+    assert asked == Verdict(Learned(answers={own}))
+    assert verdict_of(machine, saw(Access(ASK, own, True))).right
+    for found in (True, False):
+        verdict = verdict_of(machine, saw(Access(ASK, other, found)))
+        assert verdict.home == "a macro starts a program (cargo)"
+
+
+def test_an_answer_is_an_input(machine: Home) -> None:
+    """By what was shown, and shown again the next time."""
+    manifest = bytes(machine.package / "Cargo.toml")
+    judge = judge_of(machine)
+    judge.shown.answers[manifest] = Digest.of(b"answer")
+    judge.add(saw(Access(ASK, manifest, True)))
+    inputs = judge.input_list(NOTHING)
+    assert inputs.entries == ((ANSWER, manifest),)
+    world = World(machine.stats, {})
+    assert world.value(ANSWER, manifest) == b""
+    pin(world, inputs, judge.shown)
+    assert world.value(ANSWER, manifest) == Digest.of(b"answer").hash
+    assert expected([inputs]).answers == {manifest}
+    assert wide_list(judge.shown, NOTHING, judge.plan).names(ANSWER) == [manifest]
 
 
 def test_nothing_seen_is_not_complete(machine: Home) -> None:

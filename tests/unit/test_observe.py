@@ -69,6 +69,19 @@ def test_an_exec_needs_another_hello_of_the_same_process() -> None:
     assert parse(log(b"X-0 2 dynamic", b"H-0 2 1 1 /dynamic")).complete
 
 
+def test_a_question_to_cargo_is_no_program() -> None:
+    """Who answers for cargo says hello; where nobody does, that is known."""
+    asked = log(b"Q-0 7 /p/Cargo.toml")
+    assert not parse(asked).complete
+    seen = parse(asked + b"H-0 7 2 1 /t/bin/rustc\0")
+    assert seen.complete
+    assert not seen.programs
+    assert seen.accesses == (Access(Op.ASK, b"/p/Cargo.toml", 0, write=False),)
+    unanswered = parse(log(b"Q-2 0 /p/Cargo.toml"))
+    assert unanswered.complete
+    assert unanswered.accesses[0].absent
+
+
 def test_a_shell_of_unknown_process_number_is_never_complete() -> None:
     """system() and popen() do not tell whom they started."""
     assert not parse(log(b"S-0 0 /bin/sh")).complete

@@ -28,6 +28,9 @@ LISTING: Final = 3
 VARIABLE: Final = 4
 LINK: Final = 5
 """What a link says and where the path ends, whatever lies there."""
+ANSWER: Final = 6
+"""What cargo says when it is asked for the workspace of that manifest. Only who asks it can tell:
+without a value pinned, such a list finds nothing."""
 
 NOTHING: Final = b"absent"
 SOME_FILE: Final = b"file"
@@ -92,7 +95,7 @@ def _is_entry(kind: object, name: object) -> bool:
     """Something that can be looked up: a list may come from an agent."""
     return (
         type(kind) is int
-        and FILE <= kind <= LINK
+        and FILE <= kind <= ANSWER
         and type(name) is bytes
         and name != b""
         and b"\0" not in name
@@ -138,6 +141,8 @@ class World:
             return listing(name)
         if kind == LINK:
             return link(name)
+        if kind == ANSWER:
+            return b""
         value = self._env.get(name)
         return _UNSET if value is None else b"=" + value
 

@@ -14,6 +14,7 @@ from typing import Final, Self
 import attrs
 
 from burst_protocol.action import (
+    ANSWER_PATH,
     KIND_DIRECTORY,
     KIND_EXECUTABLE,
     KIND_FILE,
@@ -25,6 +26,7 @@ from burst_protocol.action import (
 from burst_protocol.digest import EMPTY, Digest, KeyHasher
 from burst_wrapper import environ
 from burst_wrapper.closures import Closures
+from burst_wrapper.daemon.answers import Answer, manifest_of
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.daemon.platform import Sources
 from burst_wrapper.pathwalk import walk
@@ -47,16 +49,19 @@ class Learned:
     trees: set[bytes] = attrs.field(factory=set)
     directories: set[bytes] = attrs.field(factory=set)
     env: set[bytes] = attrs.field(factory=set)
+    answers: set[bytes] = attrs.field(factory=set)
+    """Manifests that cargo is asked about; only the unit's own can be answered for."""
 
     def __ior__(self, other: Learned) -> Self:
         self.files |= other.files
         self.trees |= other.trees
         self.directories |= other.directories
         self.env |= other.env
+        self.answers |= other.answers
         return self
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.trees or self.directories or self.env)
+        return any((self.files, self.trees, self.directories, self.env, self.answers))
 
     def beyond(self, known: Learned) -> bool:
         """Whether this names something that `known` does not."""
@@ -65,6 +70,7 @@ class Learned:
             and self.trees <= known.trees
             and self.directories <= known.directories
             and self.env <= known.env
+            and self.answers <= known.answers
         )
 
 
@@ -83,6 +89,8 @@ class Shown:
 
     links: dict[bytes, bytes] = attrs.field(factory=dict)
     """Absolute path to what the symbolic link there says."""
+    answers: dict[bytes, Digest] = attrs.field(factory=dict)
+    """Manifest to what cargo says of it."""
 
     def has(self, path: bytes) -> bool:
         """Whether a file was shown at this very path."""
@@ -170,8 +178,12 @@ class Gatherer:
         self._immutable: dict[tuple[bytes, bool], Tree] = {}
         self._stamps: dict[bytes, Digest] = {}
 
-    def gather(self, plan: Plan, learned: Learned, *, local: bool) -> Gathered:
+    def gather(
+        self, plan: Plan, learned: Learned, *, local: bool, answer: Answer | None = None
+    ) -> Gathered:
         """Blocking (stats and hashes): call it in a thread. CannotGather if it cannot be done.
+
+        `answer`: cargo's, of the unit's own manifest.
 
         `local`: for an agent on this machine, which sees immutable packages and OUT_DIR where they
         are; they need no content digest before somebody reads them.
@@ -244,6 +256,10 @@ class Gatherer:
                 add(path)
         for path in sorted(learned.files):
             add(path)
+        if answer is not None:
+            inputs[ANSWER_PATH] = Input(ANSWER_PATH, KIND_FILE, answer.digest)
+            shown.answers[manifest_of(plan)] = answer.digest
+            sources.blobs[answer.digest] = answer.data
         directories = self._directories(plan, learned)
         for path in {os.path.dirname(file.path) for file in plan.externs.files} | directories:
             way.to(path)

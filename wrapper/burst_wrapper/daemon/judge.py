@@ -14,13 +14,15 @@ from typing import Final
 
 import attrs
 
-from burst_protocol.action import Access, Observation
+from burst_protocol.action import ASK, Access, Observation
 from burst_wrapper import environ
+from burst_wrapper.daemon.answers import manifest_of
 from burst_wrapper.daemon.gather import Learned, Shown
 from burst_wrapper.daemon.plan import Plan
 from burst_wrapper.depinfo import DepInfo
 from burst_wrapper.inputlist import (
     ABSENT,
+    ANSWER,
     FILE,
     LINK,
     LISTING,
@@ -198,6 +200,8 @@ class Judge:
     def _judge_access(self, access: Access, verdict: Verdict) -> bool:
         """True if this access was like home's; else the verdict says what to do."""
         path = access.path
+        if access.op == ASK:
+            return self._judge_question(access, verdict)
         if self._is_search_folder(path) or _is_below(path, self._never_news):
             return True
         if access.op in _WRITES:
@@ -224,6 +228,13 @@ class Judge:
         else:
             verdict.home = f"the unit reads {os.fsdecode(path)}, which is no ordinary file"
         return False
+
+    def _judge_question(self, access: Access, verdict: Verdict) -> bool:
+        if access.path != manifest_of(self.plan):
+            verdict.home = "a macro starts a program (cargo)"
+        elif not access.found:
+            verdict.missing.answers.add(access.path)
+        return access.found and not verdict.home
 
     def _judge_age(self, access: Access, verdict: Verdict) -> None:
         """Files are of one age in a sandbox; some macros write home's into the program.
@@ -280,6 +291,9 @@ class Judge:
         )
         for access in self.accesses.values():
             path = access.path
+            if access.op == ASK:
+                entries.add((ANSWER, path))
+                continue
             if path in self._externs or _is_below(path, whole) or self._is_search_folder(path):
                 continue
             if not access.found:
@@ -327,6 +341,7 @@ def wide_list(shown: Shown, dep_info: DepInfo, plan: Plan) -> InputList:
             entries |= {(LISTING, path) for path in tree.directories}
     entries |= {(FILE, os.path.join(plan.cwd, name)) for name in dep_info.files}
     entries |= {(VARIABLE, name) for name, _ in dep_info.env}
+    entries |= {(ANSWER, manifest) for manifest in shown.answers}
     return InputList.of(entries)
 
 
@@ -340,6 +355,7 @@ def expected(lists: Iterable[InputList]) -> Learned:
         for path in inputs.names(PRESENT):
             (known.directories if os.path.isdir(path) else known.files).add(path)
         known.files.update(inputs.names(LINK))
+        known.answers.update(inputs.names(ANSWER))
     return known
 
 
@@ -352,6 +368,9 @@ def pin(world: World, inputs: InputList, shown: Shown) -> None:
         elif kind == FILE:
             digest = shown.digest(path)
             value = None if digest is None else digest.hash
+        elif kind == ANSWER:
+            answer = shown.answers.get(path)
+            value = None if answer is None else answer.hash
         elif kind == PRESENT and shown.digest(path) is not None:
             value = SOME_FILE
         elif kind in (PRESENT, LISTING):

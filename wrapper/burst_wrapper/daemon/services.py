@@ -12,6 +12,7 @@ from burst_wrapper.callers import Callers
 from burst_wrapper.closures import Closures
 from burst_wrapper.config import Config, config_path, load
 from burst_wrapper.daemon.agent_process import AgentProcess, Place
+from burst_wrapper.daemon.answers import Answers
 from burst_wrapper.daemon.calm import Calm
 from burst_wrapper.daemon.embedded import Embedded, identity
 from burst_wrapper.daemon.gather import Gatherer
@@ -51,6 +52,7 @@ class Services:
     journal: Journal
     lists: dict[bytes, tuple[bytes, ...]] = attrs.field(factory=dict)
     """Encoded input lists by weak key, as last seen from an agent."""
+    answers: Answers = attrs.field(factory=Answers)
     calm: Calm = attrs.field(factory=Calm)
     explained: set[bytes] = attrs.field(factory=set)
     """Weak keys whose manifest is in the journal."""

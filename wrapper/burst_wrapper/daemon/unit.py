@@ -30,6 +30,7 @@ from burst_wrapper.callers import Caller, nearest_target_dir
 from burst_wrapper.closures import Closure
 from burst_wrapper.config import Config
 from burst_wrapper.daemon.account import Account
+from burst_wrapper.daemon.answers import Answer, manifest_of
 from burst_wrapper.daemon.attempt import Attempt, End, Ended
 from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.deliver import Delivery
@@ -44,7 +45,7 @@ from burst_wrapper.daemon.servers import Build
 from burst_wrapper.daemon.services import Services
 from burst_wrapper.daemon.token import Token
 from burst_wrapper.environ import parse_environ
-from burst_wrapper.inputlist import VARIABLE, InputList, World, strong_key, variant
+from burst_wrapper.inputlist import ANSWER, VARIABLE, InputList, World, strong_key, variant
 from burst_wrapper.macro_libraries import writes_profiles
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Unit:
         self._delivery: Delivery | None = None
         self._lists: list[InputList] = []
         self._world: World | None = None
+        self._asked = False
+        self._answer: Answer | None = None
         self._lists_tried = 0
         self._fallback = ""
         self._no_agent: BurstError | None = None
@@ -272,12 +275,16 @@ class Unit:
 
     # -- looking -----------------------------------------------------------------------------
 
-    def _strong_keys(self) -> tuple[bytes, ...]:
+    async def _strong_keys(self) -> tuple[bytes, ...]:
         """All keys under which a usable result may lie: each list in its variants."""
         plan = self._plan
         assert plan is not None
         if self._world is None:
             self._world = World(self._services.stats, self._env)
+        if any(inputs.names(ANSWER) for inputs in self._lists):
+            answer = await self._ask()
+            if answer is not None:
+                self._world.pin(ANSWER, manifest_of(plan), answer.digest.hash)
         keys: list[bytes] = []
         for inputs in self._lists:
             strong = strong_key(plan.weak_key, inputs, self._world, plan.target_dir)
@@ -286,6 +293,14 @@ class Unit:
                 keys.append(variant(strong, None, plan.target_dir))
                 keys.append(variant(strong, plan.stderr_key, plan.target_dir))
         return tuple(keys)
+
+    async def _ask(self) -> Answer | None:
+        """What cargo says to the unit's macros: one answer for all its runs and keys."""
+        assert self._plan is not None
+        if not self._asked:
+            self._answer = await asyncio.to_thread(self._services.answers.ask, self._plan)
+            self._asked = True
+        return self._answer
 
     def _learn_lists(self, encoded: tuple[bytes, ...]) -> bool:
         """Take over lists an agent knows; False if none is new."""
@@ -316,7 +331,7 @@ class Unit:
                 question = m.Lookup(
                     link.new_id(),
                     plan.weak_key,
-                    self._strong_keys(),
+                    await self._strong_keys(),
                     push=not executor.local and not self._leaves,
                     prolongs=self._prolongs,
                 )
@@ -386,9 +401,18 @@ class Unit:
             for _ in range(_ATTEMPTS):
                 wanted = expected(inputs.at(plan.target_dir) for inputs in self._lists)
                 wanted |= learned
+                answer = None
+                if wanted.answers or services.answers.expected(plan):
+                    answer = await self._ask()
+                    if wanted.answers and answer is None:
+                        raise Home("undeclared", "a macro starts a program (cargo)", failure=False)
                 try:
                     gathered = await asyncio.to_thread(
-                        services.gatherer.gather, plan, wanted, local=executor.local
+                        services.gatherer.gather,
+                        plan,
+                        wanted,
+                        local=executor.local,
+                        answer=answer,
                     )
                 except CannotGather as error:
                     raise Home("inputs", str(error), failure=False) from error
@@ -401,7 +425,7 @@ class Unit:
                     prolongs=self._prolongs,
                     left=self._left if self._leaves and not executor.local else None,
                 )
-                keys = () if doubted else self._strong_keys()
+                keys = () if doubted else await self._strong_keys()
                 try:
                     ended = await attempt.run(keys, self._lists_tried)
                     if ended.end is End.HIT:
@@ -534,6 +558,7 @@ class Unit:
         call = plan.call
         if call.is_proc_macro:
             closure = Closure(frozenset(), frozenset((call.lib_stem,)))
+            self._services.answers.made(output.digest, plan.externs)
         else:
             closure = plan.externs.closure
             if plan.immutable:
@@ -569,4 +594,5 @@ class Unit:
 def _missing_text(missing: Learned) -> str:
     names = [os.fsdecode(path) for path in (*missing.files, *missing.trees, *missing.directories)]
     names += ["$" + os.fsdecode(name) for name in missing.env]
+    names += ["cargo's answer" for _ in missing.answers]
     return "run again with " + ", ".join(sorted(names)[:4])

@@ -23,6 +23,14 @@
  *     X pid program              about to exec in this process: a hello of that pid must follow, or
  *     x pid program              it failed
  *     S pid program              spawned (pid 0: not known, so it cannot be checked)
+ *     Q pid manifest             cargo was asked for the workspace of that manifest; errno 2: nobody
+ *                                was there to answer (pid 0)
+ *
+ * One question is answered: `$CARGO locate-project --workspace --message-format=plain
+ * --manifest-path=MANIFEST`, as macros ask it that look up what a dependency is called. In a sandbox
+ * that has ANSWER_PATH for this very manifest, a process of the caller's own program is spawned in
+ * cargo's place; before its main, it says what cargo said at home. In any other form (another
+ * environment, directory or way of starting it) it is the start of a program like any other.
  *
  * Equal records of one process are written once (a race may write two). The check happens before the
  * write and the entry is made after it: who sees an entry knows that its record is in the log.
@@ -50,7 +58,7 @@ enum {
     NR_write = 1, NR_getcwd = 79, NR_getpid = 39, NR_getppid = 110,
     NR_openat = 257, NR_newfstatat = 262, NR_readlinkat = 267, NR_faccessat = 269, NR_statx = 332,
     NR_open = 2, NR_stat = 4, NR_lstat = 6, NR_access = 21, NR_execve = 59, NR_readlink = 89,
-    NR_execveat = 322,
+    NR_execveat = 322, NR_read = 0, NR_close = 3, NR_exit_group = 231,
 };
 static long raw(long n, long a, long b, long c, long d, long e, long f) {
     register long r10 __asm__("r10") = d;
@@ -67,7 +75,7 @@ static long raw(long n, long a, long b, long c, long d, long e, long f) {
 enum {
     NR_getcwd = 17, NR_faccessat = 48, NR_openat = 56, NR_write = 64, NR_readlinkat = 78,
     NR_newfstatat = 79, NR_getpid = 172, NR_getppid = 173, NR_execve = 221, NR_execveat = 281,
-    NR_statx = 291,
+    NR_statx = 291, NR_read = 63, NR_close = 57, NR_exit_group = 94,
     NR_open = -2, NR_stat = -3, NR_lstat = -4, NR_access = -5, NR_readlink = -6,
 };
 static long raw(long n, long a, long b, long c, long d, long e, long f) {
@@ -110,7 +118,8 @@ static long as_libc(long result) {
     X(execve) X(execvpe) X(fexecve) X(execveat) X(posix_spawn) X(posix_spawnp) \
     X(pidfd_spawn) X(pidfd_spawnp) X(system) X(popen) X(syscall) \
     X(mkdir) X(mkdirat) X(rmdir) X(unlink) X(unlinkat) X(rename) X(renameat) X(renameat2) \
-    X(link) X(linkat) X(symlink) X(symlinkat) X(truncate) X(truncate64)
+    X(link) X(linkat) X(symlink) X(symlinkat) X(truncate) X(truncate64) \
+    X(setenv) X(unsetenv) X(putenv) X(clearenv)
 #define NUMBER(n) I_##n,
 #define NAME(n) #n,
 enum { NAMES(NUMBER) COUNT };
@@ -221,6 +230,66 @@ static void emit_once(struct record *r) {
     }
 }
 
+/* ---- cargo's answer ----------------------------------------------------------------------------
+
+ * The file: manifest, cargo's working directory, exit code, stdout, stderr, each ended by NUL. */
+
+#define ANSWER_PATH "/.burst/answer"
+#define ANSWER_VARIABLE "BURST_OBSERVER_ANSWER=1"
+enum { ANSWER_ROOM = 65536, ANSWER_FIELDS = 5, EXIT_UNANSWERED = 101 };
+
+/* Whether there is an answer; its fields point into `room`. */
+static int read_answer(char *room, char **fields) {
+    long fd = RAW(openat, CWD, ANSWER_PATH, 02000000 /* O_CLOEXEC */, 0, 0), n = 0, got;
+    if (fd < 0) return 0;
+    while (n < ANSWER_ROOM && (got = RAW(read, fd, room + n, ANSWER_ROOM - n, 0, 0)) > 0) n += got;
+    raw(NR_close, fd, 0, 0, 0, 0, 0);
+    int field = 0;
+    char *from = room;
+    for (long i = 0; i < n && field < ANSWER_FIELDS; i++) {
+        if (room[i]) continue;
+        fields[field++] = from;
+        from = room + i + 1;
+    }
+    return field == ANSWER_FIELDS;
+}
+
+static int equal(const char *a, const char *b) {
+    while (*a && *a == *b) a++, b++;
+    return *a == *b;
+}
+
+static void say(int fd, const char *text) {
+    size_t n = length(text);
+    while (n) {
+        long done = RAW(write, fd, text, n, 0, 0);
+        if (done == -EINTR) continue;
+        if (done <= 0) return;
+        text += done, n -= (size_t)done;
+    }
+}
+
+/* In the process that stands in for cargo: never returns. */
+static void answer(void) {
+    static char room[ANSWER_ROOM];
+    char *fields[ANSWER_FIELDS], here[4096];
+    long code = EXIT_UNANSWERED;
+    long n = RAW(getcwd, here, sizeof here, 0, 0, 0);
+    if (read_answer(room, fields) && n > 0 && equal(here, fields[1])) {
+        code = 0;
+        for (const char *p = fields[2]; *p; p++) code = code * 10 + (*p - '0');
+        say(1, fields[3]);
+        say(2, fields[4]);
+    } else {
+        struct record r; /* what it would have said, only home can tell */
+        begin(&r, 'X', 0, 0);
+        put_number(&r, RAW(getpid, 0, 0, 0, 0, 0));
+        put(&r, " cargo");
+        emit(&r);
+    }
+    raw(NR_exit_group, code, 0, 0, 0, 0, 0);
+}
+
 static void start(void) {
     int new = 0;
     if (!__atomic_compare_exchange_n(&state, &new, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return;
@@ -228,7 +297,7 @@ static void start(void) {
         __atomic_store_n(&state, 0, __ATOMIC_RELEASE);
         return;
     }
-    int fd = -1;
+    int fd = -1, answers = 0;
     char **to = environ;
     for (char **from = environ; *from; from++) {
         if (starts(*from, "BURST_OBSERVER_FD=")) {
@@ -247,6 +316,8 @@ static void start(void) {
                 for (const char *p = value + n + 1; *p;) *out.p++ = *p++;
                 *to++ = other_preload;
             }
+        } else if (starts(*from, ANSWER_VARIABLE)) {
+            answers = 1;
         } else if (!starts(*from, "BURST_OBSERVER_")) {
             *to++ = *from;
         }
@@ -269,6 +340,7 @@ static void start(void) {
         put(&r, " " VERSION " ");
         put(&r, n > 0 ? exe : "?");
         emit(&r);
+        if (answers) answer();
     }
     __atomic_store_n(&state, 2, __ATOMIC_RELEASE);
 }
@@ -670,6 +742,24 @@ static char *find_variable(const char *name) {
 GETENV(getenv)
 GETENV(secure_getenv)
 
+/* Whether a child would still see what this process was started with. rustc itself asks for its own
+ * backtraces. */
+static int changed_environment;
+static void note_change(const char *name) {
+    if (!name || !starts(name, "RUST_")) changed_environment = 1;
+}
+#define CHANGE_VARIABLE(name, parameters, types, arguments, variable) \
+    EXPORT int name parameters {                                      \
+        int (*f) types = LATE(name, int (*) types);                   \
+        note_change(variable);                                        \
+        return f ? f arguments : missing();                           \
+    }
+CHANGE_VARIABLE(setenv, (const char *n, const char *v, int o), (const char *, const char *, int),
+                (n, v, o), n)
+CHANGE_VARIABLE(unsetenv, (const char *n), (const char *), (n), n)
+CHANGE_VARIABLE(putenv, (char *s), (char *), (s), s)
+CHANGE_VARIABLE(clearenv, (void), (void), (), NULL)
+
 /* ---- programs ---------------------------------------------------------------------------------- */
 
 static int has_slash(const char *s) {
@@ -699,7 +789,35 @@ static size_t count(char *const *list) {
     while (list && list[n]) n++;
     return n;
 }
-/* `out` has room for count(env) + 3 entries, `joined` for both preload lists. */
+/* The manifest, if this is the question that can be answered. */
+static const char *asked_for(const char *program, char *const *argv, char *const *env) {
+    static const char *const words[] = {"locate-project", "--workspace", "--message-format=plain"};
+    const char *cargo = find_variable("CARGO");
+    if (env != environ || changed_environment || !cargo || !program || *cargo != '/') return NULL;
+    if (!equal(program, cargo) || count(argv) != 5) return NULL;
+    for (int i = 0; i < 3; i++) {
+        if (!equal(argv[i + 1], words[i])) return NULL;
+    }
+    return starts(argv[4], "--manifest-path=/") ? argv[4] + 16 : NULL;
+}
+static void note_question(int error, long pid, const char *manifest) {
+    int kept = errno;
+    if (active()) {
+        struct record r;
+        begin(&r, 'Q', 0, error);
+        put_number(&r, pid);
+        put(&r, " ");
+        put(&r, manifest);
+        emit(&r);
+    }
+    errno = kept;
+}
+static int has_answer(const char *manifest) {
+    char room[ANSWER_ROOM], *fields[ANSWER_FIELDS];
+    return active() && own_preload[0] && read_answer(room, fields) && equal(fields[0], manifest);
+}
+
+/* `out` has room for count(env) + 4 entries, `joined` for both preload lists. */
 static char *const *with_observer(char *const *env, char **out, char *joined) {
     if (!active() || !own_preload[0]) return env;
     const char *others = NULL;
@@ -725,7 +843,7 @@ static char *const *with_observer(char *const *env, char **out, char *joined) {
     return out;
 }
 #define WITH_OBSERVER(env)                     \
-    char *list_[count(env) + 3], joined_[8200]; \
+    char *list_[count(env) + 4], joined_[8200]; \
     char *const *env_ = with_observer(env, list_, joined_)
 
 typedef int (*execve_type)(const char *, char *const *, char *const *);
@@ -803,10 +921,22 @@ EXPORT int execle(const char *program, const char *first, ...) {
             LATE(name, int (*)(int *, const char *, const void *, const void *, char *const *,  \
                                char *const *));                                                 \
         int pid = 0;                                                                            \
+        const char *manifest = (known) ? asked_for(program, argv, env) : NULL;                  \
+        int answered = manifest && has_answer(manifest);                                        \
         WITH_OBSERVER(env);                                                                     \
-        int error = f ? f(&pid, program, actions, attributes, argv, env_) : ENOSYS;             \
+        if (answered) {                                                                         \
+            list_[count(list_) + 1] = NULL;                                                     \
+            list_[count(list_)] = ANSWER_VARIABLE;                                              \
+        }                                                                                       \
+        int error = f ? f(&pid, answered ? "/proc/self/exe" : program, actions, attributes,     \
+                          argv, env_)                                                           \
+                      : ENOSYS;                                                                 \
         if (id && !error) *id = pid;                                                            \
-        note_program('S', error, (known) ? pid : 0, CWD, program);                              \
+        if (manifest && (answered ? !error : error == ENOENT)) {                                \
+            note_question(error, pid, manifest);                                                \
+        } else {                                                                                \
+            note_program('S', error, (known) ? pid : 0, CWD, program);                          \
+        }                                                                                       \
         return error;                                                                           \
     }
 SPAWN(posix_spawn, 1)

@@ -31,6 +31,7 @@ INTERNAL = {
     "BURST_SSH_KEY",  # of the CI recipe: secrets by their names there
     "BURST_KNOWN_HOSTS",
     "BURST_RUSTDOC",
+    "BURST_OBSERVER_ANSWER",
     "BURST_OBSERVER_FD",
     "BURST_REAPER",
     "BURST_RESUME",

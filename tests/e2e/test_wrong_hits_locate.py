@@ -3,9 +3,13 @@ the sandbox, and never with the answer of another day."""
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from wrong_hits import Twin, macro_crate, package, workspace
+from space import Space
+from sshd import Sshd
+from wrong_hits import Twin, macro_crate, package, twins, workspace
 
 pytest_plugins = ("space_fixtures",)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -189,17 +193,41 @@ def test_another_question_runs_at_home(twin: Twin, form: str) -> None:
     assert "cargo" in twin.reasons()["app"]
 
 
+def _num_enum(twin: Twin, name: str) -> Twin:
+    """The real proc-macro-crate, which looks up what num_enum is called in the workspace."""
+    line = f'{name} = {{ version = "=0.7.6", package = "num_enum" }}'
+    root = f"{workspace('app')}[workspace.dependencies]\n{line}\n"
+    body = f"""#[derive({name}::TryFromPrimitive, Debug)] #[repr(u8)] enum Number {{ One = 1 }}
+    fn main() {{ println!("{{:?}}", Number::try_from(1).unwrap()); }}
+    """
+    twin.write({"Cargo.toml": root, "app/src/main.rs": body})
+    return twin.write({"app/Cargo.toml": package("app", f"{name} = {{ workspace = true }}")})
+
+
 @pytest.mark.thorough
 def test_num_enum(twin: Twin) -> None:
-    """The real proc-macro-crate."""
-    twin.write({"app/Cargo.toml": package("app", 'num_enum = "=0.7.6"')})
-    body = """#[derive(num_enum::TryFromPrimitive, Debug)] #[repr(u8)] enum Number { One = 1 }
-    fn main() { println!("{:?}", Number::try_from(1).unwrap()); }
-    """
-    twin.write({"app/src/main.rs": body})
-    twin.space.plain("fetch", "-q").check()
-    assert _away(twin.agree("One"))
-    renamed = 'numbers = { version = "=0.7.6", package = "num_enum" }'
-    twin.write({"app/Cargo.toml": package("app", renamed)})
-    twin.write({"app/src/main.rs": body.replace("num_enum::", "numbers::")})
-    assert _away(twin.agree("One"))
+    """Under one name and then another, which only the manifests tell."""
+    for name in ("num_enum", "numbers"):
+        _num_enum(twin, name).space.plain("fetch", "-q").check()
+        assert _away(twin.agree("One"))
+
+
+@pytest.mark.thorough
+def test_num_enum_over_ssh() -> None:
+    """Nothing of it runs at home, and the second time nothing runs at all."""
+    with (
+        Sshd.for_user() as server,
+        Space.open(CARGO_INCREMENTAL="0", BURST_HOST=server.address) as machine,
+    ):
+        shutil.copytree(server.client_home / ".ssh", machine.home / ".ssh", dirs_exist_ok=True)
+        with twins(machine, "ssh") as twin:
+            space = _num_enum(twin, "numbers").space
+            space.plain("fetch", "-q").check()
+            for where in ("remote", "hit"):
+                space.fresh_target()
+                space.cargo("build", "-q", "--offline").check()
+                units = {(unit["where"], unit["executor"]) for unit in space.units()}
+                assert units == {(where, server.address)}
+                space.forget_store()
+            space.fresh_target()
+            assert _away(twin.agree("One"))

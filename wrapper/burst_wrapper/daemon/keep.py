@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from burst_protocol import messages as m
-from burst_protocol.digest import Digest
+from burst_protocol import programs as p
 from burst_protocol.errors import BurstError
 from burst_wrapper.daemon.judge import pin, wide_list
 from burst_wrapper.daemon.servers import Made
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from burst_wrapper.daemon.servers import Build
     from burst_wrapper.daemon.services import Services
 
-_NO_BLOB: Final = Digest(bytes(32), 0)
 _LISTS_KEPT: Final = 8
 """Of one unit: the last ones are the likeliest."""
 
@@ -114,8 +113,8 @@ class Keeper:
             files = tuple((d, spool.path(d)) for d in dict.fromkeys(result.digests()))
             home.link.send(m.PutFiles(0, files))
             home.link.send(m.PutResult(self.plan.weak_key, lists[0], key, result))
-            # Whether it has a blob that it has not is answered after all that came before.
-            await home.link.ask(m.Fetch(home.link.new_id(), _NO_BLOB))
+            # What it lacks of nothing is answered after all that came before.
+            await home.link.ask(p.AskMissing(home.link.new_id(), ()))
 
     def offer_later(self, key: bytes, result: ActionResult) -> None:
         """What the project's own store on a server lacks: it was not made there, or only on that

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from burst_protocol.digest import Digest
-from burst_wrapper.closures import ExternFile
+from burst_wrapper.argv import RustcCall
 from burst_wrapper.daemon.answers import Answers, manifest_of
 from burst_wrapper.daemon.plan import Plan
 from fake_plan import Home
@@ -83,17 +83,29 @@ def test_one_build_asks_once(cargo: Cargo, machine: Home, tmp_path: Path) -> Non
     assert calls(tmp_path) == len(manifests) + 3
 
 
-def test_macros_that_are_built_on_proc_macro_crate_will_ask(machine: Home) -> None:
-    """So that the first unit that uses one need not run twice."""
-    answers, externs = Answers(), machine.plan().externs
-    crate = ExternFile(b"/t/deps/libproc_macro_crate-01.rlib", Digest.of(b"crate"))
-    asks, other = Digest.of(b"macro"), Digest.of(b"other")
-    answers.made(asks, attrs.evolve(externs, files=(crate,)))
-    answers.made(other, externs)
+def test_who_will_ask_is_known_before(machine: Home) -> None:
+    """Macros on proc-macro-crate, used directly or by way of one crate: one run less."""
+    answers = Answers()
+    deps = machine.out_dir
 
-    def is_expected(macro: Digest) -> bool:
-        with_macro = attrs.evolve(externs, macros=(ExternFile(b"/t/deps/libm-01.so", macro),))
-        return answers.expected(attrs.evolve(machine.plan(), externs=with_macro))
+    def call(*externs: str, kind: str = "lib", extra: str = "-0123") -> RustcCall:
+        words = ["-C", f"extra-filename={extra}"]
+        words += [word for name in externs for word in ("--extern", f"x={deps}/{name}")]
+        return machine.call(*words, kind=kind)
 
-    assert is_expected(asks)
-    assert not is_expected(other)
+    def is_expected(*externs: str) -> bool:
+        plan = machine.plan()
+        return answers.expected(attrs.evolve(plan, call=call(*externs)))
+
+    answers.made(call("libproc_macro_crate-01.rlib", kind="proc-macro"))
+    macro = call().lib_stem.decode()
+    assert is_expected(f"{macro}.so")
+    assert not is_expected("libother-01.so", "libproc_macro_crate-01.rlib")
+    user = call(f"{macro}.so", extra="-4567")
+    answers.made(user)
+    name = user.lib_stem.decode()
+    assert name != macro
+    assert is_expected(f"{name}.rmeta")
+    above = call(f"{name}.rmeta", extra="-89ab")
+    answers.made(above)
+    assert not is_expected(f"{above.lib_stem.decode()}.rmeta")

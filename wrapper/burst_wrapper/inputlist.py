@@ -66,6 +66,11 @@ class InputList:
             return None
         return cls(decoded) if all(_is_entry(kind, name) for kind, name in decoded) else None
 
+    @property
+    def has_answer(self) -> bool:
+        """Looked at once per list and question to an agent: the highest kind comes last."""
+        return bool(self.entries) and self.entries[-1][0] == ANSWER
+
     def files(self) -> list[bytes]:
         return [name for kind, name in self.entries if kind == FILE]
 

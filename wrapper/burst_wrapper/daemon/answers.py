@@ -20,7 +20,7 @@ from burst_wrapper.processes import run_program
 from burst_wrapper.toolchain import signature
 
 if TYPE_CHECKING:
-    from burst_wrapper.closures import Externs
+    from burst_wrapper.argv import RustcCall
     from burst_wrapper.daemon.plan import Plan
     from burst_wrapper.toolchain import Signature
 
@@ -57,7 +57,10 @@ class Answers:
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], tuple[tuple[Signature, ...], Answer]] = {}
-        self._askers: set[bytes] = set()
+        self._macros: set[bytes] = set()
+        """Stems of macros that are built on proc-macro-crate."""
+        self._users: set[bytes] = set()
+        """Stems of crates that name one of these, and may hand it on: num_enum does."""
 
     def ask(self, plan: Plan) -> Answer | None:
         """Blocking (16 ms of cargo). None if there is nobody to ask, or no answer to be shown."""
@@ -83,15 +86,27 @@ class Answers:
             self._known[key] = (_signatures(answer, manifest), answer)
         return answer
 
-    def made(self, macro: Digest, externs: Externs) -> None:
-        """A macro was compiled with these crates: whether it will ask is known before it does."""
-        names = (os.path.basename(file.path) for file in externs.files)
-        if any(name.startswith(_CRATE) for name in names):
-            self._askers.add(macro.hash)
+    def made(self, call: RustcCall) -> None:
+        """A crate was compiled: whether its macros will ask is known before they do."""
+        names = _extern_stems(call)
+        if call.is_proc_macro:
+            asks = any(name.startswith(_CRATE) for name in names)
+        else:
+            asks = any(name in self._macros for name in names)
+        if asks:
+            (self._macros if call.is_proc_macro else self._users).add(call.lib_stem)
 
     def expected(self, plan: Plan) -> bool:
-        """Whether one of the unit's macros is likely to ask."""
-        return any(macro.digest.hash in self._askers for macro in plan.externs.macros)
+        """Whether a macro that this unit is likely to use will ask. One run is spared if so, and
+        16 ms are lost if not: so macros of crates further down do not count."""
+        names = _extern_stems(plan.call)
+        return any(name in self._macros or name in self._users for name in names)
+
+
+def _extern_stems(call: RustcCall) -> list[bytes]:
+    """`libserde-0123abcd` of each crate that the call names."""
+    paths = (extern.path for extern in call.externs if extern.path is not None)
+    return [os.path.splitext(os.path.basename(path))[0] for path in paths]
 
 
 def _signatures(answer: Answer, manifest: bytes) -> tuple[Signature, ...]:

@@ -281,7 +281,7 @@ class Unit:
         assert plan is not None
         if self._world is None:
             self._world = World(self._services.stats, self._env)
-        if any(inputs.names(ANSWER) for inputs in self._lists):
+        if any(inputs.has_answer for inputs in self._lists):
             answer = await self._ask()
             if answer is not None:
                 self._world.pin(ANSWER, manifest_of(plan), answer.digest.hash)
@@ -556,9 +556,9 @@ class Unit:
         if plan is None or not output.path.endswith(_METADATA_SUFFIXES):
             return
         call = plan.call
+        self._services.answers.made(call)
         if call.is_proc_macro:
             closure = Closure(frozenset(), frozenset((call.lib_stem,)))
-            self._services.answers.made(output.digest, plan.externs)
         else:
             closure = plan.externs.closure
             if plan.immutable:

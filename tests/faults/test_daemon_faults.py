@@ -634,6 +634,18 @@ def test_a_compiler_that_is_not_known(space: Space) -> None:
     assert faults.reasons(space) == {"toolchain": 2}
 
 
+def test_a_compiler_with_a_name_of_its_own(space: Space) -> None:
+    """RUSTC may be called anything: its units are counted, by the name."""
+    script = space.folder / "my-compiler"
+    real = space.run("rustup", "which", "rustc").stdout.strip()
+    script.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
+    script.chmod(0o755)
+    expected = faults.plain(space, RUSTC=str(script))
+    same(space, expected, space.cargo("build", RUSTC=str(script), **FALLBACK))
+    assert faults.reasons(space) == {"compiler": 2}
+    assert str(script) in space.units()[0]["why"]
+
+
 def test_a_toolchain_that_vanishes(space: Space) -> None:
     """Uninstalled between two builds of one daemon: rustup's own words, none of ours."""
     build(space)

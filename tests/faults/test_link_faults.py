@@ -412,6 +412,27 @@ def test_an_agent_of_another_version_on_the_host(lab: Lab) -> None:
         refused(lab.space.cargo("build"), about="another version: it is 9.")
 
 
+def test_a_store_that_cannot_be_opened_there(lab: Lab) -> None:
+    """The agent says why it ends before its first word, and so does whoever misses it."""
+    works(lab)
+    lab.space.stop()
+    lab.sshd.wait_sessions_end()
+    store = lab.sshd.remote_cache / "burst" / "store"
+    aside = store.rename(store.with_name("store-aside"))
+    store.write_text("no folder")
+    try:
+        lab.write(faults.SMALL)
+        falls_back(lab, "agent-gone")
+        lab.space.fresh_target()
+        refused(lab.space.cargo("build"), about="File exists")
+        lab.space.stop()
+        lab.sshd.wait_sessions_end()
+    finally:
+        store.unlink()
+        aside.rename(store)
+    works(lab)
+
+
 def test_an_agent_that_talks_nonsense(lab: Lab) -> None:
     """Its frames are none: the link is given up."""
     little, big = 'to_bytes(4, "little")', 'to_bytes(4, "big"   )'

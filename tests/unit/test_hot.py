@@ -192,6 +192,7 @@ def test_the_native_client_decides_alike(decides_alike: Decides) -> None:
     for word in WORDS:
         decides_alike("rustc", [JSON, word])
         decides_alike("rustc", [word, "artifacts"])
+        decides_alike("driver", [word, JSON])
     for end in SEPARATORS:
         decides_alike("rustc", ["@f0"], f"x{end}{JSON}{end}x")
         decides_alike("rustc", ["@f0"], f"{JSON}{end}-V")
@@ -222,8 +223,25 @@ def test_the_native_client_decides_alike_about_anything(
     ],
 )
 def test_compilers_are_known_by_name(name: str, expected: bool) -> None:
-    """Only rustc and clippy-driver, plain or with a version, are asked of the daemon."""
-    assert hot_module.wants_daemon([name.encode(), *map(os.fsencode, UNIT)]) == expected
+    """Only for rustc and clippy-driver, plain or with a version, a daemon is started early; another
+    name may be a wrapper's, but only if a compiler follows: the daemon counts all others."""
+    probe = [b"-", b"--crate-name", b"___", b"--print=file-names"]
+    assert hot_module.is_cargos_probe([name.encode(), *probe]) == expected
+    unit = [*map(os.fsencode, UNIT)]
+    assert hot_module.wants_daemon([name.encode(), b"rustc", *unit]) == expected
+    assert hot_module.wants_daemon([name.encode(), *unit])
+
+
+def test_a_compiler_of_another_name_is_counted(
+    wrapper: str, tmp_path: Path, fake_daemon: FakeDaemon
+) -> None:
+    """RUSTC may be called anything. The daemon is told, and knows no such compiler."""
+    other = tmp_path / "my-compiler"
+    other.write_text('#!/bin/sh\necho other "$@"\n')
+    other.chmod(0o755)
+    fake_daemon.answers = [frame(b"L", b"compiler")]
+    assert call(wrapper, str(other), *UNIT).stdout.startswith(f"other {UNIT[0]}")
+    assert [request.argv[0] for request in fake_daemon.requests] == [bytes(other)]
 
 
 def test_argument_files_are_read(tmp_path: Path) -> None:

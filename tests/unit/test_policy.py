@@ -34,6 +34,16 @@ def clippy(*args: bytes, env: dict[bytes, bytes] | None = None) -> policy.Decisi
     return policy.decide(argv.parse([b"/t/bin/clippy-driver", RUSTC, *args], no_file), env or {})
 
 
+def test_another_compiler_runs_at_home() -> None:
+    """RUSTC under a name of its own: counted, with the name."""
+    for words in ([b"/t/my-rustc", *LIB], [b"/t/rustc-", *LIB]):
+        decision = policy.decide(argv.parse(words, no_file), {})
+        assert isinstance(decision, Local)
+        assert decision.reason is Reason.COMPILER
+        assert decision.reason.counted
+        assert decision.detail == words[0].decode()
+
+
 def reason(decision: policy.Decision) -> Reason | None:
     return decision.reason if isinstance(decision, Local) else None
 

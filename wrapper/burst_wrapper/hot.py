@@ -321,9 +321,11 @@ def wants_daemon(argv: list[bytes]) -> bool:
     """Whether this is a compile that cargo follows through artifact messages.
 
     Everything else is run at once and not counted: `-vV` and other questions, input from stdin,
-    and the probes of build scripts, which fail by design and have no `--json=...artifacts`.
+    and the probes of build scripts, which fail by design and have no `--json=...artifacts`. Also
+    what another wrapper is to run, which may call us again; but not what a compiler of another name
+    is to run: the daemon sends that home, and counts it.
     """
-    if not _is_compiler(argv[0]):
+    if not is_compiler(argv[0]) and argv[1:] and argv[1][:1] not in (b"-", b"@"):
         return False
     try:
         arguments = _expanded(argv[1:])
@@ -349,7 +351,7 @@ def is_cargos_probe(argv: list[bytes]) -> bool:
     """Whether cargo asks about a target, as it does before the first unit of a build in an empty
     target folder (`TargetInfo::new` in cargo's target_info.rs)."""
     probe = [b"-", b"--crate-name", b"___", b"--print=file-names"]
-    return argv[1:5] == probe and _is_compiler(argv[0])
+    return argv[1:5] == probe and is_compiler(argv[0])
 
 
 # What rustc prints beside compiling; see `policy`.
@@ -357,7 +359,7 @@ COMPILING_PRINTS = frozenset((b"native-static-libs", b"link-args"))
 QUESTIONS = frozenset((b"-", b"-V", b"-vV", b"-Vv", b"--version", b"-h", b"--help"))
 
 
-def _is_compiler(path: bytes) -> bool:
+def is_compiler(path: bytes) -> bool:
     """`rustc` and `clippy-driver`, also with a version as distributions add (`rustc-1.85`)."""
     name, _, version = _name(path).rpartition(b"-")
     if name in {b"rustc", b"clippy-driver"}:
@@ -612,7 +614,9 @@ def _ask(argv: list[bytes], environ: dict[bytes, bytes], begun: _Begun | None) -
             _relay(connection, request, silence_s, first_s, mark, begun=begun)
         except _Lost:
             connection.close()
-    connection = _connect_or_start(path, argv[0], environ, silence_s)
+    # A daemon asks it about itself while it loads; not a program that may do anything then.
+    rustc = argv[0] if is_compiler(argv[0]) else b""
+    connection = _connect_or_start(path, rustc, environ, silence_s)
     try:
         _relay(connection, request, silence_s, silence_s, mark, starts=path + b".lock")
     except _Lost as problem:

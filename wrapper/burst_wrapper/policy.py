@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from burst_wrapper.hot import is_compiler
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -25,6 +27,7 @@ class Reason(enum.Enum):
     STDIN = "stdin", "the source comes from stdin"
     NO_ARTIFACT_LINES = "no-artifact-lines", "not called by cargo (no --json=artifacts)"
     # command lines rustc would refuse or that we do not understand
+    COMPILER = "compiler", "neither rustc nor clippy-driver by its name"
     MALFORMED = "malformed", "rustc would refuse this command line"
     UNKNOWN_FLAG = "unknown-flag", "a flag this version does not know"
     NO_CRATE_NAME = "no-crate-name", "no --crate-name"
@@ -165,6 +168,8 @@ _CLIPPY_SEPARATOR = b"__CLIPPY_HACKERY__"
 
 def decide(call: RustcCall, env: Mapping[bytes, bytes]) -> Decision:
     """Where `call` runs, under the caller's environment `env`. Pure, never raises."""
+    if not is_compiler(call.driver):
+        return Local(Reason.COMPILER, _show(call.driver))
     if call.problem is not None:
         return Local(Reason.MALFORMED, call.problem)
     if call.is_query:

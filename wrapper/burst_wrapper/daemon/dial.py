@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
+from burst_protocol.errors import AgentGone, BurstError, DiskFull
 from burst_wrapper.config import Config
 from burst_wrapper.daemon.link import AgentLink, Stream
 
 if TYPE_CHECKING:
+    from burst_lifecycle.remote.ssh.channel import AgentChannel
     from burst_lifecycle.remote.ssh.connection import SshConnection
 
 _PATIENCE: Final = 4
 """The agent's patience with our silence, as a multiple of ours: a busy home may be slow."""
 _AGENT_ARGS: Final = ("--stdio", "--root", "{cache}/burst/store")
+_AGENT_SAYS: Final = "burst-agent: "
+_WORDS: Final = 300
+"""Characters of what an agent says at its end."""
 
 
 class Dial(Protocol):
@@ -47,15 +52,32 @@ class Dial(Protocol):
         ...
 
 
+def last_words(stderr: bytes) -> BurstError | None:
+    """Why an agent ended, by the line of its own that it wrote to stderr; None if there is none."""
+    for line in reversed(stderr.decode("utf-8", "replace").splitlines()):
+        if line.startswith(_AGENT_SAYS):
+            said = line.removeprefix(_AGENT_SAYS)[:_WORDS]
+            return DiskFull(said) if "No space left" in said else AgentGone(said)
+    return None
+
+
 class _WithConnection:
     """A channel that takes its connection along when it is closed."""
 
-    def __init__(self, channel: Stream, connection: SshConnection) -> None:
+    def __init__(self, channel: AgentChannel, connection: SshConnection) -> None:
         self._channel = channel
         self._connection = connection
-        self.read = channel.read
         self.write = channel.write
         self.drain = channel.drain
+
+    async def read(self, limit: int) -> bytes:
+        """As Stream's; at its end the agent's last words are raised, if it had any."""
+        data = await self._channel.read(limit)
+        if not data:
+            await self._channel.ending()  # stderr may come after the end of stdout
+            if (cause := last_words(self._channel.stderr_tail)) is not None:
+                raise cause
+        return data
 
     def close(self) -> None:
         self._channel.close()
@@ -95,7 +117,7 @@ class KnownHost:
 
 async def _bring(
     connection: SshConnection, cache_dir: bytes, arguments: Sequence[str], config: Config
-) -> Stream:
+) -> AgentChannel:
     from burst_lifecycle.remote import bootstrap, remote_bundle  # noqa: PLC0415
 
     bundle = remote_bundle.HomeBundle(os.path.join(cache_dir, b"bundle"))

@@ -404,7 +404,7 @@ static int look_at(struct text argument, struct text previous) {
 
 /* hot.py's wants_daemon. */
 static int wants_daemon(char **call) {
-    if (!is_compiler(call[0])) return 0;
+    if (!is_compiler(call[0]) && call[1] && call[1][0] != '-' && call[1][0] != '@') return 0;
     struct text previous = {"", 0};
     int seen = NOTHING;
     for (char **argument = call + 1; *argument; argument++) {

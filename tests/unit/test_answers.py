@@ -83,6 +83,18 @@ def test_one_build_asks_once(cargo: Cargo, machine: Home, tmp_path: Path) -> Non
     assert calls(tmp_path) == len(manifests) + 3
 
 
+def test_a_manifest_that_changes_meanwhile_is_asked_about_again(
+    cargo: Cargo, machine: Home, tmp_path: Path
+) -> None:
+    """What cargo had read by then is anybody's guess."""
+    answers = Answers()
+    root = machine.folder / "project" / "Cargo.toml"
+    plan = cargo(f"echo {root}; [ -e {root} ] || touch {root}")
+    for count in (1, 2, 2):
+        assert answers.ask(plan) is not None
+        assert calls(tmp_path) == count
+
+
 def test_who_will_ask_is_known_before(machine: Home) -> None:
     """Macros on proc-macro-crate, used directly or by way of one crate: one run less."""
     answers = Answers()

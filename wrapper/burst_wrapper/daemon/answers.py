@@ -53,7 +53,7 @@ class Answer:
 
 class Answers:
     """Asks home's cargo. An answer is remembered for one run of cargo, while no manifest on the way
-    up from the package, nor the workspace's, has changed."""
+    up from the package has changed."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], tuple[tuple[Signature, ...], Answer]] = {}
@@ -71,7 +71,8 @@ class Answers:
         caller = plan.caller
         key = (caller, cargo, manifest, plan.cwd)
         known = self._known.get(key)
-        if known is not None and known[0] == _signatures(known[1], manifest):
+        before = _signatures(manifest)
+        if known is not None and known[0] == before:
             return known[1]
         done = run_program((cargo, *_QUESTION, b"--manifest-path=" + manifest), plan.cwd, plan.env)
         fields = (manifest, plan.cwd, done.stdout, done.stderr)
@@ -83,7 +84,7 @@ class Answers:
         if caller is not None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[key] = (_signatures(answer, manifest), answer)
+            self._known[key] = (before, answer)
         return answer
 
     def made(self, call: RustcCall) -> None:
@@ -99,6 +100,8 @@ class Answers:
     def expected(self, plan: Plan) -> bool:
         """Whether a macro that this unit is likely to use will ask. One run is spared if so, and
         16 ms are lost if not: so macros of crates further down do not count."""
+        if not self._macros:
+            return False
         names = _extern_stems(plan.call)
         return any(name in self._macros or name in self._users for name in names)
 
@@ -109,10 +112,9 @@ def _extern_stems(call: RustcCall) -> list[bytes]:
     return [os.path.splitext(os.path.basename(path))[0] for path in paths]
 
 
-def _signatures(answer: Answer, manifest: bytes) -> tuple[Signature, ...]:
-    """Of the manifests that decide, as a rule."""
-    root = answer.data.split(b"\0", 4)[3].rstrip(b"\n")
-    paths = [root] if os.path.isabs(root) else []
+def _signatures(manifest: bytes) -> tuple[Signature, ...]:
+    """Of the manifests that decide, as a rule: of the package and of all folders above it."""
+    paths: list[bytes] = []
     folder = os.path.dirname(manifest)
     while True:
         paths.append(os.path.join(folder, b"Cargo.toml"))

@@ -163,7 +163,8 @@ def test_a_renamed_dependency_of_the_workspace(twin: Twin) -> None:
         twin.write({"app/Cargo.toml": package("app", "m", f"{name} = {{ workspace = true }}")})
         says = f"{name.replace('-', '_')} dep" if dependency == "dep" else None
         where = twin.agree(says, complains="no dep" if says is None else "")
-        assert _away(where)
+        # A program that fails without an error of rustc's own is always tried at home, too.
+        assert _away(where) or says is None, twin.reasons()
 
 
 @pytest.mark.thorough

@@ -129,6 +129,47 @@ def test_a_touched_source_is_built_again(space: Space, incremental: str) -> None
     shutil.rmtree(plain)
 
 
+@pytest.mark.parametrize("incremental", ["0", "1"])
+@pytest.mark.parametrize("verb", ["build", "check"])
+def test_edits_in_a_target_folder_that_plain_cargo_filled(
+    space: Space, verb: str, incremental: str
+) -> None:
+    """Who enables burst has a warm target/, of which burst knows nothing; the unit's own earlier
+    output is there, too."""
+    names = [f"{name}_{verb}_{incremental}" for name in ("below", "middle", "above")]
+    below, middle, above = names
+    calls = f"pub fn f() -> u32 {{ {below}::f() + 1 }}\n"
+    space.write(
+        {
+            "Cargo.toml": workspace(*names),
+            f"{below}/Cargo.toml": package(below),
+            f"{below}/src/lib.rs": "pub fn f() -> u32 { 1 }\n",
+            f"{middle}/Cargo.toml": package(middle, below),
+            f"{middle}/src/lib.rs": calls,
+            f"{above}/Cargo.toml": package(above, middle),
+            f"{above}/src/lib.rs": f"pub fn f() -> u32 {{ {middle}::f() }}\n",
+            f"{above}/src/main.rs": f'fn main() {{ println!("{{}}", {above}::f()) }}\n',
+        }
+    )
+    env = {"CARGO_INCREMENTAL": incremental}
+    space.plain(verb, **env).check()
+    for name, text in (
+        (middle, calls.replace("+ 1", "+ 2")),
+        (below, "pub fn f() -> u32 { 3 }\n"),
+        (middle, calls.replace("+ 1", "+ 4")),
+        (above, f"pub fn f() -> u32 {{ {middle}::f() * 5 }}\n"),
+    ):
+        (space.project / name / "src/lib.rs").write_text(text)
+        space.cargo(verb, **env).check()
+        assert {unit["where"] for unit in space.units()} == {"remote"}
+    edited = space.project.with_name(space.project.name + ".edited")
+    (space.project / "target").rename(edited)
+    space.plain(verb, **env).check()
+    same = compare_targets(space.project / "target", edited, incremental=incremental == "1")
+    assert not same, report(same)
+    shutil.rmtree(edited)
+
+
 def _without_links(plain: Path, burst: Path, *, incremental: bool) -> str:
     """`plain` is a copy, so that it has none of cargo's hard links."""
     found = compare_targets(plain, burst, incremental=incremental)

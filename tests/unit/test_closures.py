@@ -152,6 +152,17 @@ def test_an_artifact_that_somebody_else_made_takes_everything_along(deps: Deps) 
     assert {"libleaf-1.rlib", "libold-1.rlib", "libold-1.rmeta"} <= set(linked)
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_the_unit_wrote_before_is_no_input(deps: Deps, seen: bool) -> None:
+    """Nobody may write inputs: rustc would call its own earlier output "not writeable"."""
+    deps.artifact("libold-1", ".rmeta", ".rlib", crates=("libmine-1",), seen=seen)
+    deps.artifact("libmine-1", ".rmeta", ".rlib")
+    own = ("--crate-name", "mine", "-C", "extra-filename=-1", "--out-dir", str(deps.folder))
+    externs = deps.resolve("libold-1.rmeta", more=own)
+    assert names(externs) == (["libold-1.rmeta"], [])
+    assert externs.closure.crates == {b"libold-1"}
+
+
 def test_a_missing_file_is_named(deps: Deps) -> None:
     """rustc says so in its own words, at home."""
     externs = deps.resolve("libgone-1.rmeta")

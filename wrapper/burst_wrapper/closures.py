@@ -145,6 +145,12 @@ class Closures:
             files, macro_files = self._everything(directories, links=links)
             crates = {os.path.splitext(os.path.basename(file.path))[0] for file in files}
             macros = {os.path.splitext(os.path.basename(file.path))[0] for file in macro_files}
+        # What is there of this unit is from an earlier run, and is written anew. A closure can name
+        # it: that of an artifact which somebody else made is everything that lay around.
+        earlier = _earlier_outputs(call, cwd) - named.keys()
+        files = [file for file in files if file.path not in earlier]
+        macro_files = [file for file in macro_files if file.path not in earlier]
+        crates -= {call.lib_stem} - set(named.values())
         have = {file.path for file in files} | {file.path for file in macro_files}
         for path in named:
             if path not in have:
@@ -215,6 +221,11 @@ class Closures:
                 )
                 (macro_files if lone else files).append(ExternFile(path, state.digest))
         return files, macro_files
+
+
+def _earlier_outputs(call: RustcCall, cwd: bytes) -> set[bytes]:
+    folder = os.path.join(cwd, call.out_dir or b"")
+    return {b"%s/%s%s" % (folder, call.lib_stem, extension) for extension in _ALL}
 
 
 def _search_directories(call: RustcCall, cwd: bytes) -> list[bytes]:

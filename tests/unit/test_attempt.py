@@ -51,6 +51,10 @@ def test_whose_disk_is_full() -> None:
     failed = m.Failed(1, DiskFull.code, "storing a blob: No space left on device")
     assert str(error_of(failed, "embedded")) == f"no space left: {failed.detail}"
     assert str(error_of(failed, "me@there")) == f"no space left: on me@there: {failed.detail}"
+    full = [line("failed to write x: No space left on device (os error 28)")]
+    assert str(machine_trouble(full)) == "no space left: No space left on device"
+    there = machine_trouble(full, (), "me@there")
+    assert str(there) == "no space left: on me@there: No space left on device"
 
 
 @pytest.mark.parametrize(

@@ -89,9 +89,13 @@ _BY_CODE: Final = {
 def error_of(failed: m.Failed, host: str) -> BurstError:
     """The agent's failure as an exception of the tree."""
     cls = _BY_CODE.get(failed.code, AgentBug)
-    elsewhere = cls is DiskFull and host != "embedded"
-    detail = f"on {host}: {failed.detail}" if elsewhere else failed.detail
+    detail = _whose(failed.detail, host) if cls is DiskFull else failed.detail
     return cls(detail, host=host, path="")
+
+
+def _whose(trouble: str, host: str) -> str:
+    """Of two machines that have a disk."""
+    return trouble if host == "embedded" else f"on {host}: {trouble}"
 
 
 def unkept(link: AgentLink) -> BurstError:
@@ -115,8 +119,10 @@ _LINKING: Final = b"linking with "
 """A linker's command line names all folders, whatever it is that the linker did not find."""
 
 
-def machine_trouble(lines: list[bytes], folders: Iterable[bytes] = ()) -> BurstError | None:
-    """If a failed run tells of its machine rather than of the code.
+def machine_trouble(
+    lines: list[bytes], folders: Iterable[bytes] = (), host: str = "embedded"
+) -> BurstError | None:
+    """If a failed run tells of its machine, `host`, rather than of the code.
 
     `folders` are those that the sandbox has for what the run writes, as the command line names
     them: they lie in the agent's store, which may be deleted at any time.
@@ -124,7 +130,7 @@ def machine_trouble(lines: list[bytes], folders: Iterable[bytes] = ()) -> BurstE
     for line in lines:
         found = _TROUBLE.search(line)
         if found is not None and is_error(classify(line)):
-            text = found[0].decode()
+            text = _whose(found[0].decode(), host)
             return DiskFull(text) if _FULL.search(line) else LimitExceeded(text)
         is_gone = _GONE in line and any(folder in line for folder in folders)
         if is_gone and _LINKING not in line and is_error(classify(line)):
@@ -408,7 +414,7 @@ class Attempt:
             return Ended(End.HOME, verdict, why="the compiler crashed")
         call = self._plan.call
         written = [folder for folder in (call.out_dir, call.incremental) if folder]
-        trouble = machine_trouble(self._lines, written)
+        trouble = machine_trouble(self._lines, written, self._link.name)
         if trouble is not None:
             raise trouble
         if verdict.home:

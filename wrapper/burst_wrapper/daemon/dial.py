@@ -52,11 +52,11 @@ class Dial(Protocol):
         ...
 
 
-def last_words(stderr: bytes) -> BurstError | None:
-    """Why an agent ended, by the line of its own that it wrote to stderr; None if there is none."""
+def last_words(stderr: bytes, host: str) -> BurstError | None:
+    """Why an agent ended, by a line of its own on stderr; None if there is none."""
     for line in reversed(stderr.decode("utf-8", "replace").splitlines()):
         if line.startswith(_AGENT_SAYS):
-            said = line.removeprefix(_AGENT_SAYS)[:_WORDS]
+            said = f"on {host}: {line.removeprefix(_AGENT_SAYS)[:_WORDS]}"
             return DiskFull(said) if "No space left" in said else AgentGone(said)
     return None
 
@@ -64,7 +64,8 @@ def last_words(stderr: bytes) -> BurstError | None:
 class _WithConnection:
     """A channel that takes its connection along when it is closed."""
 
-    def __init__(self, channel: AgentChannel, connection: SshConnection) -> None:
+    def __init__(self, channel: AgentChannel, connection: SshConnection, host: str) -> None:
+        self._host = host
         self._channel = channel
         self._connection = connection
         self.write = channel.write
@@ -75,7 +76,7 @@ class _WithConnection:
         data = await self._channel.read(limit)
         if not data:
             await self._channel.ending()  # stderr may come after the end of stdout
-            if (cause := last_words(self._channel.stderr_tail)) is not None:
+            if (cause := last_words(self._channel.stderr_tail, self._host)) is not None:
                 raise cause
         return data
 
@@ -109,7 +110,7 @@ class KnownHost:
         except BaseException:
             connection.close()
             raise
-        return _WithConnection(channel, connection)
+        return _WithConnection(channel, connection, self.name)
 
     async def settle(self, link: AgentLink) -> None:
         """Its agent has one store."""

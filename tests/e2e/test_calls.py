@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+import wrong_hits
 from builds import (
     assert_where,
     at,
@@ -525,3 +526,28 @@ def test_an_error_of_one_crate_among_others(calls: Space) -> None:
         same_failure(calls, "build", "--keep-going", exact=False, env=CALLS)
     finally:
         broken.write_text(text)
+
+
+def test_what_a_macro_is_built_from_can_have_a_name_that_begins_as_its_own(empty: Space) -> None:
+    """As `wasm_bindgen_macro_support`, `pyo3_macros_backend` or `sqlx_macros_core`: rustc opens
+    such files while it looks for the macro, and the order of links in documentation depends on it.
+    """
+    links = "".join(f"//! [`m{n}::f{n}`]\n" for n in range(40))
+    modules = "".join(f"pub mod m{n} {{ pub fn f{n}() {{}} }}\n" for n in range(40))
+    macro = "[lib]\nproc-macro = true\n"
+    package = wrong_hits.package
+    empty.write(
+        {
+            "Cargo.toml": wrong_hits.workspace("mark", "mark_support", "middle", "documented"),
+            "mark_support/Cargo.toml": package("mark_support"),
+            "mark_support/src/lib.rs": "pub fn same<T>(tokens: T) -> T { tokens }\n",
+            "mark/Cargo.toml": package("mark", "mark_support", more=macro),
+            "mark/src/lib.rs": "use proc_macro::TokenStream;\n#[proc_macro_attribute]\npub fn mark"
+            "(_: TokenStream, item: TokenStream) -> TokenStream { mark_support::same(item) }\n",
+            "middle/Cargo.toml": package("middle", "mark"),
+            "middle/src/lib.rs": "pub use mark::mark;\n",
+            "documented/Cargo.toml": package("documented", "middle"),
+            "documented/src/lib.rs": f"{links}{modules}#[middle::mark]\npub fn marked() {{}}\n",
+        }
+    )
+    same_bits(empty, "build", "--offline")

@@ -134,22 +134,19 @@ def test_macros_are_kept_apart_and_end_a_closure(deps: Deps) -> None:
     assert direct.closure == Closure(frozenset(), frozenset({b"libderive-1"}))
 
 
-def test_a_macro_takes_its_namesakes_along(deps: Deps) -> None:
-    """rustc opens every file that begins like a macro which it looks for; nothing else below it."""
-    below = Closure(
-        frozenset({b"libmark_support-1", b"libsyn-1"}),
-        frozenset({b"libmark_inner-1", b"libother-1"}),
-    )
-    closure = below.of_macro(b"mark", b"libmark-1")
-    assert closure.crates == {b"libmark_support-1"}
-    assert closure.macros == {b"libmark_inner-1", b"libmark-1"}
-    (deps.folder / "libmark-1.so").write_bytes(b"mark")
-    deps.closures.remember(Digest.of(b"mark"), closure)
-    deps.artifact("libmark_support-1", ".rmeta", ".rlib")
-    deps.macro("libmark_inner-1")
-    externs = deps.resolve("libmark-1.so")
-    assert names(externs) == (["libmark_support-1.rmeta"], ["libmark-1.so", "libmark_inner-1.so"])
-    assert externs.closure == closure
+def test_files_that_begin_like_a_macro_of_a_dependency(deps: Deps) -> None:
+    """rustc opens them all while it looks for that macro, but for named ones."""
+    for stem in ("libmark_support-1", "libmarker-1", "libother-1"):
+        deps.artifact(stem, ".rmeta", ".rlib")
+    for stem in ("libmark-1", "libmark_inner-1", "libdirect-1", "libdirectly-1"):
+        deps.macro(stem)
+    (deps.folder / "libmark_note-1.txt").write_text("")
+    deps.artifact("libmiddle-1", ".rmeta", macros=("libmark-1",))
+    externs = deps.resolve("libmiddle-1.rmeta", "libdirect-1.so")
+    near = ["libmark_inner-1.so", "libmark_support-1.rmeta", "libmarker-1.rmeta"]
+    assert names(externs) == ([*near, "libmiddle-1.rmeta"], ["libdirect-1.so", "libmark-1.so"])
+    assert externs.closure.crates == {b"libmiddle-1"}
+    assert externs.closure.macros == {b"libdirect-1", b"libmark-1"}
 
 
 def test_an_artifact_that_somebody_else_made_takes_everything_along(deps: Deps) -> None:
@@ -207,7 +204,7 @@ def test_the_next_daemon_knows_closures_too(deps: Deps) -> None:
     assert names(externs)[0] == ["libleaf-1.rmeta", "libmid-1.rmeta"]
     digest = Digest.of(b"libmid-1.rmeta")
     for junk in (b"", b"\xff", pack(5), pack([1, 2]), pack([[[]], []]), pack([["x"], []])):
-        deps.index.put_fact("closure-2", digest.hash, junk)
+        deps.index.put_fact("closure", digest.hash, junk)
         damaged = attrs.evolve(deps, closures=Closures(deps.index, StatCache(deps.index)))
         assert not damaged.resolve("libmid-1.rmeta").known
 

@@ -1,10 +1,10 @@
 """Which crates a crate needs: the closure behind `--extern`, remembered per produced artifact.
 
 rustc needs, for every crate of the transitive closure, the file with its metadata; proc macros of
-dependencies too, even unused ones. Of what lies below a proc macro it opens namesakes: it looks for
-a macro of a dependency twice, the second time in every file whose name begins like the macro's, and
-the names in their metadata move what it interns later (`find_library_crate` in rustc_metadata's
-locator). With `wasm_bindgen_macro_support` hidden, the metadata of js-sys has another order.
+dependencies too, even unused ones, but nothing below a proc macro. It looks for a macro of a
+dependency twice, and the second time opens every file that begins like it (`libpastey-…` for
+`paste`; `find_library_crate` in rustc_metadata's locator). The names that it meets there move what
+it interns later, and so the order of what it hashes by them: such *namesakes* are shown, too.
 A unit that links needs the rlibs as well.
 
 What a crate's closure is we know because we saw its compile; for an artifact that somebody else
@@ -14,6 +14,7 @@ made, everything in its `-L dependency` directories is taken.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
@@ -25,8 +26,7 @@ from burst_wrapper.argv import RustcCall
 from burst_wrapper.index import Index
 from burst_wrapper.statcache import StatCache
 
-_FACT: Final = "closure-2"
-"""Numbered: one that lacks something would be believed for ever."""
+_FACT: Final = "closure"
 _PACKAGE: Final = "package"
 _METADATA: Final = (b".rmeta", b".rlib", b".so")
 _ALL: Final = (b".rmeta", b".rlib", b".so")
@@ -38,13 +38,6 @@ class Closure:
 
     crates: frozenset[bytes]
     macros: frozenset[bytes]
-
-    def of_macro(self, crate_name: bytes, stem: bytes) -> Closure:
-        """What users of a proc macro need, if this is what the macro itself needs."""
-        begin = b"lib" + crate_name
-        crates = frozenset(crate for crate in self.crates if crate.startswith(begin))
-        macros = frozenset(macro for macro in self.macros if macro.startswith(begin))
-        return Closure(crates, macros | {stem})
 
 
 @attrs.frozen
@@ -126,6 +119,7 @@ class Closures:
         directories = _search_directories(call, cwd)
         crates: set[bytes] = set()
         macros: set[bytes] = set()
+        searched: set[bytes] = set()
         named: dict[bytes, bytes] = {}
         known = True
         missing: list[bytes] = []
@@ -145,14 +139,19 @@ class Closures:
             closure = self._of(state.digest)
             if closure is None:
                 known = False
+            elif extension == b".so" and stem in closure.macros:
+                macros.add(stem)
+                continue
             else:
                 crates |= closure.crates
-                macros |= closure.macros
-                if extension == b".so" and stem in closure.macros:
-                    continue
+                searched |= closure.macros
             crates.add(stem)
+        macros |= searched
         if known:
             files, macro_files = self._collect(directories, crates, macros, links=links)
+            shown = {file.path for file in (*files, *macro_files)}
+            namesakes = self._namesakes(directories, searched)
+            files += [file for file in namesakes if file.path not in shown]
         else:
             files, macro_files = self._everything(directories, links=links)
             crates = {os.path.splitext(os.path.basename(file.path))[0] for file in files}
@@ -207,6 +206,26 @@ class Closures:
                     break
         return files, macro_files
 
+    def _namesakes(self, directories: list[bytes], macros: set[bytes]) -> Iterator[ExternFile]:
+        """One file of each crate whose name begins like that of one of these macros."""
+        beginnings = tuple(stem.partition(b"-")[0] for stem in macros)
+        if not beginnings:
+            return
+        for folder in directories:
+            try:
+                names = [name for name in os.listdir(folder) if name.startswith(beginnings)]
+            except OSError:
+                continue
+            taken: set[bytes] = set()
+            for stem, extension in map(os.path.splitext, sorted(names, key=_by_extension)):
+                path = b"%s/%s%s" % (folder, stem, extension)
+                if extension not in _ALL or stem in taken:
+                    continue
+                state = self._stats.digest(path)
+                if state is not None:
+                    taken.add(stem)
+                    yield ExternFile(path, state.digest)
+
     def _everything(
         self, directories: list[bytes], *, links: bool
     ) -> tuple[list[ExternFile], list[ExternFile]]:
@@ -233,6 +252,12 @@ class Closures:
                 )
                 (macro_files if lone else files).append(ExternFile(path, state.digest))
         return files, macro_files
+
+
+def _by_extension(name: bytes) -> int:
+    """The smallest file that carries the metadata first."""
+    extension = os.path.splitext(name)[1]
+    return _ALL.index(extension) if extension in _ALL else len(_ALL)
 
 
 def _earlier_outputs(call: RustcCall, cwd: bytes) -> set[bytes]:

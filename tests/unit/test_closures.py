@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,18 +136,41 @@ def test_macros_are_kept_apart_and_end_a_closure(deps: Deps) -> None:
 
 
 def test_files_that_begin_like_a_macro_of_a_dependency(deps: Deps) -> None:
-    """rustc opens them all while it looks for that macro, but for named ones."""
-    for stem in ("libmark_support-1", "libmarker-1", "libother-1"):
+    """rustc opens them while it looks for that macro, and of each the name counts; for one that is
+    named it looks nowhere."""
+    for stem in ("libmark_support-1", "libmark_support-2", "libmarker-3", "libmarker-4", "libo-1"):
         deps.artifact(stem, ".rmeta", ".rlib")
-    for stem in ("libmark-1", "libmark_inner-1", "libdirect-1", "libdirectly-1"):
+    for stem in ("libmark-1", "libmark-2", "libmark_inner-1", "libdirect-1", "libdirectly-1"):
         deps.macro(stem)
     (deps.folder / "libmark_note-1.txt").write_text("")
     deps.artifact("libmiddle-1", ".rmeta", macros=("libmark-1",))
     externs = deps.resolve("libmiddle-1.rmeta", "libdirect-1.so")
-    near = ["libmark_inner-1.so", "libmark_support-1.rmeta", "libmarker-1.rmeta"]
+    near = ["libmark_inner-1.so", "libmark_support-1.rmeta", "libmarker-3.rmeta"]
     assert names(externs) == ([*near, "libmiddle-1.rmeta"], ["libdirect-1.so", "libmark-1.so"])
     assert externs.closure.crates == {b"libmiddle-1"}
     assert externs.closure.macros == {b"libdirect-1", b"libmark-1"}
+
+
+def test_of_what_begins_like_a_macro_its_own_dependencies_come_first(deps: Deps) -> None:
+    """They are there whenever the macro is; what others have made of the same crate may be late."""
+    below = Closure(
+        frozenset({b"libmark_support-2", b"libmark-0", b"libsyn-1"}),
+        frozenset({b"libmark_inner-1", b"libother-1"}),
+    )
+    closure = below.of_macro(b"libmark-1")
+    assert closure.crates == {b"libmark_support-2"}
+    assert closure.macros == {b"libmark_inner-1", b"libmark-1"}
+    for stem in ("libmark_support-1", "libmark_support-2"):
+        deps.artifact(stem, ".rmeta", ".rlib")
+    deps.macro("libmark_inner-1")
+    deps.macro("libmark-1")
+    deps.artifact("libmiddle-1", ".rmeta", crates=("libmark_support-2",), macros=("libmark-1",))
+    externs = deps.resolve("libmiddle-1.rmeta")
+    assert names(externs)[0] == [
+        "libmark_inner-1.so",
+        "libmark_support-2.rmeta",
+        "libmiddle-1.rmeta",
+    ]
 
 
 def test_an_artifact_that_somebody_else_made_takes_everything_along(deps: Deps) -> None:
@@ -176,6 +200,69 @@ def test_what_the_unit_wrote_before_is_no_input(deps: Deps, seen: bool) -> None:
     externs = deps.resolve("libold-1.rmeta", more=own)
     assert names(externs) == (["libold-1.rmeta"], [])
     assert externs.closure.crates == {b"libold-1"}
+
+
+EXTRA = "-0123456789abcde"
+
+
+def compiled(deps: Deps, name: str, text: str, *arguments: str, kind: str = "lib") -> str:
+    """What plain cargo would leave: `arguments` are `--extern`s. Returns the stem."""
+    extra = f"{EXTRA}{len(list(deps.folder.iterdir())) % 10}"
+    source = deps.folder.parent / f"{name}.rs"
+    source.write_text(text)
+    emit = "link" if kind in ("proc-macro", "dylib") else "metadata,link"
+    command = ["rustc", "--edition=2021", f"--crate-name={name}", f"--crate-type={kind}"]
+    command += [f"--emit={emit}", f"-Cextra-filename={extra}", f"--out-dir={deps.folder}"]
+    command += [f"-Ldependency={deps.folder}", *arguments, str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return f"lib{name}{extra}"
+
+
+def test_what_somebody_else_made_says_itself_what_it_needs(deps: Deps) -> None:
+    """A warm target/ of plain cargo's: not everything that lies there, of which there may be
+    gigabytes, but what rustc wrote into the metadata; remembered like what we saw."""
+    leaf = compiled(deps, "leaf", "pub fn f() {}")
+    macro = compiled(
+        deps,
+        "mark",
+        "use proc_macro::TokenStream;\n#[proc_macro]\n"
+        "pub fn mark(item: TokenStream) -> TokenStream { leaf::f(); item }",
+        *("--extern", "proc_macro", *deps.arguments((f"{leaf}.rlib",))),
+        kind="proc-macro",
+    )
+    below = compiled(deps, "below", "pub fn f() {}")
+    middle = compiled(
+        deps,
+        "middle",
+        "pub use mark::mark; pub use below::f;",
+        *deps.arguments((f"{macro}.so", f"{below}.rmeta")),
+    )
+    deps.artifact(f"libother{EXTRA}9", ".rmeta", ".rlib", seen=False)
+    for closures in (deps.closures, Closures(deps.index, StatCache(deps.index))):
+        deps.closures = closures
+        externs = deps.resolve(f"{middle}.rmeta")
+        assert externs.known
+        assert names(externs) == ([f"{below}.rmeta", f"{middle}.rmeta"], [f"{macro}.so"])
+    linked = deps.resolve(f"{middle}.rlib", links=True)
+    assert linked.closure == deps.resolve(f"{middle}.rmeta").closure
+    assert set(names(linked)[0]) == {f"{n}.{e}" for n in (below, middle) for e in ("rmeta", "rlib")}
+    direct = deps.resolve(f"{macro}.so")
+    assert (direct.known, names(direct)) == (True, ([], [f"{macro}.so"]))
+
+
+def test_what_metadata_cannot_tell(deps: Deps) -> None:
+    """A name that is not cargo's could stand there unseen: it is taken along. A shared library's
+    metadata is packed: everything is."""
+    below = compiled(deps, "below", "pub fn f() {}")
+    deps.artifact(f"libother{EXTRA}7", ".rmeta", seen=False)
+    deps.artifact("libodd-1", ".rmeta", seen=False)
+    deps.artifact("libc_library", ".so", seen=False)
+    externs = deps.resolve(f"{below}.rmeta")
+    assert externs.known
+    assert names(externs) == ([f"{below}.rmeta", "libc_library.so", "libodd-1.rmeta"], [])
+    deps.artifact(f"libdynamic{EXTRA}8", ".so", seen=False)
+    assert not deps.resolve(f"libdynamic{EXTRA}8.so").known
+    assert not deps.resolve("libodd-1.rmeta").known
 
 
 def test_a_missing_file_is_named(deps: Deps) -> None:

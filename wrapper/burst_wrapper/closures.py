@@ -3,12 +3,14 @@
 rustc needs, for every crate of the transitive closure, the file with its metadata; proc macros of
 dependencies too, even unused ones, but nothing below a proc macro. It looks for a macro of a
 dependency twice, and the second time opens every file that begins like it (`libpastey-…` for
-`paste`; `find_library_crate` in rustc_metadata's locator). The names that it meets there move what
-it interns later, and so the order of what it hashes by them: such *namesakes* are shown, too.
+`paste`; `find_library_crate` in rustc_metadata's locator). The crate names that it meets there move
+what it interns later, and so the order of what it hashes by them: of each such *namesake* one file
+is shown. Those that the macro is built from were there before it, and are preferred: which others
+are there yet may differ from build to build.
 A unit that links needs the rlibs as well.
 
-What a crate's closure is we know because we saw its compile; for an artifact that somebody else
-made, everything in its `-L dependency` directories is taken.
+What a crate's closure is we know because we saw its compile; of an artifact that somebody else
+made, its metadata tells. Where it does not, everything in the `-L dependency` directories is taken.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import attrs
 from burst_protocol.digest import Digest
 from burst_protocol.errors import RemoteProtocolError
 from burst_protocol.packing import pack, unpack
+from burst_wrapper import crate_metadata
 from burst_wrapper.argv import RustcCall
 from burst_wrapper.index import Index
 from burst_wrapper.statcache import StatCache
@@ -38,6 +41,13 @@ class Closure:
 
     crates: frozenset[bytes]
     macros: frozenset[bytes]
+
+    def of_macro(self, stem: bytes) -> Closure:
+        """What users of a proc macro need, if this is what the macro itself needs."""
+        name = _crate_name(stem)
+        crates = frozenset(each for each in self.crates if _is_namesake(each, name))
+        macros = frozenset(each for each in self.macros if _is_namesake(each, name))
+        return Closure(crates, macros | {stem})
 
 
 @attrs.frozen
@@ -114,6 +124,28 @@ class Closures:
             self._memory[digest.hash] = known
         return known
 
+    def _read(self, path: bytes, digest: Digest, directories: list[bytes]) -> Closure | None:
+        """Of an artifact that somebody else made, by what it says itself."""
+        stem, extension = os.path.splitext(os.path.basename(path))
+        try:
+            if extension == b".so":
+                if not crate_metadata.is_proc_macro(path):
+                    return None
+                closure = Closure(frozenset(), frozenset((stem,)))
+            else:
+                around = _stems(directories)
+                smaller = os.path.join(os.path.dirname(path), stem + b".rmeta")
+                where = smaller if smaller in around.get(stem, ()) else path
+                named = crate_metadata.crates_named(where, around)
+                if named is None:
+                    return None
+                macros = {each for each in named if _is_macro(around[each])}
+                closure = Closure(frozenset(named - macros - {stem}), frozenset(macros))
+        except OSError:
+            return None
+        self.remember(digest, closure)
+        return closure
+
     def resolve(self, call: RustcCall, cwd: bytes, *, links: bool) -> Externs:
         """Stats a few files per crate of the closure; hashes only what is not yet known."""
         directories = _search_directories(call, cwd)
@@ -136,22 +168,19 @@ class Closures:
                 missing.append(path)
                 continue
             named[path] = stem
-            closure = self._of(state.digest)
+            closure = self._of(state.digest) or self._read(path, state.digest, directories)
             if closure is None:
                 known = False
-            elif extension == b".so" and stem in closure.macros:
-                macros.add(stem)
-                continue
             else:
                 crates |= closure.crates
+                macros |= closure.macros
+                if extension == b".so" and stem in closure.macros:
+                    continue
                 searched |= closure.macros
             crates.add(stem)
-        macros |= searched
         if known:
             files, macro_files = self._collect(directories, crates, macros, links=links)
-            shown = {file.path for file in (*files, *macro_files)}
-            namesakes = self._namesakes(directories, searched)
-            files += [file for file in namesakes if file.path not in shown]
+            files += self._namesakes(directories, searched, crates | macros)
         else:
             files, macro_files = self._everything(directories, links=links)
             crates = {os.path.splitext(os.path.basename(file.path))[0] for file in files}
@@ -206,24 +235,27 @@ class Closures:
                     break
         return files, macro_files
 
-    def _namesakes(self, directories: list[bytes], macros: set[bytes]) -> Iterator[ExternFile]:
-        """One file of each crate whose name begins like that of one of these macros."""
-        beginnings = tuple(stem.partition(b"-")[0] for stem in macros)
+    def _namesakes(
+        self, directories: list[bytes], macros: set[bytes], shown: set[bytes]
+    ) -> Iterator[ExternFile]:
+        """One file of each crate that begins like one of these macros, if none is shown yet."""
+        beginnings = tuple(b"lib" + _crate_name(stem) for stem in macros)
         if not beginnings:
             return
+        taken = set(map(_crate_name, shown))
         for folder in directories:
             try:
                 names = [name for name in os.listdir(folder) if name.startswith(beginnings)]
             except OSError:
                 continue
-            taken: set[bytes] = set()
             for stem, extension in map(os.path.splitext, sorted(names, key=_by_extension)):
-                path = b"%s/%s%s" % (folder, stem, extension)
-                if extension not in _ALL or stem in taken:
+                crate = _crate_name(stem)
+                if extension not in _ALL or crate in taken:
                     continue
+                path = b"%s/%s%s" % (folder, stem, extension)
                 state = self._stats.digest(path)
                 if state is not None:
-                    taken.add(stem)
+                    taken.add(crate)
                     yield ExternFile(path, state.digest)
 
     def _everything(
@@ -254,10 +286,38 @@ class Closures:
         return files, macro_files
 
 
-def _by_extension(name: bytes) -> int:
+def _stems(directories: list[bytes]) -> dict[bytes, set[bytes]]:
+    """All crates that lie there, and the files that each of them has."""
+    found: dict[bytes, set[bytes]] = {}
+    for folder in directories:
+        for name in os.listdir(folder):
+            stem, extension = os.path.splitext(name)
+            if extension in _ALL and name.startswith(b"lib"):
+                found.setdefault(stem, set()).add(folder + b"/" + name)
+    return found
+
+
+def _is_macro(files: set[bytes]) -> bool:
+    if any(not file.endswith(b".so") for file in files):
+        return False
+    return any(map(crate_metadata.is_proc_macro, files))
+
+
+def _crate_name(stem: bytes) -> bytes:
+    """`serde` of `libserde-0123abcd`."""
+    return stem.removeprefix(b"lib").partition(b"-")[0]
+
+
+def _is_namesake(stem: bytes, macro: bytes) -> bool:
+    """Whether rustc learns another crate's name when it looks for a macro of that one."""
+    name = _crate_name(stem)
+    return name.startswith(macro) and name != macro
+
+
+def _by_extension(name: bytes) -> tuple[int, bytes]:
     """The smallest file that carries the metadata first."""
     extension = os.path.splitext(name)[1]
-    return _ALL.index(extension) if extension in _ALL else len(_ALL)
+    return (_ALL.index(extension) if extension in _ALL else len(_ALL)), name
 
 
 def _earlier_outputs(call: RustcCall, cwd: bytes) -> set[bytes]:

@@ -27,7 +27,6 @@ from burst_protocol.errors import (
 from burst_wrapper import policy
 from burst_wrapper.argv import RustcCall, parse
 from burst_wrapper.callers import Caller, nearest_target_dir
-from burst_wrapper.closures import Closure
 from burst_wrapper.config import Config
 from burst_wrapper.daemon.account import Account
 from burst_wrapper.daemon.answers import Answer, manifest_of
@@ -558,7 +557,7 @@ class Unit:
         call = plan.call
         self._services.answers.made(call)
         if call.is_proc_macro:
-            closure = Closure(frozenset(), frozenset((call.lib_stem,)))
+            closure = plan.externs.closure.of_macro(call.lib_stem)
         else:
             closure = plan.externs.closure
             if plan.immutable:

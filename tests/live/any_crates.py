@@ -1,17 +1,21 @@
-"""Any crates of the registry, built by plain cargo, through burst, and from its store: compared.
+"""Any crates of the registry, built by plain cargo and through burst: compared.
 
     python tests/live/any_crates.py num_enum 'clap=4+derive' --release
     python tests/live/any_crates.py --verb check leptos+ssr
 
 No test: the crates are whatever the registry has today. For who looks for what the tests do not
-know. A package that depends on them is made, with a program that uses nothing of them; cargo's own
-flags may follow `--`. Prints what differs, which units ran at home and why, and which were not in
-the store the second time; exit status 1 if anything differs, or if cargo failed with burst alone.
+know. A package that depends on them is made, with a program that uses nothing of them. It is built
+with an empty store (`cold`), from the store (`warm`), and edited in a target/ that plain cargo has
+filled, of which burst knows nothing (`edit`). Prints what differs, which units ran at home and why,
+and which were not in the store the second time; exit status 1 if anything differs, or if cargo
+failed with burst alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -50,8 +54,21 @@ def differences(plain: Done, burst: Done, space: Space, which: str) -> list[str]
     return found
 
 
+def edited(space: Space, argv: list[str]) -> Done:
+    """An edit, and what plain cargo makes of it; target/ is as it was before."""
+    before, target = space.project / "target.plain", space.project / "target"
+    shutil.copytree(before, target, symlinks=True)
+    space.write({"src/main.rs": "fn main() { println!() }\n"})
+    os.utime(space.project / "src/main.rs")
+    plain = space.plain(*argv)
+    target.rename(space.project / "target.edited")
+    before.rename(target)
+    (space.project / "target.edited").rename(before)
+    return plain
+
+
 def main() -> int:
-    """Build three times and print."""
+    """Build and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("crates", nargs="+", metavar="NAME[=VERSION][+FEATURE,...]")
     parser.add_argument("--verb", default="build")
@@ -72,8 +89,11 @@ def main() -> int:
         if (space.project / "target").exists():
             (space.project / "target").rename(space.project / "target.plain")
         wrong = []
-        for which in ("cold", "warm"):
+        for which in ("cold", "warm", "edit"):
             space.fresh_target()
+            if which == "edit":
+                space.forget_store()
+                plain = edited(space, argv)
             burst = space.plain(*argv, RUSTC_WRAPPER=str(BURST_RUSTC))
             wrong += differences(plain, burst, space, which)
             units = space.units()

@@ -145,6 +145,16 @@ def test_native_libraries(machine: Home, tmp_path: Path) -> None:
     assert not any(path.startswith(b"/usr/lib") for path in found)
 
 
+def test_what_the_unit_wrote_before_is_no_native_library(machine: Home) -> None:
+    """With `-L target/debug/deps` among the flags; nobody may write an input."""
+    for name in ("libapp-0123.rmeta", "libapp-0123.a", "app-0123.d", "libother-0123.a"):
+        (machine.out_dir / name).write_bytes(b"from an earlier build")
+    found = inputs(gather(machine, machine.plan("-L", machine.out_dir)))
+    assert [path for path in found if path.startswith(bytes(machine.out_dir) + b"/")] == [
+        bytes(machine.out_dir / "libother-0123.a")
+    ]
+
+
 def test_what_was_learned_or_configured(machine: Home, tmp_path: Path) -> None:
     """Files, folders with their content, mere existence, variables."""
     outside = tmp_path / "outside"

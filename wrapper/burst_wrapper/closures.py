@@ -64,7 +64,8 @@ class Externs:
     macros: tuple[ExternFile, ...]
     closure: Closure
     known: bool
-    """False if some artifact was not seen when it was made, so that all candidates were taken."""
+    """False if some artifact was not seen when it was made, and does not say what it needs, so that
+    all candidates were taken."""
     missing: tuple[bytes, ...]
     """Extern paths that do not exist: rustc will say so, at home."""
 
@@ -139,12 +140,23 @@ class Closures:
                 named = crate_metadata.crates_named(where, around)
                 if named is None:
                     return None
-                macros = {each for each in named if _is_macro(around[each])}
+                macros = {each for each in named if self._is_macro(around[each], directories)}
                 closure = Closure(frozenset(named - macros - {stem}), frozenset(macros))
         except OSError:
             return None
         self.remember(digest, closure)
         return closure
+
+    def _is_macro(self, files: set[bytes], directories: list[bytes]) -> bool:
+        """Whether these are all the files of a proc macro: asked of each once, not by each user."""
+        if any(not file.endswith(b".so") for file in files):
+            return False
+        path = min(files)
+        state = self._stats.digest(path)
+        if state is None:
+            return False
+        closure = self._of(state.digest) or self._read(path, state.digest, directories)
+        return closure is not None and os.path.splitext(os.path.basename(path))[0] in closure.macros
 
     def resolve(self, call: RustcCall, cwd: bytes, *, links: bool) -> Externs:
         """Stats a few files per crate of the closure; hashes only what is not yet known."""
@@ -295,12 +307,6 @@ def _stems(directories: list[bytes]) -> dict[bytes, set[bytes]]:
             if extension in _ALL and name.startswith(b"lib"):
                 found.setdefault(stem, set()).add(folder + b"/" + name)
     return found
-
-
-def _is_macro(files: set[bytes]) -> bool:
-    if any(not file.endswith(b".so") for file in files):
-        return False
-    return any(map(crate_metadata.is_proc_macro, files))
 
 
 def _crate_name(stem: bytes) -> bytes:

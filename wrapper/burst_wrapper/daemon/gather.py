@@ -7,6 +7,7 @@ exist in the sandbox; what turns out to be missing there is learned and gathered
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from typing import Final, Self
@@ -442,10 +443,15 @@ def _native_files(plan: Plan) -> list[bytes]:
         folder = os.path.join(plan.cwd, search.path)
         if (folder + b"/").startswith(_SYSTEM):
             continue
-        try:
-            files += [e.path for e in os.scandir(folder) if e.is_file()]
-        except OSError:
-            continue
+        # `-L target/debug/deps`: what this unit wrote before is written anew, and no input.
+        stem, lib_stem = plan.call.stem, plan.call.lib_stem
+        own = (stem + b".", lib_stem + b".") if folder == plan.out_dir else ()
+        with contextlib.suppress(OSError):
+            files += [
+                entry.path
+                for entry in os.scandir(folder)
+                if entry.is_file() and not entry.name.startswith(own) and entry.name != stem
+            ]
     return sorted(files)
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from burst_protocol import messages as m
-from burst_protocol import programs as p
 from burst_protocol.errors import BurstError
 from burst_wrapper.daemon.judge import pin, wide_list
 from burst_wrapper.daemon.servers import Made
@@ -109,6 +108,8 @@ class Keeper:
         lists = self.services.lists.get(self.plan.weak_key, ())
         if not lists:
             return
+        from burst_protocol import programs as p  # noqa: PLC0415 - a build at home needs none
+
         with contextlib.suppress(BurstError):
             files = tuple((d, spool.path(d)) for d in dict.fromkeys(result.digests()))
             home.link.send(m.PutFiles(0, files))

@@ -16,7 +16,7 @@ MEMORY_PER_RUN_BYTES: Final = 1 << 30
 SPARE_THREADS: Final = 1
 """Tokens beyond the slots. A rustc that holds one computes nothing in about a tenth of its time:
 it reads, writes, or one of its threads waits for another; then a core is idle that a thread of its
-neighbour could use. What is gained: `benchmarks/cold_warm.py`."""
+neighbour could use. What is gained: `benchmarks/cold_cpu.py`, cores busy."""
 # A rustc that has just started does not show in MemAvailable yet.
 _YOUNG_S: Final = 3.0
 _RETRY_S: Final = 0.25

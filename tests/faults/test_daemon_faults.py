@@ -622,26 +622,26 @@ def test_a_configuration_that_cannot_be_read(space: Space) -> None:
     assert faults.reasons(space) == {"config": 2}
 
 
-def test_a_compiler_that_is_not_known(space: Space) -> None:
-    """A script called rustc: it does the work itself, as it would without us."""
-    script = space.folder / "bin" / "rustc"
-    script.parent.mkdir()
+def as_with_script(space: Space, script: Path) -> None:
+    """A build with a script there for a compiler, which executes the real one: as plain cargo's."""
+    script.parent.mkdir(exist_ok=True)
     real = space.run("rustup", "which", "rustc").stdout.strip()
     script.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
     script.chmod(0o755)
     expected = faults.plain(space, RUSTC=str(script))
     same(space, expected, space.cargo("build", RUSTC=str(script), **FALLBACK))
+
+
+def test_a_compiler_that_is_not_known(space: Space) -> None:
+    """A script called rustc: it does the work itself, as it would without us."""
+    as_with_script(space, space.folder / "bin" / "rustc")
     assert faults.reasons(space) == {"toolchain": 2}
 
 
 def test_a_compiler_with_a_name_of_its_own(space: Space) -> None:
     """RUSTC may be called anything: its units are counted, by the name."""
     script = space.folder / "my-compiler"
-    real = space.run("rustup", "which", "rustc").stdout.strip()
-    script.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
-    script.chmod(0o755)
-    expected = faults.plain(space, RUSTC=str(script))
-    same(space, expected, space.cargo("build", RUSTC=str(script), **FALLBACK))
+    as_with_script(space, script)
     assert faults.reasons(space) == {"compiler": 2}
     assert str(script) in space.units()[0]["why"]
 

@@ -128,13 +128,18 @@ def test_questions_and_probes_are_run_at_once(
     assert fake_daemon.requests == []
 
 
+def echoing(path: Path) -> Path:
+    """A program that says `other` and how it was called."""
+    path.write_text('#!/bin/sh\necho other "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
 def test_another_program_is_run_as_it_is(
     wrapper: str, tmp_path: Path, fake_daemon: FakeDaemon
 ) -> None:
     """A wrapper behind us gets its call unchanged, and finds it on PATH without a slash."""
-    other = tmp_path / "other-wrapper"
-    other.write_text('#!/bin/sh\necho other "$@"\n')
-    other.chmod(0o755)
+    other = echoing(tmp_path / "other-wrapper")
     path = f"{tmp_path}:{os.environ['PATH']}"
     for name in (str(other), "other-wrapper"):
         assert call(wrapper, name, "rustc", *UNIT, PATH=path).stdout.startswith("other rustc ")
@@ -236,9 +241,7 @@ def test_a_compiler_of_another_name_is_counted(
     wrapper: str, tmp_path: Path, fake_daemon: FakeDaemon
 ) -> None:
     """RUSTC may be called anything. The daemon is told, and knows no such compiler."""
-    other = tmp_path / "my-compiler"
-    other.write_text('#!/bin/sh\necho other "$@"\n')
-    other.chmod(0o755)
+    other = echoing(tmp_path / "my-compiler")
     fake_daemon.answers = [frame(b"L", b"compiler")]
     assert call(wrapper, str(other), *UNIT).stdout.startswith(f"other {UNIT[0]}")
     assert [request.argv[0] for request in fake_daemon.requests] == [bytes(other)]

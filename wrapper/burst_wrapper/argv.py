@@ -280,6 +280,11 @@ class RustcCall:
         """`libNAME-hash`, as rlib, rmeta and shared libraries are called."""
         return b"lib" + self.stem
 
+    def writes(self, name: bytes) -> bool:
+        """Whether a file of that name in the out-dir is an output: what lies there from an earlier
+        run is written anew, and is no input."""
+        return name == self.stem or name.startswith((self.stem + b".", self.lib_stem + b"."))
+
     @property
     def is_build_script(self) -> bool:
         """By cargo's naming: `build_script_build`, `build_script_<file>`."""

@@ -108,7 +108,7 @@ class Closures:
             _FACT, digest.hash, pack([sorted(closure.crates), sorted(closure.macros)])
         )
 
-    def _of(self, digest: Digest) -> Closure | None:
+    def _remembered(self, digest: Digest) -> Closure | None:
         known = self._memory.get(digest.hash)
         if known is None:
             data = self._index.fact(_FACT, digest.hash)
@@ -125,8 +125,11 @@ class Closures:
             self._memory[digest.hash] = known
         return known
 
-    def _read(self, path: bytes, digest: Digest, directories: list[bytes]) -> Closure | None:
-        """Of an artifact that somebody else made, by what it says itself."""
+    def _of(self, path: bytes, digest: Digest, directories: list[bytes]) -> Closure | None:
+        """As remembered; of an artifact that somebody else made, by what it says itself."""
+        known = self._remembered(digest)
+        if known is not None:
+            return known
         stem, extension = os.path.splitext(os.path.basename(path))
         try:
             if extension == b".so":
@@ -155,7 +158,7 @@ class Closures:
         state = self._stats.digest(path)
         if state is None:
             return False
-        closure = self._of(state.digest) or self._read(path, state.digest, directories)
+        closure = self._of(path, state.digest, directories)
         return closure is not None and os.path.splitext(os.path.basename(path))[0] in closure.macros
 
     def resolve(self, call: RustcCall, cwd: bytes, *, links: bool) -> Externs:
@@ -180,7 +183,7 @@ class Closures:
                 missing.append(path)
                 continue
             named[path] = stem
-            closure = self._of(state.digest) or self._read(path, state.digest, directories)
+            closure = self._of(path, state.digest, directories)
             if closure is None:
                 known = False
             else:
@@ -197,11 +200,15 @@ class Closures:
             files, macro_files = self._everything(directories, links=links)
             crates = {os.path.splitext(os.path.basename(file.path))[0] for file in files}
             macros = {os.path.splitext(os.path.basename(file.path))[0] for file in macro_files}
-        # What is there of this unit is from an earlier run, and is written anew. A closure can name
-        # it: that of an artifact which somebody else made is everything that lay around.
-        earlier = _earlier_outputs(call, cwd) - named.keys()
-        files = [file for file in files if file.path not in earlier]
-        macro_files = [file for file in macro_files if file.path not in earlier]
+        # All that lies around, and namesakes, can be what this unit wrote before.
+        out_dir = os.path.join(cwd, call.out_dir or b"")
+
+        def is_input(file: ExternFile) -> bool:
+            folder, name = os.path.split(file.path)
+            return file.path in named or folder != out_dir or not call.writes(name)
+
+        files = list(filter(is_input, files))
+        macro_files = list(filter(is_input, macro_files))
         crates -= {call.lib_stem} - set(named.values())
         have = {file.path for file in files} | {file.path for file in macro_files}
         for path in named:
@@ -257,12 +264,12 @@ class Closures:
         taken = set(map(_crate_name, shown))
         for folder in directories:
             try:
-                names = [name for name in os.listdir(folder) if name.startswith(beginnings)]
+                found = _libraries(folder, beginnings)
             except OSError:
                 continue
-            for stem, extension in map(os.path.splitext, sorted(names, key=_by_extension)):
+            for stem, extension in sorted(found, key=_smallest_first):
                 crate = _crate_name(stem)
-                if extension not in _ALL or crate in taken:
+                if crate in taken:
                     continue
                 path = b"%s/%s%s" % (folder, stem, extension)
                 state = self._stats.digest(path)
@@ -277,22 +284,18 @@ class Closures:
         macro_files: list[ExternFile] = []
         for folder in directories:
             try:
-                names = os.listdir(folder)
+                present = set(_libraries(folder))
             except OSError:
                 continue
-            present = set(names)
-            for name in names:
-                stem, extension = os.path.splitext(name)
-                if extension not in _ALL or not name.startswith(b"lib"):
+            for stem, extension in present:
+                if extension == b".rlib" and not links and (stem, b".rmeta") in present:
                     continue
-                if extension == b".rlib" and not links and stem + b".rmeta" in present:
-                    continue
-                path = folder + b"/" + name
+                path = b"%s/%s%s" % (folder, stem, extension)
                 state = self._stats.digest(path)
                 if state is None:
                     continue
-                lone = extension == b".so" and not (
-                    stem + b".rmeta" in present or stem + b".rlib" in present
+                lone = extension == b".so" and present.isdisjoint(
+                    ((stem, b".rmeta"), (stem, b".rlib"))
                 )
                 (macro_files if lone else files).append(ExternFile(path, state.digest))
         return files, macro_files
@@ -302,11 +305,17 @@ def _stems(directories: list[bytes]) -> dict[bytes, set[bytes]]:
     """All crates that lie there, and the files that each of them has."""
     found: dict[bytes, set[bytes]] = {}
     for folder in directories:
-        for name in os.listdir(folder):
-            stem, extension = os.path.splitext(name)
-            if extension in _ALL and name.startswith(b"lib"):
-                found.setdefault(stem, set()).add(folder + b"/" + name)
+        for stem, extension in _libraries(folder):
+            found.setdefault(stem, set()).add(b"%s/%s%s" % (folder, stem, extension))
     return found
+
+
+def _libraries(
+    folder: bytes, beginnings: tuple[bytes, ...] = (b"lib",)
+) -> list[tuple[bytes, bytes]]:
+    """Stem and extension of every file in there that carries metadata. OSError if it is none."""
+    names = (name for name in os.listdir(folder) if name.startswith(beginnings))
+    return [parts for parts in map(os.path.splitext, names) if parts[1] in _ALL]
 
 
 def _crate_name(stem: bytes) -> bytes:
@@ -320,15 +329,9 @@ def _is_namesake(stem: bytes, macro: bytes) -> bool:
     return name.startswith(macro) and name != macro
 
 
-def _by_extension(name: bytes) -> tuple[int, bytes]:
-    """The smallest file that carries the metadata first."""
-    extension = os.path.splitext(name)[1]
-    return (_ALL.index(extension) if extension in _ALL else len(_ALL)), name
-
-
-def _earlier_outputs(call: RustcCall, cwd: bytes) -> set[bytes]:
-    folder = os.path.join(cwd, call.out_dir or b"")
-    return {b"%s/%s%s" % (folder, call.lib_stem, extension) for extension in _ALL}
+def _smallest_first(library: tuple[bytes, bytes]) -> tuple[int, bytes]:
+    stem, extension = library
+    return _ALL.index(extension), stem
 
 
 def _search_directories(call: RustcCall, cwd: bytes) -> list[bytes]:

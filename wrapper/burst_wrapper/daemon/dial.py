@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
-from burst_protocol.errors import AgentGone, BurstError, DiskFull
 from burst_wrapper.config import Config
-from burst_wrapper.daemon.link import AgentLink, Stream
+from burst_wrapper.daemon.link import AgentLink, Stream, ended
 
 if TYPE_CHECKING:
     from burst_lifecycle.remote.ssh.channel import AgentChannel
     from burst_lifecycle.remote.ssh.connection import SshConnection
+    from burst_protocol.errors import BurstError
 
 _PATIENCE: Final = 4
 """The agent's patience with our silence, as a multiple of ours: a busy home may be slow."""
@@ -56,8 +56,7 @@ def last_words(stderr: bytes, host: str) -> BurstError | None:
     """Why an agent ended, by a line of its own on stderr; None if there is none."""
     for line in reversed(stderr.decode("utf-8", "replace").splitlines()):
         if line.startswith(_AGENT_SAYS):
-            said = f"on {host}: {line.removeprefix(_AGENT_SAYS)[:_WORDS]}"
-            return DiskFull(said) if "No space left" in said else AgentGone(said)
+            return ended(f"on {host}: {line.removeprefix(_AGENT_SAYS)[:_WORDS]}")
     return None
 
 

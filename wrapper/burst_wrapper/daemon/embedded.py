@@ -16,7 +16,7 @@ from burst_protocol.digest import Digest
 from burst_protocol.errors import AgentGone, BurstError, DiskFull, LinkLost
 from burst_wrapper.daemon.agent_process import AgentProcess, Place
 from burst_wrapper.daemon.executor import Executor
-from burst_wrapper.daemon.link import AgentLink
+from burst_wrapper.daemon.link import AgentLink, ended
 from burst_wrapper.daemon.tools import Tools
 
 _DEATHS: Final = 3
@@ -39,8 +39,7 @@ def _failure(error: OSError | BurstError, said: str) -> BurstError:
         return DiskFull(str(error)) if full else AgentGone(str(error))
     if not isinstance(error, AgentGone):
         return error
-    full = "No space left" in said
-    return DiskFull(said) if full else AgentGone(said or error.detail)
+    return ended(said or error.detail)
 
 
 class SocketStream:

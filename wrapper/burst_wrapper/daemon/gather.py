@@ -443,14 +443,12 @@ def _native_files(plan: Plan) -> list[bytes]:
         folder = os.path.join(plan.cwd, search.path)
         if (folder + b"/").startswith(_SYSTEM):
             continue
-        # `-L target/debug/deps`: what this unit wrote before is written anew, and no input.
-        stem, lib_stem = plan.call.stem, plan.call.lib_stem
-        own = (stem + b".", lib_stem + b".") if folder == plan.out_dir else ()
+        own = folder == plan.out_dir  # `-L target/debug/deps` among the flags
         with contextlib.suppress(OSError):
             files += [
                 entry.path
                 for entry in os.scandir(folder)
-                if entry.is_file() and not entry.name.startswith(own) and entry.name != stem
+                if entry.is_file() and not (own and plan.call.writes(entry.name))
             ]
     return sorted(files)
 

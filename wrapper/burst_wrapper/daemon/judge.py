@@ -167,7 +167,7 @@ class Judge:
         verdict = Verdict(complete=self.seen and self.complete)
         if self.programs:
             program = os.fsdecode(os.path.basename(next(iter(self.programs))))
-            verdict.home = f"a macro starts a program ({program})"
+            verdict.home = starts(program)
             return verdict
         if self.network:
             verdict.home = "a macro uses the network"
@@ -231,7 +231,7 @@ class Judge:
 
     def _judge_question(self, access: Access, verdict: Verdict) -> bool:
         if access.path != manifest_of(self.plan):
-            verdict.home = "a macro starts a program (cargo)"
+            verdict.home = starts("cargo")
         elif not access.found:
             verdict.missing.answers.add(access.path)
         return access.found and not verdict.home
@@ -319,6 +319,11 @@ class Judge:
         if late and name in environ.LINKER_HIDDEN:
             return True
         return any(name == declared for declared, _ in self.plan.declared)
+
+
+def starts(program: str) -> str:
+    """Why such a unit runs at home."""
+    return f"a macro starts a program ({program})"
 
 
 def _is_below(path: bytes, folders: tuple[bytes, ...]) -> bool:

@@ -12,7 +12,14 @@ from typing import Any, Final, Protocol
 from burst_protocol import codec
 from burst_protocol import messages as m
 from burst_protocol.digest import Digest
-from burst_protocol.errors import AgentGone, BurstError, Draining, LinkLost, RemoteProtocolError
+from burst_protocol.errors import (
+    AgentGone,
+    BurstError,
+    DiskFull,
+    Draining,
+    LinkLost,
+    RemoteProtocolError,
+)
 from burst_protocol.messages import Message
 from burst_protocol.session import Role, Session
 from burst_protocol.version import BUILD
@@ -258,6 +265,11 @@ class AgentLink:
     def _send_batch(self, batch: list[tuple[Digest, bytes]]) -> None:
         pairs = [packed(data, compress=not self.local) for _, data in batch]
         self.send(m.PutBlobs(tuple(digest for digest, _ in batch), tuple(pairs)))
+
+
+def ended(said: str) -> BurstError:
+    """Why an agent is gone, by what it said at its end."""
+    return DiskFull(said) if "No space left" in said else AgentGone(said)
 
 
 def packed(data: bytes, *, compress: bool) -> tuple[int, bytes]:

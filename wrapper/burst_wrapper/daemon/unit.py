@@ -35,7 +35,7 @@ from burst_wrapper.daemon.client import Client
 from burst_wrapper.daemon.deliver import Delivery
 from burst_wrapper.daemon.executor import Executor
 from burst_wrapper.daemon.gather import CannotGather, Gathered, Learned
-from burst_wrapper.daemon.judge import expected
+from burst_wrapper.daemon.judge import expected, starts
 from burst_wrapper.daemon.keep import Keeper
 from burst_wrapper.daemon.plan import Plan, make_plan
 from burst_wrapper.daemon.remote import NotYet
@@ -404,7 +404,7 @@ class Unit:
                 if wanted.answers or services.answers.expected(plan):
                     answer = await self._ask()
                     if wanted.answers and answer is None:
-                        raise Home("undeclared", "a macro starts a program (cargo)", failure=False)
+                        raise Home("undeclared", starts("cargo"), failure=False)
                 try:
                     gathered = await asyncio.to_thread(
                         services.gatherer.gather,
